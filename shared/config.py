@@ -1,0 +1,184 @@
+"""Settings: one typed class read from the environment, each with its name, default, range and meaning."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+IPC_PATH_MAX = 107
+"""Bytes of a Unix socket path on Linux (`sun_path` less its NUL)."""
+
+Count = Annotated[int, Meta(ge=1, le=4096)]
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+Text = Annotated[str, Meta(max_length=4096)]
+
+
+class BadSetting(SystemExit):
+    """A setting out of range: stops the start with exit code 64, which supervisord does not retry."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(64)
+        self.message = message
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper"):
+    """All settings in force. Paths default below `DATA_DIR`."""
+
+    data_dir: Annotated[Text, Meta(description="Where everything is kept.")] = "data"
+    db_path: Annotated[Text, Meta(description="The SQLite file (default DATA_DIR/db/cv-platform.db).")] = ""
+    model_path: Annotated[Text, Meta(description="Model files (default DATA_DIR/models).")] = ""
+    dataset_path: Annotated[Text, Meta(description="Dataset files (default DATA_DIR/datasets).")] = ""
+    report_path: Annotated[Text, Meta(description="Reports and measurements (default DATA_DIR/reports).")] = ""
+    run_dir: Annotated[Text, Meta(description="Sockets and locks (default DATA_DIR/run); short, for socket paths.")] = ""
+    log_level: Annotated[
+        Literal["debug", "info", "warn", "error", "fatal"], Meta(description="Least severe level that is logged.")
+    ] = "info"
+
+    host: Annotated[Text, Meta(description="Address the gateway listens on; 0.0.0.0 for every interface.")] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=1, le=65_535, description="Port the gateway listens on.")] = 8080
+    tls_enabled: Annotated[bool, Meta(description="Serve HTTPS with TLS_CERT and TLS_KEY.")] = False
+    tls_cert: Annotated[Text, Meta(description="PEM certificate chain.")] = ""
+    tls_key: Annotated[Text, Meta(description="PEM private key.")] = ""
+    cors_origins: Annotated[Text, Meta(description="Origins browsers may call from, separated by commas.")] = ""
+
+    max_gpu_workers: Annotated[
+        int, Meta(ge=1, le=2, description="Accelerator slots: training and benchmark jobs that run at once.")
+    ] = 2
+    inference_workers: Annotated[Count, Meta(description="Inference threads in all.")] = 10
+    inference_processes: Annotated[
+        int, Meta(ge=0, le=256, description="Inference processes; 0 means min(INFERENCE_WORKERS, cores).")
+    ] = 0
+    inference_queue: Annotated[int, Meta(ge=1, le=1_000_000, description="Requests that may wait for inference.")] = 1000
+    inference_queue_mb: Annotated[int, Meta(ge=1, le=1_000_000, description="MB that may wait for inference.")] = 256
+    queue_timeout_s: Annotated[Seconds, Meta(description="Longest wait for a free inference worker.")] = 30.0
+    inference_timeout_s: Annotated[Seconds, Meta(description="Longest inference of one request.")] = 30.0
+    max_queued_jobs: Annotated[int, Meta(ge=1, le=1_000_000, description="Jobs that may wait, all kinds together.")] = 1000
+
+    @property
+    def root(self) -> Path:
+        """`DATA_DIR`, absolute."""
+        return Path(self.data_dir).absolute()
+
+    @property
+    def db_file(self) -> Path:
+        """The SQLite database."""
+        return Path(self.db_path).absolute() if self.db_path else self.root / "db" / "cv-platform.db"
+
+    @property
+    def models(self) -> Path:
+        """Root of the model artifacts."""
+        return Path(self.model_path).absolute() if self.model_path else self.root / "models"
+
+    @property
+    def datasets(self) -> Path:
+        """Root of the dataset artifacts."""
+        return Path(self.dataset_path).absolute() if self.dataset_path else self.root / "datasets"
+
+    @property
+    def reports(self) -> Path:
+        """Root of reports and measurement sets."""
+        return Path(self.report_path).absolute() if self.report_path else self.root / "reports"
+
+    @property
+    def run(self) -> Path:
+        """Sockets, locks and pid files."""
+        return Path(self.run_dir).absolute() if self.run_dir else self.root / "run"
+
+    @property
+    def logs(self) -> Path:
+        """Log files, one a process."""
+        return self.root / "logs"
+
+    @property
+    def secrets(self) -> Path:
+        """Signing key of the sign-in tokens."""
+        return self.root / "secrets"
+
+    @property
+    def broker_endpoint(self) -> str:
+        """ZeroMQ address of the broker's ROUTER."""
+        return f"ipc://{self.run / 'broker.sock'}"
+
+    @property
+    def events_endpoint(self) -> str:
+        """ZeroMQ address of the broker's PUB."""
+        return f"ipc://{self.run / 'events.sock'}"
+
+    @property
+    def inference_farm(self) -> list[int]:
+        """Threads of each inference process: `INFERENCE_WORKERS` divided as evenly as they go."""
+        processes = min(self.inference_processes or min(self.inference_workers, cores()), self.inference_workers)
+        share, rest = divmod(self.inference_workers, processes)
+        return [share + (1 if index < rest else 0) for index in range(processes)]
+
+    def make_folders(self) -> None:
+        """Create every folder; sockets and secrets are for this user only."""
+        for folder in (self.db_file.parent, self.models, self.datasets, self.reports, self.logs):
+            folder.mkdir(parents=True, exist_ok=True)
+        for private in (self.run, self.secrets):
+            private.mkdir(parents=True, exist_ok=True)
+            private.chmod(0o700)
+
+
+def cores() -> int:
+    """CPU cores this process may use (affinity respected), at least 1."""
+    return len(os.sched_getaffinity(0)) or 1
+
+
+def load(environ: Mapping[str, str] | None = None) -> Settings:
+    """The settings in force.
+
+    Raises:
+        BadSetting: A value has the wrong type or is out of range, or a socket path would be too long.
+    """
+    environ = os.environ if environ is None else environ
+    given = {name: environ[name] for name in names() if environ.get(name, "") != ""}
+    for name, value in given.items():
+        _check(name, value)
+    settings = msgspec.convert(given, Settings, strict=False)
+    longest = str(settings.run / "supervisor.sock")
+    if len(longest.encode()) > IPC_PATH_MAX:
+        raise BadSetting(
+            f"RUN_DIR: the socket path {longest!r} has {len(longest.encode())} bytes, Linux allows {IPC_PATH_MAX}. "
+            "Set RUN_DIR to a shorter folder, for example /tmp/cvp."
+        )
+    if settings.tls_enabled:
+        for name, path in (("TLS_CERT", settings.tls_cert), ("TLS_KEY", settings.tls_key)):
+            if not Path(path).is_file():
+                raise BadSetting(f"{name}={path!r}: TLS_ENABLED needs a readable PEM file here.")
+    return settings
+
+
+def _check(name: str, value: str) -> None:
+    try:
+        msgspec.convert({name: value}, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        reason = str(error).split(" - at ")[0]
+        raise BadSetting(f"{name}={value!r}: {reason[0].lower()}{reason[1:]}. {describe(name)}") from None
+
+
+def names() -> list[str]:
+    """The environment names of all settings, in order."""
+    return [field.encode_name for field in msgspec.structs.fields(Settings)]
+
+
+def describe(name: str) -> str:
+    """What a setting means."""
+    field = next(field for field in msgspec.structs.fields(Settings) if field.encode_name == name)
+    info: Any = msgspec.inspect.type_info(field.type)
+    return str((info.extra_json_schema or {}).get("description", ""))
+
+
+def in_force(environ: Mapping[str, str] | None = None) -> list[tuple[str, str, str, str]]:
+    """Rows `(name, value, origin, meaning)` for `cvp config`; origin is `environment` or `default`."""
+    environ = os.environ if environ is None else environ
+    values = msgspec.to_builtins(load(environ))
+    return [
+        (name, str(values[name]), "environment" if environ.get(name, "") != "" else "default", describe(name))
+        for name in names()
+    ]

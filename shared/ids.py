@@ -1,0 +1,19 @@
+"""Opaque, time-ordered identifiers: `mdl_0193a5b2c7e0-4f1c9a2b7d`, sortable by age as plain strings."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+def new_id(prefix: str) -> str:
+    """A fresh id; ids of one prefix sort by creation time (millisecond resolution)."""
+    return f"{prefix}_{time.time_ns() // 1_000_000:012x}{secrets.token_hex(5)}"
+
+
+def request_id(offered: str | None) -> str:
+    """The client's own request id if it is sane (64 characters of `A-Za-z0-9._-`), else one of ours."""
+    return offered if offered and _REQUEST_ID.fullmatch(offered) else new_id("req")

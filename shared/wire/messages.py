@@ -1,0 +1,172 @@
+"""Every message between processes, and nothing else: the whole vocabulary of `cvp/1`.
+
+Frames: `[identity] [b"cvp/1"] [header] [blob...]`; the header is one of these structs as a MessagePack map, blobs are opaque bytes
+(image files, a JSON document). Unknown fields are ignored, an unknown tag or a wrong type is refused.
+Times travel as *remaining* milliseconds: monotonic clocks do not cross processes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+PROTOCOL = b"cvp/1"
+
+HEARTBEAT_S = 1.0
+DEAD_AFTER_S = 15.0
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag=True, omit_defaults=True):
+    """Base of all messages; the tag is the class name."""
+
+
+# --- client (gateway, job workers, console) -> broker ---------------------------------------------------------------
+
+
+class Submit(Message):
+    """One prediction request. Blobs: the images (`form="images"`) or one JSON document of inputs (`form="tensors"`)."""
+
+    request_id: str
+    model_id: str
+    form: Literal["images", "tensors"]
+    queue_ttl_ms: float
+    inference_ttl_ms: float
+    top_k: int = 5
+    raw_outputs: bool = False
+    traceparent: str = ""
+
+
+class Publish(Message):
+    """Ask the broker to send an event to every subscriber; also the doorbell of the jobs (`doorbell.<lane>`)."""
+
+    topic: str
+    body: dict[str, Any] = {}
+
+
+class AskStatus(Message):
+    """Ask for a `Status`; sent every second by the gateway, so silence means a broker that is gone."""
+
+
+# --- broker -> client -----------------------------------------------------------------------------------------------
+
+
+class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One live inferencer as the broker sees it."""
+
+    worker_id: str
+    busy: int
+    credit: int
+    silent_ms: float
+    models: list[LoadedModel] = []
+
+
+class Status(Message):
+    """The inference lane now. `boot_id` changes when the broker restarted, and with it everything it knew is gone."""
+
+    boot_id: str
+    depth: int
+    depth_limit: int
+    queued_bytes: int
+    queued_bytes_limit: int
+    in_flight: int
+    draining: bool
+    completed: int
+    failed: int
+    workers: list[WorkerStatus]
+
+
+# --- inferencer -> broker -------------------------------------------------------------------------------------------
+
+
+class LoadedModel(msgspec.Struct, frozen=True, kw_only=True):
+    """A model an inferencer holds in memory."""
+
+    model_id: str
+    engine: str
+    precision: str
+    batch_size: int
+    memory_mb: float
+
+
+class Ready(Message):
+    """An inferencer introduces itself. Only this message sets credit; `inflight` are the requests it still works on."""
+
+    worker_id: str
+    boot_id: str
+    credit: int
+    inflight: list[str] = []
+
+
+class Heartbeat(Message):
+    """The process lives. It never grants credit."""
+
+    boot_id: str
+    models: list[LoadedModel] = []
+
+
+class Bye(Message):
+    """The inferencer takes nothing new; it answers what it holds and leaves."""
+
+    boot_id: str
+
+
+class Done(Message):
+    """A finished request, worker to broker and broker to client. Blob: the JSON of `predictions` and `outputs`."""
+
+    request_id: str
+    engine: str
+    precision: str
+    batch_size: int
+    queue_ms: float
+    decode_ms: float
+    inference_ms: float
+
+
+class Failed(Message):
+    """A request that ended in an error; `code` is one of `shared.errors`. The broker sends it too: refusals, deadlines, lost workers."""
+
+    request_id: str
+    code: str
+    message: str
+    retry_after_ms: float | None = None
+
+
+# --- broker -> inferencer -------------------------------------------------------------------------------------------
+
+
+class Assign(Message):
+    """Work. `ttl_ms` bounds the inference from here on; `waited_ms` is what the request spent in the lane."""
+
+    request_id: str
+    model_id: str
+    form: Literal["images", "tensors"]
+    ttl_ms: float
+    waited_ms: float
+    alone: bool = False
+    """Run without batch-mates: its last batch died with the worker, and the guilty one must show itself."""
+    top_k: int = 5
+    raw_outputs: bool = False
+    traceparent: str = ""
+
+
+class WhoAreYou(Message):
+    """The broker does not know the sender (it restarted, or the worker was given up): introduce yourself with `Ready`."""
+
+
+# --- broker -> everyone (PUB) ---------------------------------------------------------------------------------------
+
+
+class Event(Message):
+    """A hint that something changed; may be lost, the database is the truth. `seq` counts up by one within a `boot_id`."""
+
+    seq: int
+    boot_id: str
+    topic: str
+    time: str
+    body: dict[str, Any] = {}
+
+
+ToBroker = Submit | Publish | AskStatus | Ready | Heartbeat | Bye | Done | Failed
+ToClient = Done | Failed | Status
+ToWorker = Assign | WhoAreYou
