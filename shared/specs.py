@@ -15,6 +15,7 @@ from msgspec import Meta
 Task = Literal["classification", "detection"]
 Framework = Literal["pytorch", "tensorflow", "onnx"]
 EngineName = Literal["onnxruntime", "openvino", "tensorrt", "pytorch"]
+ENGINES: tuple[EngineName, ...] = ("onnxruntime", "openvino", "tensorrt", "pytorch")
 Precision = Literal["fp32", "fp16", "int8"]
 MetricName = Literal[
     "latency_mean_ms",
@@ -70,8 +71,8 @@ class Preprocessing(Spec):
     resize: Resize
     color: Literal["RGB", "BGR", "L"] = "RGB"
     scale: float = 1 / 255
-    mean: list[float] = [0.0]
-    std: list[float] = [1.0]
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
     layout: Literal["NCHW", "NHWC"] = "NCHW"
     dtype: Literal["float32", "float16", "uint8"] = "float32"
     scores: Literal["logits", "probabilities"] = "logits"
@@ -144,17 +145,17 @@ class BenchmarkSpec(Spec):
     """A benchmark as ordered: what the API takes, stored with the job, quoted in the report."""
 
     model_id: str
-    engines: Annotated[list[EngineName], Meta(min_length=1, max_length=8)] = ["onnxruntime", "openvino", "tensorrt", "pytorch"]
-    precisions: Annotated[list[Precision], Meta(min_length=1, max_length=3)] = ["fp32"]
-    batch_sizes: Annotated[list[Annotated[int, Meta(ge=1, le=256)]], Meta(min_length=1, max_length=16)] = [1, 8]
-    threads: Annotated[list[Annotated[int, Meta(ge=1, le=256)]], Meta(min_length=1, max_length=8)] | None = None
+    engines: Annotated[tuple[EngineName, ...], Meta(min_length=1, max_length=8)] = ENGINES
+    precisions: Annotated[tuple[Precision, ...], Meta(min_length=1, max_length=3)] = ("fp32",)
+    batch_sizes: Annotated[tuple[Annotated[int, Meta(ge=1, le=256)], ...], Meta(min_length=1, max_length=16)] = (1, 8)
+    threads: Annotated[tuple[Annotated[int, Meta(ge=1, le=256)], ...], Meta(min_length=1, max_length=8)] | None = None
     """Engine threads to try; default: one candidate with every core this process may use."""
     num_warmup: Annotated[int, Meta(ge=1, le=10_000)] = 10
     num_iterations: Annotated[int, Meta(ge=5, le=1_000_000)] = 700
     max_seconds: Annotated[float, Meta(gt=0, le=3600)] = 60.0
     objective: Literal["latency", "throughput"] = "latency"
     isolation: Literal["exclusive", "shared"] = "exclusive"
-    constraints: Annotated[list[Constraint], Meta(max_length=32)] = []
+    constraints: Annotated[tuple[Constraint, ...], Meta(max_length=32)] = ()
     seed: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 0
 
 
