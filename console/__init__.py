@@ -1,0 +1,1 @@
+"""The cvp command: what a person types on the machine."""

@@ -1,0 +1,1 @@
+"""HTTP in, wire out: the only process that listens on the network."""

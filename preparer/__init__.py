@@ -1,0 +1,1 @@
+"""The CPU lane: checks and describes what users upload."""

@@ -34,12 +34,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper"):
     model_path: Annotated[Text, Meta(description="Model files (default DATA_DIR/models).")] = ""
     dataset_path: Annotated[Text, Meta(description="Dataset files (default DATA_DIR/datasets).")] = ""
     report_path: Annotated[Text, Meta(description="Reports and measurements (default DATA_DIR/reports).")] = ""
-    run_dir: Annotated[Text, Meta(description="Sockets and locks (default DATA_DIR/run); short, for socket paths.")] = ""
+    run_dir: Annotated[Text, Meta(description="Sockets and locks (default DATA_DIR/run); keep it short.")] = ""
     log_level: Annotated[
         Literal["debug", "info", "warn", "error", "fatal"], Meta(description="Least severe level that is logged.")
     ] = "info"
 
-    host: Annotated[Text, Meta(description="Address the gateway listens on; 0.0.0.0 for every interface.")] = "127.0.0.1"
+    host: Annotated[Text, Meta(description="Address the gateway listens on; 0.0.0.0 for all.")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=1, le=65_535, description="Port the gateway listens on.")] = 8080
     tls_enabled: Annotated[bool, Meta(description="Serve HTTPS with TLS_CERT and TLS_KEY.")] = False
     tls_cert: Annotated[Text, Meta(description="PEM certificate chain.")] = ""
@@ -53,11 +53,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper"):
     inference_processes: Annotated[
         int, Meta(ge=0, le=256, description="Inference processes; 0 means min(INFERENCE_WORKERS, cores).")
     ] = 0
-    inference_queue: Annotated[int, Meta(ge=1, le=1_000_000, description="Requests that may wait for inference.")] = 1000
+    inference_queue: Annotated[int, Meta(ge=1, le=1_000_000, description="Requests that may wait for inference.")] = (
+        1000
+    )
     inference_queue_mb: Annotated[int, Meta(ge=1, le=1_000_000, description="MB that may wait for inference.")] = 256
     queue_timeout_s: Annotated[Seconds, Meta(description="Longest wait for a free inference worker.")] = 30.0
     inference_timeout_s: Annotated[Seconds, Meta(description="Longest inference of one request.")] = 30.0
-    max_queued_jobs: Annotated[int, Meta(ge=1, le=1_000_000, description="Jobs that may wait, all kinds together.")] = 1000
+    max_queued_jobs: Annotated[int, Meta(ge=1, le=1_000_000, description="Jobs that may wait, all kinds together.")] = (
+        1000
+    )
 
     @property
     def root(self) -> Path:

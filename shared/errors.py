@@ -1,7 +1,7 @@
 """Every failure a user can meet: one class each, with its code, its HTTP status and whether retrying helps.
 
-The classes travel by `code`: a worker raises one, the wire carries code and message, the gateway raises the same class again.
-Messages say what to do, not only what went wrong.
+The classes travel by `code`: a worker raises one, the wire carries code and message, the gateway raises the same
+class again. Messages say what to do, not only what went wrong.
 """
 
 from __future__ import annotations

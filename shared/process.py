@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import faulthandler
 import fcntl
@@ -91,10 +92,8 @@ class Stop:
     def set(self, *_: object) -> None:
         """Ask to stop; safe in a signal handler."""
         self._event.set()
-        try:
+        with contextlib.suppress(BlockingIOError):  # the pipe is full: everybody is awake already
             os.write(self._write_fd, b"x")
-        except BlockingIOError:
-            pass  # the pipe is full: everybody is awake already
 
     def __bool__(self) -> bool:
         return self._event.is_set()

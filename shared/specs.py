@@ -1,7 +1,7 @@
 """The nouns: what a model, a job, a candidate and a measurement are, as plain immutable structs.
 
-They are stored as JSON in the database and in files, sent to children, and shown through the API; none of them has behaviour
-beyond naming itself.
+They are stored as JSON in the database and in files, sent to children, and shown through the API; none of them has
+behaviour beyond naming itself.
 """
 
 from __future__ import annotations
@@ -49,20 +49,23 @@ def canonical_json(value: object) -> bytes:
 # --- preprocessing contract -----------------------------------------------------------------------------------------
 
 
-class Resize(Spec):
-    """How an image becomes the model's size. `stretch` ignores the aspect ratio, `shorter_side` scales then crops the centre,
-    `letterbox` scales to fit and pads with `pad`. Bilinear and bicubic are Pillow's, with antialiasing."""
+class Resize(Spec, frozen=True, kw_only=True):
+    """How an image becomes the model's size.
+
+    `stretch` ignores the aspect ratio, `shorter_side` scales then crops the centre, `letterbox` scales to fit and pads
+    with `pad`. Bilinear and bicubic are Pillow's, with antialiasing.
+    """
 
     height: Side
     width: Side
     mode: Literal["stretch", "shorter_side", "letterbox"] = "stretch"
     interpolation: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
     scale_to: Side | None = None
-    """`shorter_side` only: the length of the shorter side before the centre crop (default: the larger of height and width)."""
+    """`shorter_side` only: length of the shorter side before the centre crop (default: the larger of height, width)."""
     pad: Annotated[int, Meta(ge=0, le=255)] = 114
 
 
-class Preprocessing(Spec):
+class Preprocessing(Spec, frozen=True, kw_only=True):
     """The contract between training, measuring and serving: from an image file to the model's input tensor.
 
     pixel = (value * scale - mean) / std, channel by channel in the order of `color`.
@@ -133,7 +136,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True, order=True):
         return f"{self.engine}/{self.precision}/b{self.batch_size}/t{self.threads}/i{self.instances}"
 
 
-class Constraint(Spec):
+class Constraint(Spec, frozen=True, kw_only=True):
     """A limit the deployment must keep; only a clear pass passes."""
 
     metric: MetricName
@@ -141,7 +144,7 @@ class Constraint(Spec):
     value: Annotated[float, Meta(ge=-1e12, le=1e12)]
 
 
-class BenchmarkSpec(Spec):
+class BenchmarkSpec(Spec, frozen=True, kw_only=True):
     """A benchmark as ordered: what the API takes, stored with the job, quoted in the report."""
 
     model_id: str
@@ -240,13 +243,13 @@ Lane = Literal["accelerator", "cpu", "report"]
 LANE_OF: dict[JobKind, Lane] = {"convert": "cpu", "benchmark": "accelerator", "report": "report"}
 
 
-class ConvertSpec(Spec):
+class ConvertSpec(Spec, frozen=True, kw_only=True):
     """Check and describe an uploaded model."""
 
     model_id: str
 
 
-class ReportSpec(Spec):
+class ReportSpec(Spec, frozen=True, kw_only=True):
     """Decide over a measurement set and write the report."""
 
     benchmark_id: str

@@ -1,0 +1,1 @@
+"""One file of calls for each noun of the API."""

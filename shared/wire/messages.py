@@ -1,7 +1,7 @@
 """Every message between processes, and nothing else: the whole vocabulary of `cvp/1`.
 
-Frames: `[identity] [b"cvp/1"] [header] [blob...]`; the header is one of these structs as a MessagePack map, blobs are opaque bytes
-(image files, a JSON document). Unknown fields are ignored, an unknown tag or a wrong type is refused.
+Frames: `[identity] [b"cvp/1"] [header] [blob...]`; the header is one of these structs as a MessagePack map, blobs are
+opaque bytes (image files, a JSON document). Unknown fields are ignored, an unknown tag or a wrong type is refused.
 Times travel as *remaining* milliseconds: monotonic clocks do not cross processes.
 """
 
@@ -24,7 +24,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag=True
 # --- client (gateway, job workers, console) -> broker ---------------------------------------------------------------
 
 
-class Submit(Message):
+class Submit(Message, frozen=True, kw_only=True):
     """One prediction request. Blobs: the images (`form="images"`) or one JSON document of inputs (`form="tensors"`)."""
 
     request_id: str
@@ -37,14 +37,14 @@ class Submit(Message):
     traceparent: str = ""
 
 
-class Publish(Message):
+class Publish(Message, frozen=True, kw_only=True):
     """Ask the broker to send an event to every subscriber; also the doorbell of the jobs (`doorbell.<lane>`)."""
 
     topic: str
     body: dict[str, Any] = {}
 
 
-class AskStatus(Message):
+class AskStatus(Message, frozen=True, kw_only=True):
     """Ask for a `Status`; sent every second by the gateway, so silence means a broker that is gone."""
 
 
@@ -61,7 +61,7 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     models: list[LoadedModel] = []
 
 
-class Status(Message):
+class Status(Message, frozen=True, kw_only=True):
     """The inference lane now. `boot_id` changes when the broker restarted, and with it everything it knew is gone."""
 
     boot_id: str
@@ -89,7 +89,7 @@ class LoadedModel(msgspec.Struct, frozen=True, kw_only=True):
     memory_mb: float
 
 
-class Ready(Message):
+class Ready(Message, frozen=True, kw_only=True):
     """An inferencer introduces itself. Only this message sets credit; `inflight` are the requests it still works on."""
 
     worker_id: str
@@ -98,20 +98,20 @@ class Ready(Message):
     inflight: list[str] = []
 
 
-class Heartbeat(Message):
+class Heartbeat(Message, frozen=True, kw_only=True):
     """The process lives. It never grants credit."""
 
     boot_id: str
     models: list[LoadedModel] = []
 
 
-class Bye(Message):
+class Bye(Message, frozen=True, kw_only=True):
     """The inferencer takes nothing new; it answers what it holds and leaves."""
 
     boot_id: str
 
 
-class Done(Message):
+class Done(Message, frozen=True, kw_only=True):
     """A finished request, worker to broker and broker to client. Blob: the JSON of `predictions` and `outputs`."""
 
     request_id: str
@@ -123,8 +123,11 @@ class Done(Message):
     inference_ms: float
 
 
-class Failed(Message):
-    """A request that ended in an error; `code` is one of `shared.errors`. The broker sends it too: refusals, deadlines, lost workers."""
+class Failed(Message, frozen=True, kw_only=True):
+    """A request that ended in an error; `code` is one of `shared.errors`.
+
+    The broker sends it too: refusals, deadlines, lost workers.
+    """
 
     request_id: str
     code: str
@@ -135,7 +138,7 @@ class Failed(Message):
 # --- broker -> inferencer -------------------------------------------------------------------------------------------
 
 
-class Assign(Message):
+class Assign(Message, frozen=True, kw_only=True):
     """Work. `ttl_ms` bounds the inference from here on; `waited_ms` is what the request spent in the lane."""
 
     request_id: str
@@ -150,15 +153,15 @@ class Assign(Message):
     traceparent: str = ""
 
 
-class WhoAreYou(Message):
-    """The broker does not know the sender (it restarted, or the worker was given up): introduce yourself with `Ready`."""
+class WhoAreYou(Message, frozen=True, kw_only=True):
+    """The broker does not know the sender (it restarted, or gave the worker up): introduce yourself with `Ready`."""
 
 
 # --- broker -> everyone (PUB) ---------------------------------------------------------------------------------------
 
 
-class Event(Message):
-    """A hint that something changed; may be lost, the database is the truth. `seq` counts up by one within a `boot_id`."""
+class Event(Message, frozen=True, kw_only=True):
+    """A hint that something changed; may be lost, the database is the truth. `seq` counts by one within a `boot_id`."""
 
     seq: int
     boot_id: str

@@ -1,0 +1,1 @@
+"""Schema changes, one numbered file each, run once before the services."""
