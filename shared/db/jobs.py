@@ -1,0 +1,279 @@
+"""Jobs: the state machine every unit of durable work goes through, and who may start next.
+
+queued -> running -> completed | failed | cancelled. The gateway inserts and sets the cancel flag; the worker that
+claimed a job writes everything else, and every such write names the attempt: a worker that was given up changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import cast
+
+import msgspec
+import peewee
+
+from shared import clock, errors, ids
+from shared.db import connection
+from shared.db.tables import Job, JobEvent
+from shared.specs import LANE_OF, JobKind, JobStatus, Lane
+
+OPEN = ("queued", "running")
+AGEING_MS = 300_000
+"""Waiting this long counts as much as one step of priority, so nothing starves."""
+
+BACK_OFF_MS = 2_000
+MAX_RUNTIME_S: dict[JobKind, float] = {"convert": 600.0, "benchmark": 3 * 3600.0, "report": 300.0}
+NO_MORE_ATTEMPTS = "Its worker died {attempts} times while running it; the job was given up. Last event: {detail}"
+
+
+class Fenced(Exception):
+    """The job is no longer ours to write: it was cancelled, finished, or given to somebody else."""
+
+
+class Ticket(msgspec.Struct, frozen=True, kw_only=True):
+    """What `pick` needs to know about an open job."""
+
+    id: str
+    lane: Lane
+    status: JobStatus
+    isolation: str
+    priority: int
+    ordered_at_ms: int
+    not_before_ms: int
+
+
+class Claimed(msgspec.Struct, frozen=True, kw_only=True):
+    """A job this worker now runs; `attempt` fences its writes."""
+
+    id: str
+    kind: JobKind
+    attempt: int
+    spec: bytes
+    """Canonical JSON of the kind's spec."""
+    max_runtime_s: float
+    created_by: str
+    ordered_at_ms: int
+
+
+def pick(open_jobs: Iterable[Ticket], lane: Lane, now_ms: int) -> Ticket | None:
+    """The job a free worker of `lane` should start now, or None. Pure.
+
+    Order: priority, then age; `AGEING_MS` of waiting is worth one step of priority. An exclusive job starts only when
+    nothing else runs, and while one runs, or waits at the head of the accelerator lane, nothing younger starts.
+    """
+    jobs = list(open_jobs)
+    running = [job for job in jobs if job.status == "running"]
+    if any(job.isolation == "exclusive" for job in running):
+        return None
+    head = _head(jobs, lane, now_ms)
+    if head is None:
+        return None
+    if head.isolation == "exclusive":
+        return None if running else head
+    rival = _head(jobs, "accelerator", now_ms)
+    if rival is not None and rival.isolation == "exclusive" and rival.ordered_at_ms < head.ordered_at_ms:
+        return None
+    return head
+
+
+def _head(jobs: list[Ticket], lane: Lane, now_ms: int) -> Ticket | None:
+    ready = [job for job in jobs if job.lane == lane and job.status == "queued" and job.not_before_ms <= now_ms]
+    return min(ready, key=lambda job: (job.ordered_at_ms - job.priority * AGEING_MS, job.id), default=None)
+
+
+def insert(
+    kind: JobKind,
+    spec: msgspec.Struct,
+    *,
+    user_id: str,
+    job_id: str | None = None,
+    priority: int = 0,
+    isolation: str = "shared",
+    parent: Claimed | None = None,
+    limit: int | None = None,
+) -> str:
+    """Add a queued job inside the caller's `write()`; returns its id. A follow-up keeps its parent's place in line.
+
+    Raises:
+        errors.QueueFull: `limit` jobs are waiting already.
+    """
+    if limit is not None and Job.select().where(Job.status == "queued").count() >= limit:
+        raise errors.QueueFull(
+            f"{limit} jobs are waiting already (MAX_QUEUED_JOBS); try again when some are done.", retry_after_s=30
+        )
+    now = clock.now_ms()
+    job_id = job_id or ids.new_id("job")
+    Job.insert(
+        id=job_id,
+        kind=kind,
+        lane=LANE_OF[kind],
+        isolation=isolation,
+        spec=spec,
+        status="queued",
+        priority=priority,
+        max_runtime_s=MAX_RUNTIME_S[kind],
+        ordered_at_ms=parent.ordered_at_ms if parent else now,
+        parent_id=parent.id if parent else None,
+        created_by=user_id,
+        created_at_ms=now,
+    ).execute()
+    _note(job_id, 0, "queued")
+    return job_id
+
+
+def peek(lane: Lane, now_ms: int) -> Ticket | None:
+    """What `claim` would take now; reads only, so that a slot can be taken first."""
+    with connection.read():
+        return pick(_tickets(), lane, now_ms)
+
+
+def claim(lane: Lane, worker: str, now_ms: int, wanted: str) -> Claimed | None:
+    """Take the job `wanted` if it is still the one to start; in one IMMEDIATE transaction, so only one worker wins."""
+    with connection.write(durable=True):
+        ticket = pick(_tickets(), lane, now_ms)
+        if ticket is None or ticket.id != wanted:
+            return None
+        job = Job.get_by_id(ticket.id)
+        Job.update(status="running", attempt=Job.attempt + 1, worker=worker, started_at_ms=now_ms, progress={}).where(
+            Job.id == job.id
+        ).execute()
+        _note(job.id, job.attempt + 1, "started", worker)
+    row = {field: getattr(job, field) for field in Claimed.__struct_fields__}
+    return msgspec.convert(row | {"attempt": job.attempt + 1, "spec": msgspec.json.encode(job.spec)}, Claimed)
+
+
+def report_progress(job: Claimed, progress: dict[str, object]) -> bool:
+    """Store progress; returns whether cancelling is wished.
+
+    Raises:
+        Fenced: The job is no longer ours.
+    """
+    with connection.write():
+        _mine(job, progress=progress)
+        return bool(Job.select(Job.cancel_requested).where(Job.id == job.id).scalar())
+
+
+def finish(job: Claimed, commit: Callable[[], None]) -> None:
+    """Complete the job together with its results, in one durable transaction.
+
+    Args:
+        job: The claimed job.
+        commit: Writes the results (SQL only); an exception rolls everything back.
+
+    Raises:
+        Fenced: The job is no longer ours; nothing was written.
+    """
+    with connection.write(durable=True):
+        _end(job, "completed")
+        commit()
+
+
+def fail(job: Claimed, error: str, commit: Callable[[], None] | None = None) -> None:
+    """End the job as failed, with the reason shown to its user.
+
+    Raises:
+        Fenced: The job is no longer ours.
+    """
+    with connection.write(durable=True):
+        _end(job, "failed", error=error)
+        if commit:
+            commit()
+
+
+def cancelled(job: Claimed, commit: Callable[[], None] | None = None) -> None:
+    """End a running job that its user cancelled.
+
+    Raises:
+        Fenced: The job is no longer ours.
+    """
+    with connection.write(durable=True):
+        _end(job, "cancelled")
+        if commit:
+            commit()
+
+
+def put_back(job: Claimed) -> None:
+    """Return a running job to the queue because its worker is stopping; the attempt does not count.
+
+    Raises:
+        Fenced: The job is no longer ours.
+    """
+    with connection.write(durable=True):
+        _mine(job, status="queued", worker=None, attempt=job.attempt - 1, progress={})
+        _note(job.id, job.attempt, "put back", "the worker was stopped")
+
+
+def request_cancel(job_id: str) -> JobStatus:
+    """Inside the caller's `write()`: cancel a queued job at once, flag a running one; returns the status before.
+
+    Raises:
+        errors.Conflict: The job has ended.
+    """
+    job = Job.get_by_id(job_id)
+    if job.status == "queued":
+        Job.update(status="cancelled", finished_at_ms=clock.now_ms()).where(Job.id == job_id).execute()
+        _note(job_id, job.attempt, "cancelled")
+    elif job.status == "running":
+        Job.update(cancel_requested=True).where(Job.id == job_id).execute()
+        _note(job_id, job.attempt, "cancel requested")
+    else:
+        raise errors.Conflict(f"The job is {job.status} already.")
+    return cast(JobStatus, job.status)
+
+
+def recover(is_dead: Callable[[str], bool], now_ms: int) -> list[tuple[str, str]]:
+    """Deal with running jobs whose worker is dead: back to the queue, or failed after `max_attempts`.
+
+    Args:
+        is_dead: Whether the named worker's lock is free.
+        now_ms: Wall clock.
+
+    Returns:
+        `(job id, new status)` of each.
+    """
+    with connection.read():
+        suspects = [(job.id, str(job.worker)) for job in Job.select(Job.id, Job.worker).where(Job.status == "running")]
+    dead = [(job_id, worker) for job_id, worker in suspects if is_dead(worker)]
+    return [(job_id, _give_up(job_id, worker, now_ms)) for job_id, worker in dead]
+
+
+def _give_up(job_id: str, worker: str, now_ms: int) -> str:
+    with connection.write(durable=True):
+        job = Job.get_or_none((Job.id == job_id) & (Job.status == "running") & (Job.worker == worker))
+        if job is None:
+            return "moved on"
+        Job.update(_lost(job, now_ms)).where(Job.id == job_id).execute()
+        status = str(Job.select(Job.status).where(Job.id == job_id).scalar())
+        _note(job_id, job.attempt, "worker lost", f"{worker} died; now {status}")
+    return status
+
+
+def _lost(job: Job, now_ms: int) -> dict[str, object]:
+    if job.cancel_requested:
+        return {"status": "cancelled", "worker": None, "finished_at_ms": now_ms}
+    if job.attempt >= job.max_attempts:
+        error = NO_MORE_ATTEMPTS.format(attempts=job.attempt, detail=f"{job.worker} was lost")
+        return {"status": "failed", "worker": None, "finished_at_ms": now_ms, "error": error}
+    return {"status": "queued", "worker": None, "not_before_ms": now_ms + BACK_OFF_MS * 2 ** (job.attempt - 1)}
+
+
+def _tickets() -> list[Ticket]:
+    columns = [getattr(Job, field) for field in Ticket.__struct_fields__]
+    return msgspec.convert(list(Job.select(*columns).where(Job.status.in_(OPEN)).dicts()), list[Ticket])
+
+
+def _end(job: Claimed, status: JobStatus, error: str | None = None) -> None:
+    _mine(job, status=status, worker=None, error=error, finished_at_ms=clock.now_ms())
+    _note(job.id, job.attempt, status, error or "")
+
+
+def _mine(job: Claimed, **changes: object) -> None:
+    query: peewee.Update = Job.update(**changes).where(
+        (Job.id == job.id) & (Job.attempt == job.attempt) & (Job.status == "running")
+    )
+    if query.execute() != 1:
+        raise Fenced(job.id)
+
+
+def _note(job_id: str, attempt: int, event: str, detail: str = "") -> None:
+    JobEvent.insert(job_id=job_id, at_ms=clock.now_ms(), attempt=attempt, event=event, detail=detail).execute()

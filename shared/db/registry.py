@@ -1,0 +1,150 @@
+"""Models and what serves them: rows for the gateway and the preparer, a catalogue for the inferencers."""
+
+from __future__ import annotations
+
+from typing import Literal, cast
+
+import msgspec
+
+from shared import clock, errors
+from shared.artifacts import Stored
+from shared.db import connection
+from shared.db.tables import Artifact, Deployment, Model, Revision
+from shared.specs import EngineName, ModelDescription, Precision, Preprocessing, Task, TensorInfo
+
+DEFAULT_BATCH = 4
+"""Largest batch the default deployment forms from waiting requests, for models with a dynamic batch."""
+
+
+class Serves(msgspec.Struct, frozen=True, kw_only=True):
+    """How a model is served now: an active deployment, or the default (ONNX Runtime FP32, one thread)."""
+
+    engine: EngineName
+    precision: Precision
+    batch_size: int
+    threads: int
+    source: Literal["default", "report", "manual"]
+
+
+class CatalogEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """A ready model as the serving side needs it."""
+
+    model_id: str
+    name: str
+    task_type: Task
+    onnx_sha256: str
+    inputs: list[TensorInfo]
+    outputs: list[TensorInfo]
+    dynamic_batch: bool
+    preprocessing: Preprocessing | None
+    labels: list[str] | None
+    serves: Serves
+
+
+def revisions() -> dict[str, int]:
+    """The counters `access` and `models`; a cache whose counter moved reads again."""
+    with connection.read():
+        return {row.name: row.value for row in Revision.select()}
+
+
+def bump(name: Literal["access", "models"]) -> None:
+    """Announce a change, inside the `write()` that makes it."""
+    Revision.update(value=Revision.value + 1).where(Revision.name == name).execute()
+
+
+def keep_artifact(stored: Stored, store: Literal["models", "datasets", "reports"]) -> None:
+    """Record a published file, inside the caller's `write()`."""
+    Artifact.insert(
+        sha256=stored.sha256, store=store, size_bytes=stored.size_bytes, created_at_ms=clock.now_ms()
+    ).on_conflict_ignore().execute()
+
+
+def model(model_id: str) -> Model:
+    """The row of a model that is not deleted.
+
+    Raises:
+        errors.NotFound: No such model.
+    """
+    with connection.read():
+        row = Model.get_or_none((Model.id == model_id) & Model.deleted_at_ms.is_null())
+    if row is None:
+        raise errors.NotFound(f"There is no model {model_id[:80]!r}; GET /api/v1/models lists them.")
+    return row
+
+
+def described(row: Model) -> ModelDescription:
+    """What the check found out about a ready model.
+
+    Raises:
+        errors.Conflict: The model is not ready.
+    """
+    if row.status != "ready":
+        reason = f": {row.error}" if row.error else "; wait until its status is ready"
+        raise errors.Conflict(f"Model {row.id} is {row.status}{reason}.")
+    return msgspec.convert(row.description_json, ModelDescription)
+
+
+def serves(model_id: str, description: ModelDescription) -> Serves:
+    """What serves a model: its active deployment, else the default."""
+    with connection.read():
+        row = Deployment.get_or_none((Deployment.model_id == model_id) & Deployment.status.in_(("active", "stale")))
+    if row is None:
+        batch = DEFAULT_BATCH if description.dynamic_batch else 1
+        return Serves(engine="onnxruntime", precision="fp32", batch_size=batch, threads=1, source="default")
+    return msgspec.convert({field: getattr(row, field) for field in Serves.__struct_fields__}, Serves)
+
+
+def catalog_entry(model_id: str) -> CatalogEntry | None:
+    """The serving facts of a ready model, or None when it is gone or not ready."""
+    with connection.read():
+        row = Model.get_or_none((Model.id == model_id) & Model.deleted_at_ms.is_null() & (Model.status == "ready"))
+        return None if row is None else _entry(row)
+
+
+def catalog() -> list[CatalogEntry]:
+    """All ready models, newest first."""
+    with connection.read():
+        rows = Model.select().where(Model.deleted_at_ms.is_null() & (Model.status == "ready")).order_by(Model.id.desc())
+        return [_entry(row) for row in list(rows)]
+
+
+def _entry(row: Model) -> CatalogEntry:
+    description = described(row)
+    return CatalogEntry(
+        model_id=row.id,
+        name=row.name,
+        task_type=cast(Task, row.task_type),
+        onnx_sha256=str(row.onnx_sha256),  # a ready model has one: the schema says so
+        inputs=description.inputs,
+        outputs=description.outputs,
+        dynamic_batch=description.dynamic_batch,
+        preprocessing=description.preprocessing,
+        labels=description.labels,
+        serves=serves(row.id, description),
+    )
+
+
+def delete_model(model_id: str) -> list[str]:
+    """Hide a model and drop the artifact rows nobody else uses; returns their SHA-256 for the store to remove.
+
+    The row stays for the reports that name it. Call inside `write()` and remove the files there too: uploads publish
+    theirs inside `write()`, so a file that somebody just uploaded again is never taken away.
+
+    Raises:
+        errors.NotFound: No such model.
+    """
+    row = model(model_id)
+    Model.update(deleted_at_ms=clock.now_ms()).where(Model.id == model_id).execute()
+    Deployment.update(status="retired").where(Deployment.model_id == model_id).execute()
+    bump("models")
+    unused = [sha256 for sha256 in {row.file_sha256, row.onnx_sha256} if sha256 and not _in_use(sha256)]
+    Artifact.delete().where(Artifact.sha256.in_(unused)).execute()
+    return unused
+
+
+def _in_use(sha256: str) -> bool:
+    return bool(
+        Model.select()
+        .where(Model.deleted_at_ms.is_null() & ((Model.file_sha256 == sha256) | (Model.onnx_sha256 == sha256)))
+        .exists()
+    )

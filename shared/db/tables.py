@@ -1,0 +1,289 @@
+"""The tables as peewee sees them: columns only, no behaviour. The schema itself is in `migrations/`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import peewee
+
+from shared.db.connection import database
+from shared.specs import canonical_json
+
+
+class Json(peewee.TextField):
+    """A value kept as canonical JSON text."""
+
+    def db_value(self, value: Any) -> str | None:
+        """Value to text."""
+        return None if value is None else canonical_json(value).decode()
+
+    def python_value(self, value: str | None) -> Any:
+        """Text to builtins; callers convert to the struct they expect."""
+        return None if value is None else msgspec.json.decode(value)
+
+
+class Table(peewee.Model):
+    """Base: every table lives in the one database."""
+
+    class Meta:
+        """Binding to the database of the process."""
+
+        database = database
+        legacy_table_names = False
+
+
+class User(Table):
+    """Somebody who may sign in; kept after deletion for the history that names them."""
+
+    id = peewee.TextField(primary_key=True)
+    username = peewee.TextField()
+    password_hash = peewee.TextField()
+    role = peewee.TextField()
+    created_at_ms = peewee.IntegerField()
+    deleted_at_ms = peewee.IntegerField(null=True)
+
+    class Meta:
+        """Name."""
+
+        table_name = "users"
+
+
+class Session(Table):
+    """A sign-in; its id is the `jti` of the token, so a token lives only as long as its row."""
+
+    id = peewee.TextField(primary_key=True)
+    user_id = peewee.TextField()
+    created_at_ms = peewee.IntegerField()
+    expires_at_ms = peewee.IntegerField()
+    revoked_at_ms = peewee.IntegerField(null=True)
+
+    class Meta:
+        """Name."""
+
+        table_name = "sessions"
+
+
+class ApiKey(Table):
+    """A key for programs, kept as its SHA-256."""
+
+    id = peewee.TextField(primary_key=True)
+    user_id = peewee.TextField()
+    name = peewee.TextField()
+    key_sha256 = peewee.TextField()
+    hint = peewee.TextField()
+    created_at_ms = peewee.IntegerField()
+    expires_at_ms = peewee.IntegerField(null=True)
+    revoked_at_ms = peewee.IntegerField(null=True)
+
+    class Meta:
+        """Name."""
+
+        table_name = "api_keys"
+
+
+class Idempotency(Table):
+    """An `Idempotency-Key` and the answer it got; no status means the first request is still under way."""
+
+    user_id = peewee.TextField()
+    route = peewee.TextField()
+    key = peewee.TextField()
+    body_sha256 = peewee.TextField()
+    status = peewee.IntegerField(null=True)
+    response = Json(null=True)
+    location = peewee.TextField(null=True)
+    created_at_ms = peewee.IntegerField()
+
+    class Meta:
+        """Name and key."""
+
+        table_name = "idempotency"
+        primary_key = peewee.CompositeKey("user_id", "route", "key")
+
+
+class Artifact(Table):
+    """A content-addressed file; several rows elsewhere may point to it."""
+
+    sha256 = peewee.TextField(primary_key=True)
+    store = peewee.TextField()
+    size_bytes = peewee.IntegerField()
+    created_at_ms = peewee.IntegerField()
+
+    class Meta:
+        """Name."""
+
+        table_name = "artifacts"
+
+
+class Model(Table):
+    """A model somebody uploaded, or one of ours."""
+
+    id = peewee.TextField(primary_key=True)
+    name = peewee.TextField()
+    description = peewee.TextField()
+    model_type = peewee.TextField()
+    framework = peewee.TextField()
+    task_type = peewee.TextField()
+    status = peewee.TextField()
+    error = peewee.TextField(null=True)
+    file_sha256 = peewee.TextField()
+    file_size = peewee.IntegerField()
+    onnx_sha256 = peewee.TextField(null=True)
+    onnx_size = peewee.IntegerField(null=True)
+    preprocessing = Json(null=True)
+    labels = Json(null=True)
+    description_json = Json(null=True)
+    parent_id = peewee.TextField(null=True)
+    created_by = peewee.TextField()
+    created_at_ms = peewee.IntegerField()
+    deleted_at_ms = peewee.IntegerField(null=True)
+
+    class Meta:
+        """Name."""
+
+        table_name = "models"
+
+
+class Job(Table):
+    """Work that is done once; the one truth about its state."""
+
+    id = peewee.TextField(primary_key=True)
+    kind = peewee.TextField()
+    lane = peewee.TextField()
+    isolation = peewee.TextField()
+    spec = Json()
+    spec_version = peewee.IntegerField(default=1)
+    status = peewee.TextField()
+    priority = peewee.IntegerField()
+    attempt = peewee.IntegerField(default=0)
+    max_attempts = peewee.IntegerField(default=3)
+    max_runtime_s = peewee.FloatField()
+    not_before_ms = peewee.IntegerField(default=0)
+    ordered_at_ms = peewee.IntegerField()
+    progress = Json(default=dict)
+    error = peewee.TextField(null=True)
+    cancel_requested = peewee.BooleanField(default=False)
+    worker = peewee.TextField(null=True)
+    parent_id = peewee.TextField(null=True)
+    created_by = peewee.TextField()
+    created_at_ms = peewee.IntegerField()
+    started_at_ms = peewee.IntegerField(null=True)
+    finished_at_ms = peewee.IntegerField(null=True)
+
+    class Meta:
+        """Name."""
+
+        table_name = "jobs"
+
+
+class JobEvent(Table):
+    """What happened to a job, in order; rows are only ever added."""
+
+    id = peewee.AutoField()
+    job_id = peewee.TextField()
+    at_ms = peewee.IntegerField()
+    attempt = peewee.IntegerField()
+    event = peewee.TextField()
+    detail = peewee.TextField(default="")
+
+    class Meta:
+        """Name."""
+
+        table_name = "job_events"
+
+
+class Benchmark(Table):
+    """Details of a benchmark job; shares its id with the job."""
+
+    id = peewee.TextField(primary_key=True)
+    model_id = peewee.TextField()
+    user_id = peewee.TextField()
+    measurements_sha256 = peewee.TextField(null=True)
+    created_at_ms = peewee.IntegerField()
+
+    class Meta:
+        """Name."""
+
+        table_name = "benchmark_jobs"
+
+
+class BenchmarkResult(Table):
+    """The figures of one candidate, for history and comparison; the raw samples are in the measurement set."""
+
+    id = peewee.AutoField()
+    benchmark_id = peewee.TextField()
+    engine = peewee.TextField()
+    precision = peewee.TextField()
+    batch_size = peewee.IntegerField()
+    threads = peewee.IntegerField()
+    instances = peewee.IntegerField()
+    status = peewee.TextField()
+    reason = peewee.TextField(null=True)
+    latency_mean_ms = peewee.FloatField(null=True)
+    latency_p50_ms = peewee.FloatField(null=True)
+    latency_p95_ms = peewee.FloatField(null=True)
+    latency_p99_ms = peewee.FloatField(null=True)
+    throughput_fps = peewee.FloatField(null=True)
+    cpu_util_pct = peewee.FloatField(null=True)
+    gpu_util_pct = peewee.FloatField(null=True)
+    memory_mb = peewee.FloatField(null=True)
+    vram_usage_mb = peewee.FloatField(null=True)
+    power_draw_w = peewee.FloatField(null=True)
+    load_ms = peewee.FloatField(null=True)
+    artifact_mb = peewee.FloatField(null=True)
+
+    class Meta:
+        """Name."""
+
+        table_name = "benchmark_results"
+
+
+class Report(Table):
+    """A written report: its record and renderings are artifacts, named in `files`."""
+
+    id = peewee.TextField(primary_key=True)
+    benchmark_id = peewee.TextField()
+    model_id = peewee.TextField()
+    selected_engine = peewee.TextField(null=True)
+    content_sha256 = peewee.TextField()
+    files = Json()
+    created_at_ms = peewee.IntegerField()
+
+    class Meta:
+        """Name."""
+
+        table_name = "reports"
+
+
+class Deployment(Table):
+    """What serves a model after somebody activated it; without a row ONNX Runtime FP32 serves."""
+
+    id = peewee.TextField(primary_key=True)
+    model_id = peewee.TextField()
+    engine = peewee.TextField()
+    precision = peewee.TextField()
+    batch_size = peewee.IntegerField()
+    threads = peewee.IntegerField()
+    source = peewee.TextField()
+    status = peewee.TextField()
+    report_id = peewee.TextField(null=True)
+    fingerprint = peewee.TextField()
+    created_by = peewee.TextField()
+    created_at_ms = peewee.IntegerField()
+
+    class Meta:
+        """Name."""
+
+        table_name = "deployments"
+
+
+class Revision(Table):
+    """Counters that tell caches to read again; bumped in the transaction that changed something."""
+
+    name = peewee.TextField(primary_key=True)
+    value = peewee.IntegerField()
+
+    class Meta:
+        """Name."""
+
+        table_name = "revisions"
