@@ -1,7 +1,7 @@
 """Jobs: the state machine every unit of durable work goes through, and who may start next.
 
 queued -> running -> completed | failed | cancelled. The gateway inserts and sets the cancel flag; the worker that
-claimed a job writes everything else, and every such write names the attempt: a worker that was given up changes nothing.
+claimed a job writes everything else, and every such write names the attempt, so a worker given up changes nothing.
 """
 
 from __future__ import annotations

@@ -1,0 +1,74 @@
+"""The preparer process: model conversion, in a locked-down child a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from preparer.describe import DescribeOrder
+from shared import child, config, process
+from shared.artifacts import ArtifactStore
+from shared.db import jobs, registry
+from shared.db.tables import Model
+from shared.specs import ConvertSpec, Lane, ModelDescription
+from shared.worker import Commit, JobWorker
+
+MB = 1024 * 1024
+BASE_MEMORY_MB = 4096
+MEMORY_PER_MB = 6
+"""A model is held several times over: file bytes, parsed graph, checked copy, engine weights and their packed form."""
+
+
+class Convert:
+    """Checks an uploaded model and describes it."""
+
+    module = "preparer.describe"
+    result_type = ModelDescription
+
+    def __init__(self, settings: config.Settings) -> None:
+        self._store = ArtifactStore(settings.models)
+
+    def order(self, job: jobs.Claimed) -> tuple[msgspec.Struct, child.Limits]:
+        """Where the file is, and what its owner said about it."""
+        row = registry.model(msgspec.json.decode(job.spec, type=ConvertSpec).model_id)
+        facts = {"task_type": row.task_type, "preprocessing": row.preprocessing, "labels": row.labels}
+        order = msgspec.convert(facts | {"path": str(self._store.path(row.file_sha256))}, DescribeOrder)
+        memory_mb = BASE_MEMORY_MB + MEMORY_PER_MB * (row.file_size // MB)
+        return order, child.Limits(
+            wall_s=job.max_runtime_s, memory_mb=memory_mb, cpu_s=int(job.max_runtime_s), file_mb=1
+        )
+
+    def finish(self, job: jobs.Claimed, result: ModelDescription) -> Commit:
+        """The model becomes ready; an ONNX upload is its own ONNX."""
+        model_id = msgspec.json.decode(job.spec, type=ConvertSpec).model_id
+
+        def commit() -> None:
+            Model.update(
+                status="ready",
+                onnx_sha256=Model.file_sha256,
+                onnx_size=Model.file_size,
+                description_json=result,
+            ).where(Model.id == model_id).execute()
+            registry.bump("models")
+
+        return commit
+
+    def give_up(self, job: jobs.Claimed, reason: str) -> None:
+        """The model failed, with the reason; the upload itself is kept."""
+        model_id = msgspec.json.decode(job.spec, type=ConvertSpec).model_id
+        Model.update(status="failed", error=reason).where(Model.id == model_id).execute()
+        registry.bump("models")
+
+    def rings(self) -> Sequence[Lane]:
+        """Nobody waits for a ready model."""
+        return ()
+
+
+def main(settings: config.Settings, stop: process.Stop) -> None:
+    """Serve the CPU lane until asked to stop."""
+    JobWorker(settings, "preparer", "cpu", {"convert": Convert(settings)}).run(stop)
+
+
+if __name__ == "__main__":
+    process.service("preparer", main)

@@ -1,0 +1,274 @@
+"""The child that looks at an uploaded ONNX file, refuses what we cannot serve, runs it once, and says what it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx
+from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
+
+from shared import child, errors
+from shared.engines import engine_class
+from shared.engines.base import Engine
+from shared.engines.timing import synthetic_feeds
+from shared.specs import ModelDescription, Preprocessing, Resize, Task, TensorInfo
+
+STANDARD_DOMAINS = {"", "ai.onnx", "ai.onnx.ml"}
+BATCH = "batch"
+
+
+class DescribeOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """A file to look at, and what its owner said about it."""
+
+    path: str
+    task_type: Task
+    preprocessing: Preprocessing | None
+    labels: list[str] | None
+
+
+def describe(order: DescribeOrder) -> ModelDescription:
+    """Check the file and run it at batch 1, and at batch 2 where its batch is free.
+
+    Raises:
+        errors.BadModel: The file is refused; the message says why and what to do.
+    """
+    path = Path(order.path)
+    model = _parse(path)
+    _refuse_foreign_parts(model)
+    _check(model)
+    inputs = [_tensor(value) for value in _true_inputs(model.graph)]
+    preprocessing, notes = _contract(order, inputs, model)
+    inputs = [_sized(info, preprocessing) for info in inputs]
+    dynamic = all(isinstance(info.shape[0], str) for info in inputs if info.shape)
+    outputs = _try_out(path, inputs, dynamic, notes)
+    _check_labels(order, outputs)
+    return ModelDescription(
+        inputs=inputs,
+        outputs=outputs,
+        opset=next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0),
+        ir_version=model.ir_version,
+        parameters=sum(int(np.prod(tensor.dims)) for tensor in model.graph.initializer),
+        dynamic_batch=dynamic,
+        preprocessing=preprocessing,
+        labels=order.labels,
+        notes=notes,
+    )
+
+
+def _parse(path: Path) -> ModelProto:
+    try:
+        model = onnx.load_model(path, load_external_data=False)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise errors.BadModel(
+            f"This is not a complete ONNX file ({_first_line(error)}). Export it again, "
+            "or check that the upload was not cut off."
+        ) from error
+    if not model.graph.node:
+        raise errors.BadModel("The file holds no ONNX graph. Export the model again as a single .onnx file.")
+    return model
+
+
+def _refuse_foreign_parts(model: ModelProto) -> None:
+    """No weights outside the file, no operators outside the standard."""
+    for tensor in _tensors(model):
+        if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
+            raise errors.BadModel(
+                f"The weights of {tensor.name or 'a tensor'} are in another file (external data). Save the model as a "
+                "single file: onnx.save(model, path, save_as_external_data=False)."
+            )
+    own = {function.domain for function in model.functions}
+    for node in _nodes(model):
+        if node.domain not in STANDARD_DOMAINS | own:
+            raise errors.BadModel(
+                f"Operator {node.domain}::{node.op_type} is not part of the ONNX standard, so it cannot run on every "
+                "engine. Export the model with standard operators only."
+            )
+
+
+def _check(model: ModelProto) -> None:
+    try:
+        onnx.checker.check_model(model)
+    except Exception as error:
+        raise errors.BadModel(f"The ONNX checker refuses the file: {_first_line(error)}") from error
+
+
+def _true_inputs(graph: GraphProto) -> list[ValueInfoProto]:
+    weights = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in weights]
+    if not inputs:
+        raise errors.BadModel("The model has no input.")
+    return inputs
+
+
+def _tensor(value: ValueInfoProto) -> TensorInfo:
+    """An input as declared; the leading axis, when free, is called `batch`."""
+    if not value.type.HasField("tensor_type") or not value.type.tensor_type.HasField("shape"):
+        raise errors.BadModel(f"Input {value.name!r} is no tensor with a declared number of axes; export it with one.")
+    tensor = value.type.tensor_type
+    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name
+    shape: list[int | str] = []
+    for axis, dim in enumerate(tensor.shape.dim):
+        fixed = dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else None
+        shape.append(fixed or (BATCH if axis == 0 else dim.dim_param or f"axis{axis}"))
+    if not shape:
+        raise errors.BadModel(
+            f"Input {value.name!r} is a scalar; a model takes batches, so its first axis is the batch."
+        )
+    return TensorInfo(name=value.name, dtype=dtype, shape=shape)
+
+
+def _contract(
+    order: DescribeOrder, inputs: list[TensorInfo], model: ModelProto
+) -> tuple[Preprocessing | None, list[str]]:
+    """The owner's contract checked against the input, or a plain one derived from it."""
+    notes: list[str] = []
+    ends_in_softmax = _ends_in_softmax(model.graph)
+    if order.preprocessing is None:
+        derived = _derive(inputs, ends_in_softmax)
+        if derived is not None:
+            notes.append(
+                "No preprocessing was given: images are stretched to the input's size, values divided by 255, colour "
+                f"order {derived.color}. Upload with `preprocessing` if the model was trained otherwise."
+            )
+        return derived, notes
+    _fits(order.preprocessing, inputs)
+    if ends_in_softmax and order.preprocessing.scores == "logits" and order.task_type == "classification":
+        notes.append(
+            "The model ends in Softmax, but its contract says `logits`: confidences come out flattened. "
+            "Upload with preprocessing.scores = probabilities."
+        )
+    return order.preprocessing, notes
+
+
+def _derive(inputs: list[TensorInfo], ends_in_softmax: bool) -> Preprocessing | None:
+    if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].dtype not in ("float32", "float16", "uint8"):
+        return None
+    _, *rest = inputs[0].shape
+    layout = "NCHW" if rest[0] in (1, 3) else "NHWC" if rest[2] in (1, 3) else None
+    channels, height, width = rest if layout == "NCHW" else (rest[2], rest[0], rest[1])
+    if layout is None or not isinstance(height, int) or not isinstance(width, int):
+        return None
+    return msgspec.convert(
+        {
+            "resize": {"height": height, "width": width},
+            "color": "L" if channels == 1 else "RGB",
+            "layout": layout,
+            "dtype": inputs[0].dtype,
+            "scale": 1.0 if inputs[0].dtype == "uint8" else 1 / 255,
+            "scores": "probabilities" if ends_in_softmax else "logits",
+        },
+        Preprocessing,
+    )
+
+
+def _fits(contract: Preprocessing, inputs: list[TensorInfo]) -> None:
+    if len(inputs) != 1 or len(inputs[0].shape) != 4:
+        raise errors.BadModel(
+            "Preprocessing describes one image input of four axes; this model takes "
+            f"{', '.join(f'{info.name}{info.shape}' for info in inputs)}. Upload it without preprocessing."
+        )
+    info = inputs[0]
+    made = _image_shape(contract)
+    if contract.dtype != info.dtype:
+        raise errors.BadModel(f"Preprocessing makes {contract.dtype}, but input {info.name!r} takes {info.dtype}.")
+    for got, declared in zip(made, info.shape[1:], strict=True):
+        if isinstance(declared, int) and got != declared:
+            raise errors.BadModel(
+                f"Preprocessing makes {['batch', *made]}, but input {info.name!r} takes {info.shape}. "
+                "Correct `resize`, `color` or `layout`."
+            )
+
+
+def _image_shape(contract: Preprocessing) -> list[int]:
+    size: Resize = contract.resize
+    if contract.layout == "NCHW":
+        return [contract.channels, size.height, size.width]
+    return [size.height, size.width, contract.channels]
+
+
+def _sized(info: TensorInfo, contract: Preprocessing | None) -> TensorInfo:
+    """The input with every axis but the batch settled, by the contract where the graph leaves it open."""
+    shape = [info.shape[0], *(_image_shape(contract) if contract else info.shape[1:])]
+    if free := [axis for axis in shape[1:] if isinstance(axis, str)]:
+        raise errors.BadModel(
+            f"Input {info.name!r} leaves the axes {', '.join(map(str, free))} open. Upload it with preprocessing "
+            "(its `resize` settles them), or export it with fixed sizes."
+        )
+    return msgspec.structs.replace(info, shape=shape)
+
+
+def _try_out(path: Path, inputs: list[TensorInfo], dynamic: bool, notes: list[str]) -> list[TensorInfo]:
+    engine = engine_class("onnxruntime")(path, threads=1)
+    with engine:
+        for batch in (1, 2) if dynamic else (1,):
+            outputs = _run(engine, inputs, batch)
+        if not all(np.isfinite(value).all() for value in outputs.values() if value.dtype.kind == "f"):
+            notes.append("On seeded random input the model gives NaN or infinite values.")
+        return [_named_batch(info, outputs[info.name], dynamic) for info in engine.outputs]
+
+
+def _run(engine: Engine, inputs: list[TensorInfo], batch: int) -> dict[str, np.ndarray]:
+    try:
+        outputs: dict[str, np.ndarray] = engine.infer(synthetic_feeds(inputs, batch, seed=0))
+        return outputs
+    except errors.AppError as error:
+        hint = " Its batch axis is declared free; export it with a batch that really is." if batch > 1 else ""
+        raise errors.BadModel(f"The model does not run at batch {batch}: {error.message}{hint}") from error
+
+
+def _named_batch(info: TensorInfo, value: np.ndarray, dynamic: bool) -> TensorInfo:
+    shape: list[int | str] = [int(size) for size in value.shape]
+    if dynamic and shape:
+        shape[0] = BATCH
+    return msgspec.structs.replace(info, shape=shape, dtype=value.dtype.name)
+
+
+def _check_labels(order: DescribeOrder, outputs: list[TensorInfo]) -> None:
+    if order.labels is None or order.task_type != "classification" or len(outputs[0].shape) != 2:
+        return
+    classes = outputs[0].shape[1]
+    if isinstance(classes, int) and classes != len(order.labels):
+        raise errors.BadModel(f"There are {len(order.labels)} labels, but the model has {classes} classes.")
+
+
+def _ends_in_softmax(graph: GraphProto) -> bool:
+    last = next((node for node in graph.node if graph.output and graph.output[0].name in node.output), None)
+    return last is not None and last.op_type == "Softmax"
+
+
+def _nodes(model: ModelProto) -> Iterator[NodeProto]:
+    """Every node, those of subgraphs and functions included."""
+    waiting: list[GraphProto | FunctionProto] = [model.graph, *model.functions]
+    while waiting:
+        for node in waiting.pop().node:
+            yield node
+            waiting += [attribute.g for attribute in node.attribute if attribute.type == AttributeProto.GRAPH]
+            waiting += [graph for attribute in node.attribute for graph in attribute.graphs]
+
+
+def _tensors(model: ModelProto) -> Iterator[TensorProto]:
+    """Every constant: initializers, sparse ones, attributes, of subgraphs and functions too."""
+    graphs = [model.graph]
+    for node in _nodes(model):
+        for attribute in node.attribute:
+            graphs += [attribute.g, *attribute.graphs]
+            yield from (attribute.t, *attribute.tensors)
+            sparse = [attribute.sparse_tensor, *attribute.sparse_tensors]
+            yield from (part for tensor in sparse for part in (tensor.values, tensor.indices))
+    for graph in graphs:
+        yield from graph.initializer
+        yield from (part for tensor in graph.sparse_initializer for part in (tensor.values, tensor.indices))
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:300]
+
+
+if __name__ == "__main__":
+    child.main(DescribeOrder, lambda order, _report: describe(order))

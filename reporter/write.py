@@ -1,0 +1,48 @@
+"""The child that decides over one measurement set and writes its report files into the store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from reporter.render import render
+from shared import child
+from shared.artifacts import ArtifactStore, Stored
+from shared.specs import MeasurementSet
+from shared.verdict.report import build
+
+
+class WriteOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """Which measurements, and where the files go."""
+
+    report_id: str
+    measurements: str
+    store: str
+
+
+class Written(msgspec.Struct, frozen=True, kw_only=True):
+    """A report on disk: its files by name."""
+
+    report_id: str
+    content_sha256: str
+    selected_engine: str | None
+    files: dict[str, Stored]
+
+
+def write(order: WriteOrder) -> Written:
+    """Read the measurements, decide, render, store."""
+    measurements = msgspec.json.decode(Path(order.measurements).read_bytes(), type=MeasurementSet)
+    report = build(measurements, order.report_id)
+    store = ArtifactStore(Path(order.store))
+    selected = report.decision.selected
+    return Written(
+        report_id=order.report_id,
+        content_sha256=report.content_sha256,
+        selected_engine=selected.engine if selected else None,
+        files={name: store.put(content) for name, content in render(report).items()},
+    )
+
+
+if __name__ == "__main__":
+    child.main(WriteOrder, lambda order, _report: write(order))

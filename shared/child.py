@@ -1,0 +1,252 @@
+"""A job's child process: how a parent starts one, hears from it, bounds it and ends it; and the child's own side.
+
+The order goes to the child as one JSON document on standard input. The child answers in JSON lines: any number of
+`Progress`, then one `Result` or one `Refused`. Its standard error is its log; the parent passes it on and keeps the
+end.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import os
+import resource
+import selectors
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from typing import IO, Any, TypeVar
+
+import msgspec
+
+from shared import errors, process
+
+GRACE_S = 2.0
+LEAVE_S = 0.2
+TICK_S = 0.25
+TAIL_LINES = 40
+PARENT_ENV = "CVP_PARENT_PID"
+
+Order = TypeVar("Order")
+Outcome = TypeVar("Outcome")
+Report = Callable[[dict[str, Any]], None]
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What a child may use; None leaves the machine's own limit."""
+
+    wall_s: float
+    memory_mb: int | None = None
+    """Address space (`RLIMIT_AS`)."""
+    cpu_s: int | None = None
+    file_mb: int | None = None
+    """Largest file it may write."""
+
+
+class Line(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag=True):
+    """Base of what a child says."""
+
+
+class Progress(Line, frozen=True, kw_only=True):
+    """How far it is; a small JSON object."""
+
+    body: dict[str, Any]
+
+
+class Result(Line, frozen=True, kw_only=True):
+    """The finished work."""
+
+    value: msgspec.Raw
+
+
+class Refused(Line, frozen=True, kw_only=True):
+    """The work cannot be done, for a reason its user can act on (`shared.errors`)."""
+
+    code: str
+    message: str
+
+
+class ChildDied(Exception):
+    """The child ended without a result; the message names the signal or exit code and its last words."""
+
+
+class Interrupted(Exception):
+    """The parent ended the child on purpose; the message is the reason `interrupted()` gave."""
+
+
+def run(
+    module: str,
+    order: msgspec.Struct,
+    result_type: type[Outcome],
+    *,
+    limits: Limits,
+    pass_fds: Sequence[int] = (),
+    on_progress: Report = lambda body: None,
+    interrupted: Callable[[], str | None] = lambda: None,
+) -> Outcome:
+    """Run `python -m module` on an order and return its result.
+
+    Args:
+        module: Its `__main__` part calls `main()` below.
+        order: Sent as JSON.
+        result_type: What the result is decoded to.
+        limits: Resource limits; `wall_s` bounds the whole call.
+        pass_fds: Descriptors the child inherits (slot locks).
+        on_progress: Called for every progress line.
+        interrupted: Asked every `TICK_S`; a text ends the child.
+
+    Raises:
+        errors.AppError: The child refused the work, or it took longer than `wall_s`.
+        ChildDied: It ended by a signal, or without an answer.
+        Interrupted: `interrupted()` said so.
+    """
+    with _Running(module, order, limits, pass_fds) as child:
+        end = time.monotonic() + limits.wall_s
+        for line in child.lines():
+            match line:
+                case Progress(body=body):
+                    on_progress(body)
+                case Result(value=value):
+                    return msgspec.json.decode(value, type=result_type)
+                case Refused(code=code, message=message):
+                    raise errors.from_code(code, message)
+            if reason := interrupted():
+                raise Interrupted(reason)
+            if time.monotonic() > end:
+                raise errors.DeadlineExceeded(f"It ran longer than {limits.wall_s:g} s and was stopped.")
+        raise ChildDied(child.last_words())
+
+
+class _Running:
+    """A live child in a process group of its own; leaving the block ends the whole group."""
+
+    def __init__(self, module: str, order: msgspec.Struct, limits: Limits, pass_fds: Sequence[int]) -> None:
+        self._tail: collections.deque[str] = collections.deque(maxlen=TAIL_LINES)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            pass_fds=pass_fds,
+            start_new_session=True,
+            env=os.environ | {PARENT_ENV: str(os.getpid())},
+        )
+        self._limit(limits)  # before the order arrives, so before it does anything with it
+        with contextlib.suppress(BrokenPipeError):
+            self._pipe(self._process.stdin).write(msgspec.json.encode(order))
+            self._pipe(self._process.stdin).close()
+
+    def __enter__(self) -> _Running:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+            with contextlib.suppress(BrokenPipeError):
+                self._pipe(pipe).close()
+
+    @staticmethod
+    def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
+        assert pipe is not None
+        return pipe
+
+    def _limit(self, limits: Limits) -> None:
+        mb = 1024 * 1024
+        wanted = (
+            (resource.RLIMIT_AS, limits.memory_mb and limits.memory_mb * mb),
+            (resource.RLIMIT_CPU, limits.cpu_s),
+            (resource.RLIMIT_FSIZE, limits.file_mb and limits.file_mb * mb),
+            (resource.RLIMIT_CORE, 0),
+        )
+        for kind, value in wanted:
+            if value is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    resource.prlimit(self._process.pid, kind, (value, value))
+
+    def lines(self) -> Iterator[Line | None]:
+        """What the child says; None at least every `TICK_S`. Ends when the child closed its pipe."""
+        decoder = msgspec.json.Decoder(Progress | Result | Refused)
+        stdout, stderr = self._pipe(self._process.stdout), self._pipe(self._process.stderr)
+        buffers = {stdout.fileno(): bytearray(), stderr.fileno(): bytearray()}
+        with selectors.DefaultSelector() as selector:
+            for fd in buffers:
+                selector.register(fd, selectors.EVENT_READ)
+            while selector.get_map():
+                for key, _ in selector.select(TICK_S):
+                    chunk = os.read(key.fd, 1 << 16)
+                    if not chunk:
+                        selector.unregister(key.fd)
+                    for line in _split(buffers[key.fd], chunk):
+                        if key.fd == stderr.fileno():
+                            self._log(line)
+                        else:
+                            yield _read(decoder, line)
+                yield None
+
+    def _log(self, line: bytes) -> None:
+        text = line.decode(errors="replace")
+        self._tail.append(text)
+        sys.stderr.write(text + "\n")
+
+    def last_words(self) -> str:
+        """How it ended, in a sentence, with the last line of its log."""
+        self._end()
+        code = self._process.returncode
+        how = f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        hint = " (out of memory?)" if code == -signal.SIGKILL else ""
+        said = next((line.strip() for line in reversed(self._tail) if line.strip()), "")
+        return f"The process {how}{hint}{': ' + said[:300] if said else '.'}"
+
+    def _end(self) -> None:
+        """Let it leave, then ask, then insist; its whole process group goes with it."""
+        for signum in (0, signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signum)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(GRACE_S if signum else LEAVE_S)
+
+
+def _read(decoder: msgspec.json.Decoder[Any], line: bytes) -> Line:
+    try:
+        answer: Line = decoder.decode(line)
+    except msgspec.MsgspecError as error:
+        raise ChildDied(f"The process sent an answer that cannot be read ({error}).") from error
+    return answer
+
+
+def _split(buffer: bytearray, chunk: bytes) -> list[bytes]:
+    """Whole lines so far; at the end of the stream (an empty chunk) the rest counts as a line."""
+    buffer += chunk
+    *lines, rest = bytes(buffer).split(b"\n")
+    buffer[:] = rest if chunk else b""
+    return [line for line in (lines if chunk else [*lines, rest]) if line]
+
+
+def main(order_type: type[Order], work: Callable[[Order, Report], Any]) -> None:
+    """The child's whole life: die with the parent, read the order, work, answer.
+
+    Standard output belongs to the answers: whatever libraries print there goes to standard error instead.
+    """
+    process.die_with_parent(int(os.environ[PARENT_ENV]))
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+
+    def say(line: Line) -> None:
+        view = memoryview(msgspec.json.encode(line) + b"\n")
+        while view:
+            view = view[answers.write(view) :]
+
+    try:
+        order = msgspec.json.decode(sys.stdin.buffer.read(), type=order_type)
+        value = work(order, lambda body: say(Progress(body=body)))
+        say(Result(value=msgspec.Raw(msgspec.json.encode(value))))
+    except errors.AppError as refused:
+        say(Refused(code=refused.code, message=refused.message))
+    except MemoryError:
+        say(Refused(code=errors.TooLarge.code, message="It needs more memory than a job may use."))
+    except Exception:
+        traceback.print_exc()
+        sys.exit(1)

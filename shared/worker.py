@@ -1,0 +1,213 @@
+"""The job worker: waits for the doorbell, claims, runs the job in a child, writes what came of it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from shared import child, clock, config, errors, process
+from shared.db import jobs
+from shared.db.connection import open_db
+from shared.specs import JobKind, Lane
+from shared.wire.client import Publisher
+from shared.wire.events import EventFeed
+
+LOOK_S = 2.0
+"""An idle worker looks for itself this often: a lost doorbell costs two seconds, not a job."""
+
+PROGRESS_S = 0.5
+CANCELLED = "cancelled"
+STOPPED = "stopped"
+
+logger = logging.getLogger(__name__)
+
+Commit = Callable[[], None]
+
+
+class Duty(Protocol):
+    """What a service does with one kind of job. SQL only inside the functions it returns; files before that."""
+
+    module: str
+    """The child's module, run as `python -m`."""
+    result_type: type[Any]
+
+    def order(self, job: jobs.Claimed) -> tuple[msgspec.Struct, child.Limits]:
+        """The child's order. An `AppError` fails the job with its message."""
+        ...
+
+    def finish(self, job: jobs.Claimed, result: Any) -> Commit:
+        """Publish the result's files now; the returned function writes its rows within the finishing transaction."""
+        ...
+
+    def give_up(self, job: jobs.Claimed, reason: str) -> None:
+        """Rows that must change when the job failed or was cancelled; within that transaction."""
+        ...
+
+    def rings(self) -> Sequence[Lane]:
+        """Lanes that got new work by finishing."""
+        ...
+
+
+class Slots:
+    """The accelerator slots: `flock`s that the job's child holds, so they are free when it is gone, however it went."""
+
+    def __init__(self, settings: config.Settings) -> None:
+        self._paths = [settings.run / f"gpu-slot-{index}.lock" for index in range(settings.max_gpu_workers)]
+
+    def take(self, *, exclusive: bool) -> list[process.FileLock] | None:
+        """One free slot, or every slot for an exclusive job; None when they are not to be had now.
+
+        Slots are tried in one order, so of two workers that want them all one gets them.
+        """
+        held: list[process.FileLock] = []
+        for path in self._paths:
+            try:
+                held.append(process.FileLock(path).acquire())
+            except process.Locked:
+                if exclusive:
+                    release(held)
+                    return None
+            if held and not exclusive:
+                return held
+        return held or None
+
+
+def release(held: Sequence[process.FileLock]) -> None:
+    """Close our descriptors; a child that inherited them still holds the slots."""
+    for lock in held:
+        lock.release()
+
+
+class JobWorker:
+    """One worker process of a lane; runs one job at a time, on the main thread (children die with the thread that
+    started them).
+    """
+
+    def __init__(self, settings: config.Settings, name: str, lane: Lane, duties: dict[JobKind, Duty]) -> None:
+        open_db(settings.db_file)
+        self.name, self.lane, self.duties = name, lane, duties
+        self._run_dir = settings.run
+        self._slots = Slots(settings) if lane == "accelerator" else None
+        self._doorbell = EventFeed(settings.events_endpoint, [f"doorbell.{lane}"])
+        self._publisher = Publisher(settings.broker_endpoint, name)
+
+    def run(self, stop: process.Stop) -> None:
+        """Work until asked to stop."""
+        while not stop:
+            try:
+                worked = self.step(stop)
+            except errors.Unavailable as error:
+                logger.error("the database cannot be used", extra={"error": error.message})
+                worked = False
+            if not worked and not stop:
+                self._doorbell.wait(LOOK_S, stop.read_fd)
+
+    def step(self, stop: process.Stop) -> bool:
+        """Rescue orphans, then run one job if there is one to start; returns whether one ran."""
+        self._rescue()
+        ticket = jobs.peek(self.lane, clock.now_ms())
+        if ticket is None:
+            return False
+        held = self._slots.take(exclusive=ticket.isolation == "exclusive") if self._slots else []
+        if held is None:
+            return False
+        try:
+            job = jobs.claim(self.lane, self.name, clock.now_ms(), ticket.id)
+            if job is None:
+                return False
+            self._execute(job, held, stop)
+        finally:
+            release(held)
+        return True
+
+    def _rescue(self) -> None:
+        for job_id, status in jobs.recover(self._is_dead, clock.now_ms()):
+            logger.warning("a job lost its worker", extra={"job_id": job_id, "status": status})
+
+    def _is_dead(self, worker: str) -> bool:
+        # We run one job at a time and none right now: a job in our name is a predecessor's.
+        return worker == self.name or process.is_free(self._run_dir / f"{worker}.lock")
+
+    def _execute(self, job: jobs.Claimed, held: Sequence[process.FileLock], stop: process.Stop) -> None:
+        duty = self.duties[job.kind]
+        logger.info("job started", extra={"job_id": job.id, "kind": job.kind, "attempt": job.attempt})
+        self._tell(job, "running", {})
+        started = time.monotonic()
+        try:
+            status = self._attempt(job, duty, held, stop)
+        except jobs.Fenced:
+            logger.warning("the job was taken from us; its result is dropped", extra={"job_id": job.id})
+            return
+        logger.info(
+            "job ended",
+            extra={"job_id": job.id, "status": status, "duration_s": round(time.monotonic() - started, 3)},
+        )
+        self._tell(job, status, {})
+        if status == "completed":
+            for lane in duty.rings():
+                self._publisher.doorbell(lane)
+
+    def _attempt(self, job: jobs.Claimed, duty: Duty, held: Sequence[process.FileLock], stop: process.Stop) -> str:
+        watch = _Watch(job, stop, self._tell)
+        try:
+            order, limits = duty.order(job)
+            result = child.run(
+                duty.module,
+                order,
+                duty.result_type,
+                limits=limits,
+                pass_fds=[lock.fd for lock in held],
+                on_progress=watch.progress,
+                interrupted=watch.interrupted,
+            )
+            jobs.finish(job, duty.finish(job, result))
+        except child.Interrupted as interrupted:
+            return self._interrupt(job, duty, str(interrupted))
+        except errors.Unavailable:
+            raise
+        except (errors.AppError, child.ChildDied) as failed:
+            reason = str(failed)
+            jobs.fail(job, reason, lambda: duty.give_up(job, reason))
+            return "failed"
+        return "completed"
+
+    def _interrupt(self, job: jobs.Claimed, duty: Duty, reason: str) -> str:
+        if reason == STOPPED:
+            jobs.put_back(job)
+            return "queued"
+        jobs.cancelled(job, lambda: duty.give_up(job, "It was cancelled."))
+        return CANCELLED
+
+    def _tell(self, job: jobs.Claimed, status: str, progress: dict[str, Any]) -> None:
+        self._publisher.publish(
+            f"job.{job.id}", {"id": job.id, "kind": job.kind, "status": status, "progress": progress}
+        )
+
+
+class _Watch:
+    """Follows one running job: stores its progress now and then, and knows when to interrupt it."""
+
+    def __init__(
+        self, job: jobs.Claimed, stop: process.Stop, tell: Callable[[jobs.Claimed, str, dict[str, Any]], None]
+    ) -> None:
+        self._job, self._stop, self._tell = job, stop, tell
+        self._latest: dict[str, Any] = {}
+        self._stored_at = 0.0
+        self._cancel = False
+
+    def progress(self, body: dict[str, Any]) -> None:
+        self._latest = body
+        self._tell(self._job, "running", body)
+
+    def interrupted(self) -> str | None:
+        """Store the newest progress every `PROGRESS_S` and learn of a cancellation by the same write."""
+        if self._stop:
+            return STOPPED
+        if time.monotonic() - self._stored_at >= PROGRESS_S:
+            self._stored_at = time.monotonic()
+            self._cancel = jobs.report_progress(self._job, self._latest)
+        return CANCELLED if self._cancel else None
