@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from preparer.describe import DescribeOrder
+from preparer import DescribeOrder
 from shared import child, config, process
 from shared.artifacts import ArtifactStore
 from shared.db import jobs, registry

@@ -10,23 +10,15 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
+from preparer import DescribeOrder
 from shared import child, errors
 from shared.engines import engine_class
 from shared.engines.base import Engine
 from shared.engines.timing import synthetic_feeds
-from shared.specs import ModelDescription, Preprocessing, Resize, Task, TensorInfo
+from shared.specs import ModelDescription, Preprocessing, Resize, TensorInfo
 
 STANDARD_DOMAINS = {"", "ai.onnx", "ai.onnx.ml"}
 BATCH = "batch"
-
-
-class DescribeOrder(msgspec.Struct, frozen=True, kw_only=True):
-    """A file to look at, and what its owner said about it."""
-
-    path: str
-    task_type: Task
-    preprocessing: Preprocessing | None
-    labels: list[str] | None
 
 
 def describe(order: DescribeOrder) -> ModelDescription:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from reporter.write import Written, WriteOrder
+from reporter import WriteOrder, Written
 from shared import child, clock, config, errors, process
 from shared.artifacts import ArtifactStore
 from shared.db import connection, jobs, registry

@@ -6,28 +6,12 @@ from pathlib import Path
 
 import msgspec
 
+from reporter import WriteOrder, Written
 from reporter.render import render
 from shared import child
-from shared.artifacts import ArtifactStore, Stored
+from shared.artifacts import ArtifactStore
 from shared.specs import MeasurementSet
 from shared.verdict.report import build
-
-
-class WriteOrder(msgspec.Struct, frozen=True, kw_only=True):
-    """Which measurements, and where the files go."""
-
-    report_id: str
-    measurements: str
-    store: str
-
-
-class Written(msgspec.Struct, frozen=True, kw_only=True):
-    """A report on disk: its files by name."""
-
-    report_id: str
-    content_sha256: str
-    selected_engine: str | None
-    files: dict[str, Stored]
 
 
 def write(order: WriteOrder) -> Written:
