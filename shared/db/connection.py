@@ -64,11 +64,11 @@ class Database(peewee.SqliteDatabase):
         )
         self._pid = os.getpid()
 
-    def connection(self) -> Any:
-        """The connection of this thread; opening the database in a parent and using it in a fork corrupts it."""
+    def cursor(self, named_cursor: str | None = None) -> Any:
+        """A cursor of this thread's connection; a connection carried across a fork would corrupt the file."""
         if os.getpid() != self._pid:
             raise RuntimeError("the database was opened before a fork; open it in the child")
-        return super().connection()  # type: ignore[no-untyped-call]
+        return super().cursor(named_cursor)
 
 
 def open_db(path: Path) -> None:

@@ -1,0 +1,35 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from shared.db import accounts, connection
+
+
+@pytest.fixture
+def db_file(tmp_path: Path) -> Iterator[Path]:
+    """A migrated, opened, empty database."""
+    path = tmp_path / "db" / "cv-platform.db"
+    connection.migrate(path)
+    connection.open_db(path)
+    yield path
+    connection.database.close()
+
+
+@pytest.fixture
+def admin(db_file: Path) -> accounts.Account:
+    """An administrator (with a hash that no password matches)."""
+    return accounts.add_user("root", "unusable", "admin")
+
+
+def eventually(check: Callable[[], object], within_s: float = 10.0) -> None:
+    """Poll until `check()` is true; fails after `within_s`."""
+    end = time.monotonic() + within_s
+    while not check():
+        assert time.monotonic() < end, f"not within {within_s} s"
+        time.sleep(0.02)

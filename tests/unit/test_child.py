@@ -1,0 +1,95 @@
+"""The pipe between a job's parent and its child: answers, refusals, deaths, limits, and nobody left behind."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import msgspec
+import psutil
+import pytest
+
+from shared import child, errors
+from tests.conftest import eventually
+
+MODULE = "tests.unit.child_that"
+LIMITS = child.Limits(wall_s=20)
+
+
+class Order(msgspec.Struct):
+    act: str
+    argument: str = ""
+
+
+def run(act: str, argument: str = "", **more: object) -> object:
+    return child.run(MODULE, Order(act, argument), dict, **({"limits": LIMITS} | more))
+
+
+def test_a_result_comes_back_and_library_chatter_does_not_spoil_it():
+    assert run("answers", "42") == {"answer": "42"}
+
+
+def test_progress_arrives_in_order():
+    seen: list[dict[str, int]] = []
+    run("counts", "5", on_progress=seen.append)
+    assert seen == [{"n": n} for n in range(5)]
+
+
+def test_a_large_result_passes():
+    assert len(run("answers", "x" * 50_000)["answer"]) == 50_000
+
+
+def test_a_refusal_is_raised_as_what_it_was():
+    with pytest.raises(errors.BadModel, match="no good"):
+        run("refuses", "no good")
+
+
+def test_an_exception_is_a_death_with_its_last_words():
+    with pytest.raises(child.ChildDied, match=r"exit code 1.*ZeroDivisionError"):
+        run("crashes")
+
+
+def test_a_signal_is_named():
+    with pytest.raises(child.ChildDied, match="SIGSEGV"):
+        run("segfaults")
+
+
+def test_garbage_on_the_pipe_is_a_death():
+    with pytest.raises(child.ChildDied, match="cannot be read"):
+        run("babbles")
+
+
+def test_time_is_bounded():
+    started = time.monotonic()
+    with pytest.raises(errors.DeadlineExceeded, match="longer than"):
+        run("sleeps", limits=child.Limits(wall_s=0.5))
+    assert time.monotonic() - started < 10
+
+
+def test_memory_is_bounded():
+    with pytest.raises(errors.TooLarge, match="memory"):
+        run("hogs", limits=child.Limits(wall_s=20, memory_mb=512))
+
+
+def test_file_size_is_bounded(tmp_path: Path):
+    with pytest.raises(child.ChildDied):
+        run("writes", str(tmp_path / "big"), limits=child.Limits(wall_s=20, file_mb=1))
+    assert (tmp_path / "big").stat().st_size <= 1024 * 1024
+
+
+def test_an_interruption_ends_child_and_grandchild(tmp_path: Path):
+    pids = tmp_path / "pids"
+    with pytest.raises(child.Interrupted, match="enough"):
+        run("forks", str(pids), interrupted=lambda: "enough" if pids.exists() else None)
+    for pid in map(int, pids.read_text().split()):
+        eventually(lambda pid=pid: not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie")
+
+
+def test_a_child_may_inherit_a_descriptor(tmp_path: Path):
+    fd = os.open(tmp_path, os.O_RDONLY)
+    try:
+        assert run("has_fd", str(fd), pass_fds=[fd]) == {"open": True}
+        assert run("has_fd", str(fd)) == {"open": False}
+    finally:
+        os.close(fd)

@@ -1,0 +1,181 @@
+"""Settings, ids, locks, errors, artifacts: the ground everything stands on."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared import config, errors, ids, process, specs
+from shared.artifacts import ArtifactStore
+from shared.db import connection
+
+
+def test_the_seeds_names_and_defaults():
+    settings = config.load({})
+    assert (settings.max_gpu_workers, settings.inference_workers, settings.log_level) == (2, 10, "info")
+    assert settings.port == 8080
+    assert settings.db_file == Path("data/db/cv-platform.db").absolute()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PORT", "x"),
+        ("PORT", "0"),
+        ("PORT", "65536"),
+        ("MAX_GPU_WORKERS", "3"),
+        ("LOG_LEVEL", "loud"),
+        ("TLS_ENABLED", "maybe"),
+        ("TLS_ENABLED", "true"),
+        ("QUEUE_TIMEOUT_S", "-1"),
+        ("INFERENCE_WORKERS", "0"),
+    ],
+)
+def test_a_bad_setting_stops_the_start_and_names_itself(name: str, value: str):
+    with pytest.raises(config.BadSetting) as bad:
+        config.load({name: value})
+    assert bad.value.code == 64
+    assert name in bad.value.message or "TLS_CERT" in bad.value.message
+
+
+def test_a_socket_path_that_is_too_long_is_refused():
+    with pytest.raises(config.BadSetting, match="64") as bad:
+        config.load({"DATA_DIR": "/" + "d" * 100})
+    assert "RUN_DIR" in bad.value.message
+
+
+@given(st.integers(1, 64), st.integers(0, 64))
+def test_the_farm_has_every_thread_once(workers: int, processes: int):
+    farm = config.load({"INFERENCE_WORKERS": str(workers), "INFERENCE_PROCESSES": str(processes)}).inference_farm
+    assert sum(farm) == workers
+    assert min(farm) >= 1
+    assert max(farm) - min(farm) <= 1
+
+
+def test_every_setting_is_described():
+    assert all(meaning for _, _, _, meaning in config.in_force({}))
+
+
+@given(st.text())
+def test_a_request_id_is_the_clients_only_if_it_is_sane(offered: str):
+    given_back = ids.request_id(offered)
+    assert given_back == offered or given_back.startswith("req_")
+    assert len(given_back) <= 64
+    assert given_back.isprintable()
+
+
+def test_ids_of_one_prefix_sort_by_age():
+    made = [ids.new_id("x").split("_")[1][:12] for _ in range(50)]
+    assert made == sorted(made)
+
+
+def test_every_error_code_is_one_class():
+    tree = errors._tree(errors.AppError)
+    assert len({cls.code for cls in tree}) == len(tree)
+    again = errors.from_code("queue_full", "wait", retry_after_s=3)
+    assert isinstance(again, errors.QueueFull)
+    assert again.retry_after_s == 3
+
+
+def test_a_lock_is_free_when_its_holder_was_killed(tmp_path: Path):
+    path = tmp_path / "a.lock"
+    code = "import sys, time; from shared.process import FileLock; from pathlib import Path\n"
+    code += "lock = FileLock(Path(sys.argv[1])).acquire(); print('held', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        assert not process.is_free(path)
+        with pytest.raises(process.Locked):
+            process.FileLock(path).acquire(patience_s=0.1)
+        holder.kill()
+    assert process.is_free(path)
+
+
+def test_a_lock_handed_to_a_child_outlives_our_copy(tmp_path: Path):
+    lock = process.FileLock(tmp_path / "slot.lock").acquire()
+    with subprocess.Popen(["sleep", "60"], pass_fds=[lock.fd]) as child:
+        lock.release()
+        assert not process.is_free(tmp_path / "slot.lock")
+        child.kill()
+    assert process.is_free(tmp_path / "slot.lock")
+
+
+def test_a_published_file_is_whole_and_named_by_its_hash(tmp_path: Path):
+    store = ArtifactStore(tmp_path)
+    with store.stage() as staging:
+        staging.write(b"hello ")
+        staging.write(b"world")
+        assert not store.path(hashlib.sha256(b"hello world").hexdigest()).exists()
+        stored = staging.publish()
+    assert store.path(stored.sha256).read_bytes() == b"hello world"
+    assert stored.size_bytes == 11
+    assert store.put(b"hello world") == stored
+    assert list((tmp_path / "staging").iterdir()) == []
+
+
+def test_an_interrupted_upload_leaves_nothing(tmp_path: Path):
+    store = ArtifactStore(tmp_path)
+    with pytest.raises(ZeroDivisionError), store.stage() as staging:
+        staging.write(b"half")
+        raise ZeroDivisionError
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "", "A" * 64, "0" * 63, "0" * 64 + "\n"])
+def test_only_a_hash_names_a_file(tmp_path: Path, name: str):
+    with pytest.raises(errors.NotFound):
+        ArtifactStore(tmp_path).path(name)
+
+
+def test_a_newer_or_missing_schema_is_refused(tmp_path: Path):
+    path = tmp_path / "db.sqlite"
+    with pytest.raises(connection.SchemaMismatch, match="cvp migrate"):
+        connection.open_db(path)
+    connection.migrate(path)
+    with connection.write():
+        connection.database.execute_sql("INSERT INTO schema_migration (name, applied) VALUES ('9999_later', '2030')")
+    connection.database.close()
+    for open_it in (connection.open_db, connection.migrate):
+        with pytest.raises(connection.SchemaMismatch, match="newer version"):
+            open_it(path)
+    connection.database.close()
+
+
+def test_an_old_sqlite_is_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(connection, "sqlite_version", lambda: (3, 51, 2))
+    with pytest.raises(connection.SchemaMismatch, match="can corrupt"):
+        connection.require_safe_sqlite()
+
+
+def test_a_write_is_immediate_and_rolls_back(db_file: Path):
+    with pytest.raises(ZeroDivisionError), connection.write():
+        connection.database.execute_sql("UPDATE revisions SET value = 7")
+        raise ZeroDivisionError
+    with connection.read():
+        rows = connection.database.execute_sql("SELECT sum(value) FROM revisions").fetchone()
+    assert rows == (0,)
+
+
+def test_the_database_is_not_carried_across_a_fork(db_file: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    with pytest.raises(RuntimeError, match="fork"):
+        connection.database.execute_sql("SELECT 1")
+
+
+def test_the_contract_hash_depends_on_every_field_and_nothing_else():
+    plain = specs.Preprocessing(resize=specs.Resize(height=8, width=8))
+    assert plain.hash == specs.Preprocessing(resize=specs.Resize(width=8, height=8)).hash
+    changed = [
+        specs.Preprocessing(resize=specs.Resize(height=8, width=9)),
+        specs.Preprocessing(resize=plain.resize, color="L"),
+        specs.Preprocessing(resize=plain.resize, mean=(0.5,)),
+        specs.Preprocessing(resize=plain.resize, scores="probabilities"),
+    ]
+    assert len({contract.hash for contract in [plain, *changed]}) == 5

@@ -1,0 +1,212 @@
+"""The order of jobs (pure), the state machine, and the schema that forbids the impossible."""
+
+from __future__ import annotations
+
+import itertools
+
+import msgspec
+import peewee
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared import clock, errors
+from shared.db import accounts, connection, jobs, tables
+from shared.specs import BenchmarkSpec, ConvertSpec
+
+NOW = 10_000_000
+
+tickets = st.lists(
+    st.builds(
+        dict,
+        lane=st.sampled_from(["accelerator", "cpu", "report"]),
+        status=st.sampled_from(["queued", "queued", "running"]),
+        isolation=st.sampled_from(["exclusive", "shared"]),
+        priority=st.integers(-3, 3),
+        ordered_at_ms=st.integers(0, NOW),
+        not_before_ms=st.sampled_from([0, 0, NOW + 1]),
+    ).map(lambda row: row if row["lane"] == "accelerator" else row | {"isolation": "shared"}),
+    max_size=8,
+).map(lambda rows: [msgspec.convert(row | {"id": f"job_{i}"}, jobs.Ticket) for i, row in enumerate(rows)])
+
+
+@given(tickets, st.sampled_from(["accelerator", "cpu", "report"]))
+def test_what_is_picked_may_start(open_jobs, lane):
+    chosen = jobs.pick(open_jobs, lane, NOW)
+    running = [job for job in open_jobs if job.status == "running"]
+    if chosen is None:
+        return
+    assert chosen.lane == lane
+    assert chosen.status == "queued"
+    assert chosen.not_before_ms <= NOW
+    assert not any(job.isolation == "exclusive" for job in running)
+    if chosen.isolation == "exclusive":
+        assert not running
+
+
+@given(tickets)
+def test_an_idle_platform_starts_something(open_jobs):
+    waiting = [job for job in open_jobs if job.status == "queued" and job.not_before_ms <= NOW]
+    if waiting and not any(job.status == "running" for job in open_jobs):
+        assert any(jobs.pick(open_jobs, lane, NOW) for lane in ("accelerator", "cpu", "report"))
+
+
+@given(tickets, st.randoms())
+def test_the_order_of_rows_does_not_matter(open_jobs, random):
+    shuffled = random.sample(open_jobs, len(open_jobs))
+    assert jobs.pick(open_jobs, "accelerator", NOW) == jobs.pick(shuffled, "accelerator", NOW)
+
+
+@given(tickets)
+def test_nothing_younger_overtakes_a_waiting_exclusive_job(open_jobs):
+    head = jobs._head(open_jobs, "accelerator", NOW)
+    other = jobs.pick(open_jobs, "cpu", NOW)
+    if head and head.isolation == "exclusive" and other:
+        assert other.ordered_at_ms <= head.ordered_at_ms
+
+
+def ticket(name: str, **changes: object) -> jobs.Ticket:
+    plain = {
+        "id": name,
+        "lane": "accelerator",
+        "status": "queued",
+        "isolation": "shared",
+        "priority": 0,
+        "ordered_at_ms": 0,
+        "not_before_ms": 0,
+    }
+    return msgspec.convert(plain | changes, jobs.Ticket)
+
+
+def test_priority_goes_first_and_age_catches_up():
+    urgent_ms, old_ms = jobs.AGEING_MS, 0
+    old, urgent = ticket("old", ordered_at_ms=old_ms), ticket("urgent", ordered_at_ms=urgent_ms - 1, priority=1)
+    assert jobs.pick([old, urgent], "accelerator", NOW) == urgent
+    late = ticket("late", ordered_at_ms=urgent_ms + 1, priority=1)
+    assert jobs.pick([old, late], "accelerator", NOW) == old
+
+
+@pytest.fixture
+def queued(admin: accounts.Account) -> str:
+    with connection.write():
+        return jobs.insert("benchmark", BenchmarkSpec(model_id="m"), user_id=admin.id, isolation="exclusive")
+
+
+def claim(worker: str = "benchmarker-0") -> jobs.Claimed:
+    seen = jobs.peek("accelerator", clock.now_ms() + 60_000)
+    assert seen is not None
+    job = jobs.claim("accelerator", worker, clock.now_ms() + 60_000, seen.id)
+    assert job is not None
+    return job
+
+
+def status(job_id: str) -> str:
+    return str(tables.Job.get_by_id(job_id).status)
+
+
+def test_a_claimed_job_is_claimed_once(queued: str):
+    seen = jobs.peek("accelerator", clock.now_ms())
+    assert seen is not None
+    assert seen.id == queued
+    assert claim().attempt == 1
+    assert jobs.claim("accelerator", "benchmarker-1", clock.now_ms(), queued) is None
+
+
+def test_finishing_commits_the_results_with_it(queued: str):
+    job = claim()
+    with pytest.raises(ZeroDivisionError):
+        jobs.finish(job, lambda: 1 / 0)
+    assert status(queued) == "running"
+    jobs.finish(job, lambda: None)
+    assert status(queued) == "completed"
+
+
+@pytest.mark.parametrize("late", ["finish", "fail", "cancelled", "progress", "put_back"])
+def test_a_worker_that_was_given_up_changes_nothing(queued: str, late: str):
+    zombie = claim()
+    assert jobs.recover(lambda worker: True, clock.now_ms()) == [(queued, "queued")]
+    again = claim("benchmarker-1")
+    assert again.attempt == 2
+    before = tables.Job.select().where(tables.Job.id == queued).dicts().get()
+    writes = {
+        "finish": lambda: jobs.finish(zombie, lambda: pytest.fail("results of a zombie were written")),
+        "fail": lambda: jobs.fail(zombie, "late"),
+        "cancelled": lambda: jobs.cancelled(zombie),
+        "progress": lambda: jobs.report_progress(zombie, {"fraction": 1}),
+        "put_back": lambda: jobs.put_back(zombie),
+    }
+    with pytest.raises(jobs.Fenced):
+        writes[late]()
+    assert tables.Job.select().where(tables.Job.id == queued).dicts().get() == before
+
+
+def test_a_job_that_kills_its_workers_is_given_up(queued: str):
+    for attempt in itertools.count(1):
+        assert claim().attempt == attempt
+        ((_, now),) = jobs.recover(lambda worker: True, clock.now_ms())
+        if now == "failed":
+            break
+    assert attempt == 3
+    assert "3 times" in tables.Job.get_by_id(queued).error
+
+
+def test_a_live_worker_keeps_its_job(queued: str):
+    claim()
+    assert jobs.recover(lambda worker: False, clock.now_ms()) == []
+
+
+def test_putting_back_does_not_count_as_an_attempt(queued: str):
+    jobs.put_back(claim())
+    assert claim().attempt == 1
+
+
+def test_cancel_of_a_queued_and_of_a_running_job(queued: str):
+    with connection.write():
+        assert jobs.request_cancel(queued) == "queued"
+    assert status(queued) == "cancelled"
+    with connection.write(), pytest.raises(errors.Conflict):
+        jobs.request_cancel(queued)
+
+
+def test_cancel_of_a_running_job_reaches_its_worker(queued: str):
+    job = claim()
+    assert not jobs.report_progress(job, {})
+    with connection.write():
+        assert jobs.request_cancel(queued) == "running"
+    assert jobs.report_progress(job, {})
+    jobs.cancelled(job)
+    assert status(queued) == "cancelled"
+
+
+def test_the_queue_has_an_end(admin: accounts.Account):
+    with connection.write():
+        for _ in range(3):
+            jobs.insert("convert", ConvertSpec(model_id="m"), user_id=admin.id, limit=3)
+        with pytest.raises(errors.QueueFull) as full:
+            jobs.insert("convert", ConvertSpec(model_id="m"), user_id=admin.id, limit=3)
+    assert full.value.retry_after_s
+
+
+@pytest.mark.parametrize(
+    "impossible",
+    [
+        {"status": "running"},
+        {"status": "running", "worker": "w"},
+        {"status": "completed"},
+        {"status": "failed", "finished_at_ms": 1},
+        {"status": "nonsense"},
+        {"worker": "w"},
+        {"attempt": -1},
+        {"spec": "no json"},
+    ],
+)
+def test_the_schema_forbids_the_impossible(queued: str, impossible: dict[str, object]):
+    assignments = ", ".join(f"{name} = ?" for name in impossible)
+    with pytest.raises(peewee.IntegrityError), connection.write():
+        connection.database.execute_sql(f"UPDATE jobs SET {assignments} WHERE id = ?", [*impossible.values(), queued])
+
+
+def test_tables_and_schema_have_the_same_columns(db_file):
+    for table in tables.Table.__subclasses__():
+        columns = {column.name for column in connection.database.get_columns(table._meta.table_name)}
+        assert columns == set(table._meta.columns), table
