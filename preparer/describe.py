@@ -34,8 +34,10 @@ def describe(order: DescribeOrder) -> ModelDescription:
     inputs = [_tensor(value) for value in _true_inputs(model.graph)]
     preprocessing, notes = _contract(order, inputs, model)
     inputs = [_sized(info, preprocessing) for info in inputs]
-    dynamic = all(isinstance(info.shape[0], str) for info in inputs if info.shape)
-    outputs = _try_out(path, inputs, dynamic, notes)
+    declared_free = all(isinstance(info.shape[0], str) for info in inputs)
+    outputs, dynamic = _try_out(path, inputs, declared_free, notes)
+    if not dynamic:
+        inputs = [msgspec.structs.replace(info, shape=[_fixed(info), *info.shape[1:]]) for info in inputs]
     _check_labels(order, outputs)
     return ModelDescription(
         inputs=inputs,
@@ -194,23 +196,35 @@ def _sized(info: TensorInfo, contract: Preprocessing | None) -> TensorInfo:
     return msgspec.structs.replace(info, shape=shape)
 
 
-def _try_out(path: Path, inputs: list[TensorInfo], dynamic: bool, notes: list[str]) -> list[TensorInfo]:
-    engine = engine_class("onnxruntime")(path, threads=1)
-    with engine:
-        for batch in (1, 2) if dynamic else (1,):
-            outputs = _run(engine, inputs, batch)
-        if not all(np.isfinite(value).all() for value in outputs.values() if value.dtype.kind == "f"):
+def _try_out(
+    path: Path, inputs: list[TensorInfo], declared_free: bool, notes: list[str]
+) -> tuple[list[TensorInfo], bool]:
+    """Run it; returns the outputs as they came and whether the batch really is free."""
+    with engine_class("onnxruntime")(path, threads=1) as engine:
+        try:
+            values = engine.infer(synthetic_feeds(inputs, 1, seed=0))
+        except errors.AppError as error:
+            raise errors.BadModel(f"The model does not run: {error.message}") from error
+        dynamic = declared_free and _runs_at_two(engine, inputs, notes)
+        if not all(np.isfinite(value).all() for value in values.values() if value.dtype.kind == "f"):
             notes.append("On seeded random input the model gives NaN or infinite values.")
-        return [_named_batch(info, outputs[info.name], dynamic) for info in engine.outputs]
+        return [_named_batch(info, values[info.name], dynamic) for info in engine.outputs], dynamic
 
 
-def _run(engine: Engine, inputs: list[TensorInfo], batch: int) -> dict[str, np.ndarray]:
+def _runs_at_two(engine: Engine, inputs: list[TensorInfo], notes: list[str]) -> bool:
     try:
-        outputs: dict[str, np.ndarray] = engine.infer(synthetic_feeds(inputs, batch, seed=0))
-        return outputs
-    except errors.AppError as error:
-        hint = " Its batch axis is declared free; export it with a batch that really is." if batch > 1 else ""
-        raise errors.BadModel(f"The model does not run at batch {batch}: {error.message}{hint}") from error
+        engine.infer(synthetic_feeds(inputs, 2, seed=0))
+    except errors.AppError:
+        notes.append(
+            "The batch axis is declared free, but the model does not run at batch 2; it is treated as fixed at 1. "
+            "Export it with a dynamic batch to serve it faster."
+        )
+        return False
+    return True
+
+
+def _fixed(info: TensorInfo) -> int:
+    return info.shape[0] if isinstance(info.shape[0], int) else 1
 
 
 def _named_batch(info: TensorInfo, value: np.ndarray, dynamic: bool) -> TensorInfo:

@@ -68,7 +68,7 @@ class Database(peewee.SqliteDatabase):
         """A cursor of this thread's connection; a connection carried across a fork would corrupt the file."""
         if os.getpid() != self._pid:
             raise RuntimeError("the database was opened before a fork; open it in the child")
-        return super().cursor(named_cursor)
+        return super().cursor(named_cursor)  # type: ignore[no-untyped-call]
 
 
 def open_db(path: Path) -> None:
