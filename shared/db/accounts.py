@@ -8,7 +8,7 @@ import msgspec
 import peewee
 
 from shared import clock, errors, ids
-from shared.db import connection
+from shared.db import connection, pages
 from shared.db.registry import bump
 from shared.db.tables import ApiKey, Session, User
 
@@ -28,6 +28,21 @@ def account(user_id: str) -> Account | None:
     with connection.read():
         row = User.get_or_none((User.id == user_id) & User.deleted_at_ms.is_null())
     return None if row is None else _account(row)
+
+
+def users(*, limit: int, cursor: str | None) -> pages.Page[User]:
+    """Users that are not deleted, newest first."""
+    return pages.page(User.select().where(User.deleted_at_ms.is_null()), User.id, limit, cursor)
+
+
+def user(user_id: str) -> User:
+    """The row of a user.
+
+    Raises:
+        errors.NotFound: No such user.
+    """
+    with connection.read():
+        return _live(user_id)
 
 
 def by_name(username: str) -> tuple[Account, str] | None:
@@ -149,6 +164,12 @@ def key_user(key_sha256: str) -> tuple[Account, int | None] | None:
         return None
     owner = account(row.user_id)
     return None if owner is None else (owner, row.expires_at_ms)
+
+
+def keys(user_id: str, *, limit: int, cursor: str | None) -> pages.Page[ApiKey]:
+    """The user's keys that are not revoked, newest first."""
+    query = ApiKey.select().where((ApiKey.user_id == user_id) & ApiKey.revoked_at_ms.is_null())
+    return pages.page(query, ApiKey.id, limit, cursor)
 
 
 def revoke_key(key_id: str, user_id: str) -> None:

@@ -13,7 +13,7 @@ import msgspec
 import peewee
 
 from shared import clock, errors, ids
-from shared.db import connection
+from shared.db import connection, pages
 from shared.db.tables import Job, JobEvent
 from shared.specs import LANE_OF, JobKind, JobStatus, Lane
 
@@ -119,6 +119,37 @@ def insert(
     ).execute()
     _note(job_id, 0, "queued")
     return job_id
+
+
+def find(job_id: str) -> Job:
+    """The row of a job.
+
+    Raises:
+        errors.NotFound: No such job.
+    """
+    with connection.read():
+        row = Job.get_or_none(Job.id == job_id)
+    if row is None:
+        raise errors.NotFound(f"There is no job {job_id[:80]!r}; GET /api/v1/jobs lists them.")
+    return row
+
+
+def history(job_id: str) -> list[JobEvent]:
+    """What happened to a job, oldest first."""
+    with connection.read():
+        return list(JobEvent.select().where(JobEvent.job_id == job_id).order_by(JobEvent.id))
+
+
+def listing(
+    *, kind: JobKind | None = None, status: JobStatus | None = None, limit: int, cursor: str | None
+) -> pages.Page[Job]:
+    """Jobs, newest first; None filters nothing."""
+    query = Job.select()
+    if kind is not None:
+        query = query.where(Job.kind == kind)
+    if status is not None:
+        query = query.where(Job.status == status)
+    return pages.page(query, Job.id, limit, cursor)
 
 
 def peek(lane: Lane, now_ms: int) -> Ticket | None:

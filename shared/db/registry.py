@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import msgspec
 
-from shared import clock, errors
+from shared import clock, errors, ids
 from shared.artifacts import Stored
-from shared.db import connection
+from shared.db import connection, pages
 from shared.db.tables import Artifact, Deployment, Model, Revision
 from shared.specs import EngineName, ModelDescription, Precision, Preprocessing, Task, TensorInfo
 
@@ -57,6 +57,35 @@ def keep_artifact(stored: Stored, store: Literal["models", "datasets", "reports"
     Artifact.insert(
         sha256=stored.sha256, store=store, size_bytes=stored.size_bytes, created_at_ms=clock.now_ms()
     ).on_conflict_ignore().execute()
+
+
+def add_model(stored: Stored, user_id: str, **fields: Any) -> str:
+    """Insert an uploaded model that waits for its check, inside the caller's `write()`; returns its id."""
+    model_id = ids.new_id("mdl")
+    Model.insert(
+        id=model_id,
+        model_type="custom",
+        status="converting",
+        file_sha256=stored.sha256,
+        file_size=stored.size_bytes,
+        created_by=user_id,
+        created_at_ms=clock.now_ms(),
+        **fields,
+    ).execute()
+    bump("models")
+    return model_id
+
+
+def models(
+    *, name: str | None = None, task_type: Task | None = None, status: str | None = None, limit: int, cursor: str | None
+) -> pages.Page[Model]:
+    """Models that are not deleted, newest first; None filters nothing."""
+    query = Model.select().where(Model.deleted_at_ms.is_null())
+    wanted = ((Model.name, name), (Model.task_type, task_type), (Model.status, status))
+    for column, value in wanted:
+        if value is not None:
+            query = query.where(column == value)
+    return pages.page(query, Model.id, limit, cursor)
 
 
 def model(model_id: str) -> Model:

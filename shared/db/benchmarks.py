@@ -1,0 +1,111 @@
+"""Benchmarks and reports as the API lists them: a job, its model, and the report once there is one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import peewee
+
+from shared import clock, errors, ids
+from shared.db import connection, jobs, pages, registry
+from shared.db.tables import Benchmark, BenchmarkResult, Job, Model, Report
+from shared.specs import BenchmarkSpec, JobStatus
+
+
+def order(spec: BenchmarkSpec, user_id: str, limit: int) -> str:
+    """Insert the benchmark and its job inside the caller's `write()`; returns their id.
+
+    Raises:
+        errors.NotFound: No such model.
+        errors.Conflict: The model is not ready.
+        errors.QueueFull: `limit` jobs are waiting already.
+    """
+    registry.described(registry.model(spec.model_id))
+    benchmark_id = jobs.insert(
+        "benchmark", spec, user_id=user_id, job_id=ids.new_id("job"), isolation=spec.isolation, limit=limit
+    )
+    Benchmark.insert(id=benchmark_id, model_id=spec.model_id, user_id=user_id, created_at_ms=clock.now_ms()).execute()
+    return benchmark_id
+
+
+def find(benchmark_id: str) -> Any:
+    """The job row with `model_id` and `report_id` beside it.
+
+    Raises:
+        errors.NotFound: No such benchmark.
+    """
+    with connection.read():
+        row = _rows().where(Job.id == benchmark_id).first()
+    if row is None:
+        raise errors.NotFound(f"There is no benchmark {benchmark_id[:80]!r}; GET /api/v1/benchmark lists them.")
+    return row
+
+
+def listing(
+    *, model_id: str | None = None, status: JobStatus | None = None, limit: int, cursor: str | None
+) -> pages.Page[Any]:
+    """Rows like those of `find`, newest first."""
+    query = _rows()
+    if model_id is not None:
+        query = query.where(Benchmark.model_id == model_id)
+    if status is not None:
+        query = query.where(Job.status == status)
+    return pages.page(query, Job.id, limit, cursor)
+
+
+def results(benchmark_ids: list[str]) -> list[Any]:
+    """The figures of every candidate of these benchmarks, with the benchmark's model, state and age; newest first.
+
+    A benchmark without figures yet is one row whose candidate columns are None.
+    """
+    query = (
+        Job.select(
+            Job.id,
+            Benchmark.model_id,
+            Model.name.alias("model_name"),
+            Job.status.alias("job_status"),
+            Job.created_at_ms,
+            BenchmarkResult,
+        )
+        .join(Benchmark, on=(Benchmark.id == Job.id))
+        .join(Model, on=(Model.id == Benchmark.model_id))
+        .join(BenchmarkResult, peewee.JOIN.LEFT_OUTER, on=(BenchmarkResult.benchmark_id == Job.id))
+        .where(Job.id.in_(benchmark_ids))
+        .order_by(Job.id.desc(), BenchmarkResult.id)
+    )
+    with connection.read():
+        return list(query.dicts())
+
+
+def report(report_id: str) -> Report:
+    """The row of a report.
+
+    Raises:
+        errors.NotFound: No such report.
+    """
+    with connection.read():
+        row = Report.get_or_none(Report.id == report_id)
+    if row is None:
+        raise errors.NotFound(f"There is no report {report_id[:80]!r}; GET /api/v1/reports lists them.")
+    return row
+
+
+def reports(
+    *, model_id: str | None = None, benchmark_id: str | None = None, limit: int, cursor: str | None
+) -> pages.Page[Report]:
+    """Reports, newest first."""
+    query = Report.select()
+    if model_id is not None:
+        query = query.where(Report.model_id == model_id)
+    if benchmark_id is not None:
+        query = query.where(Report.benchmark_id == benchmark_id)
+    return pages.page(query, Report.id, limit, cursor)
+
+
+def _rows() -> Any:
+    return (
+        Job.select(Job, Benchmark.model_id, Report.id.alias("report_id"))
+        .join(Benchmark, on=(Benchmark.id == Job.id))
+        .join(Report, peewee.JOIN.LEFT_OUTER, on=(Report.benchmark_id == Job.id))
+        .objects()
+    )
