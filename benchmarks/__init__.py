@@ -1,0 +1,1 @@
+"""Measurements of the platform itself, kept out of the test suite: `make bench`."""

@@ -1,0 +1,305 @@
+"""`make bench`: the platform's own figures beside their goals, measured on a platform of its own in a temporary folder.
+
+A figure short of its goal makes the run fail, unless `docs/KNOWN_GAPS.md` has a heading with the figure's name.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import msgspec
+import onnx
+import psutil
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import models
+from shared import config
+from shared.db import connection, registry
+from shared.runtime import Runtime, Serving
+
+ROOT = Path(__file__).parents[1]
+DIGITS = ROOT / "examples" / "digits"
+GAPS = ROOT / "docs" / "KNOWN_GAPS.md"
+MB = 1024 * 1024
+UPLOAD_BYTES = 1_000_000_000
+LATENCY_CALLS, LATENCY_ROUNDS = 200, 5
+CLIENTS, LOAD_S = 100, 30
+READY_WITHIN_S = 300.0
+
+
+class Figure(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of the table. No goal means the figure is only printed."""
+
+    name: str
+    value: float
+    unit: str
+    goal: float | None = None
+    at_most: bool = True
+    note: str = ""
+
+    @property
+    def met(self) -> bool:
+        """Whether the goal, if any, is reached."""
+        if self.goal is None:
+            return True
+        return self.value <= self.goal if self.at_most else self.value >= self.goal
+
+
+class Platform:
+    """A running platform in a folder of its own."""
+
+    def __init__(self, data_dir: Path, port: int) -> None:
+        self.env = os.environ | {"DATA_DIR": str(data_dir), "PORT": str(port)}
+        self.settings = config.load(self.env)
+        self.up_s = self._up()
+        key = self._python("-m", "gateway.admin", "key", "admin", "bench").strip().splitlines()[-1]
+        self.headers = {"Authorization": f"Bearer {key}"}
+        self.http = httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", headers=self.headers, timeout=600)
+
+    def _up(self) -> float:
+        started = time.monotonic()
+        self._python("-m", "console.cli", "up")
+        return time.monotonic() - started
+
+    def _python(self, *arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            env=self.env,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        if done.returncode:
+            raise SystemExit(f"{' '.join(arguments)} failed:\n{done.stdout}{done.stderr}")
+        return done.stdout
+
+    def down(self) -> None:
+        """Stop every process."""
+        self._python("-m", "console.cli", "down")
+
+    def processes(self) -> dict[str, list[psutil.Process]]:
+        """Live processes by service module (`gateway`, `inferencer`, ...), children of jobs included."""
+        found: dict[str, list[psutil.Process]] = {}
+        data_dir = str(self.settings.root)
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get("DATA_DIR") != data_dir or process.pid == os.getpid():
+                    continue
+                line = process.cmdline()
+            except (psutil.AccessDenied, psutil.NoSuchProcess):
+                continue
+            name = line[line.index("-m") + 1].split(".")[0] if "-m" in line else "supervisord"
+            found.setdefault(name, []).append(process)
+        return found
+
+    def upload(self, path: Path, **fields: str) -> str:
+        """Upload a model; returns its id."""
+        data = {"name": path.stem, "task_type": "classification"} | fields
+        with path.open("rb") as file:
+            answer = self.http.post("/models", data=data, files={"file": (path.name, file)})
+        answer.raise_for_status()
+        return str(answer.json()["id"])
+
+    def wait(self, path: str, until: Callable[[dict[str, object]], object]) -> dict[str, object]:
+        """Poll a resource until it is as wished."""
+        end = time.monotonic() + READY_WITHIN_S
+        while time.monotonic() < end:
+            answer = self.http.get(path)
+            answer.raise_for_status()
+            body: dict[str, object] = answer.json()
+            if body.get("status") in ("failed", "cancelled"):
+                raise SystemExit(f"{path}: {body}")
+            if until(body):
+                return body
+            time.sleep(0.1)
+        raise SystemExit(f"{path} was not ready within {READY_WITHIN_S:g} s")
+
+    def ready(self, model_id: str) -> str:
+        """Wait until a model is ready; returns its id."""
+        self.wait(f"/models/{model_id}", lambda body: body["status"] == "ready")
+        return model_id
+
+
+@contextmanager
+def platform() -> Iterator[Platform]:
+    """A platform that is gone, with its data, afterwards."""
+    with tempfile.TemporaryDirectory(prefix="cvp-bench-") as folder:
+        running = Platform(Path(folder), models.free_port())
+        try:
+            yield running
+        finally:
+            running.down()
+
+
+def start_time(running: Platform) -> list[Figure]:
+    """From `cvp up` on an empty folder to ready."""
+    return [Figure(name="cvp up to ready", value=running.up_s, unit="s", goal=15)]
+
+
+def memory(running: Platform) -> list[Figure]:
+    """Proportional set size of all processes after a prediction and a benchmark."""
+    model_id = running.ready(running.upload(DIGITS / "digits.onnx", **models.digits_facts()))
+    predict(running, model_id, next((DIGITS / "held-out").glob("*.png")).read_bytes())
+    order = {"model_id": model_id, "num_iterations": 100, "max_seconds": 5}
+    answer = running.http.post("/benchmark", json=order)
+    answer.raise_for_status()
+    running.wait(f"/benchmark/{answer.json()['id']}", lambda body: body.get("report_id"))
+    parts = {
+        name: sum(process.memory_full_info().pss for process in group) / MB
+        for name, group in running.processes().items()
+    }
+    note = ", ".join(f"{name} {pss:.0f}" for name, pss in sorted(parts.items(), key=lambda part: -part[1]))
+    return [Figure(name="memory of the platform", value=sum(parts.values()), unit="MB (PSS)", goal=1536, note=note)]
+
+
+def predict(running: Platform, model_id: str, image: bytes) -> dict[str, object]:
+    """One prediction over HTTP."""
+    answer = running.http.post(
+        f"/inference/predict?model_id={model_id}", content=image, headers={"Content-Type": "image/png"}
+    )
+    answer.raise_for_status()
+    body: dict[str, object] = answer.json()
+    return body
+
+
+def added_latency(running: Platform) -> list[Figure]:
+    """HTTP prediction less a bare run of the same decode and engine, interleaved, one client."""
+    model_id = str(running.http.get("/models?name=digits").json()["items"][0]["id"])
+    image = next((DIGITS / "held-out").glob("*.png")).read_bytes()
+    connection.open_db(running.settings.db_file)
+    entry = registry.catalog_entry(model_id)
+    assert entry is not None
+    runtime = Runtime(Serving.of(entry, running.settings.models))
+    runtime.activate()
+    bare: list[float] = []
+    served: list[float] = []
+    for _ in range(LATENCY_ROUNDS):
+        served += timed(lambda: predict(running, model_id, image))
+        bare += timed(lambda: runtime.present(runtime.infer(runtime.decode([image])), 1, 5, False))
+    runtime.deactivate()
+    connection.database.close()
+    added = statistics.median(served) - statistics.median(bare)
+    spread = statistics.quantiles(served, n=20)
+    note = f"bare {statistics.median(bare):.2f}, served {statistics.median(served):.2f} (P95 {spread[18]:.2f}) ms"
+    return [Figure(name="added latency of a prediction", value=added, unit="ms (median)", goal=3, note=note)]
+
+
+def timed(call: Callable[[], object]) -> list[float]:
+    """Milliseconds of `LATENCY_CALLS` calls, after a few that do not count."""
+    for _ in range(10):
+        call()
+    taken = []
+    for _ in range(LATENCY_CALLS):
+        started = time.perf_counter_ns()
+        call()
+        taken.append((time.perf_counter_ns() - started) / 1e6)
+    return taken
+
+
+def null_model(running: Platform) -> list[Figure]:
+    """100 keep-alive clients against a model that costs nothing; wrk is the load generator."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "null.onnx"
+        path.write_bytes(models.null_model().SerializeToString())
+        model_id = running.ready(running.upload(path))
+    image = io.BytesIO()
+    Image.new("RGB", (16, 16), (200, 100, 50)).save(image, "PNG")
+    predict(running, model_id, image.getvalue())
+    report = models.wrk(
+        f"http://127.0.0.1:{running.settings.port}/api/v1/inference/predict?model_id={model_id}",
+        headers=running.headers | {"Content-Type": "image/png"},
+        body=image.getvalue(),
+        clients=CLIENTS,
+        seconds=LOAD_S,
+    )
+    return [
+        Figure(name="null model, 100 clients", value=report.requests_per_s, unit="requests/s", note=report.note),
+        Figure(name="null model, errors", value=report.errors, unit=f"of {report.requests}", goal=0),
+    ]
+
+
+def big_upload(running: Platform) -> list[Figure]:
+    """1 GB through the gateway, watching its memory."""
+    (gateway,) = running.processes()["gateway"]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "big.onnx"
+        _write_big(path)
+        before = gateway.memory_full_info().uss
+        with models.Peak(lambda: gateway.memory_full_info().uss) as peak:
+            started = time.monotonic()
+            model_id = running.upload(path)
+            took = time.monotonic() - started
+    running.ready(model_id)
+    grown = (peak.highest - before) / MB
+    note = f"{UPLOAD_BYTES / 1e6 / took:.0f} MB/s, then checked and ready in {time.monotonic() - started - took:.0f} s"
+    running.http.delete(f"/models/{model_id}").raise_for_status()
+    return [Figure(name="gateway growth, 1 GB upload", value=grown, unit="MB", goal=100, note=note)]
+
+
+def _write_big(path: Path) -> None:
+    """A valid model of `UPLOAD_BYTES` bytes: an image's mean plus the mean of a great many weights."""
+    count = UPLOAD_BYTES // 4 - 1024
+    weights = TensorProto(name="weights", data_type=TensorProto.FLOAT, dims=[count], raw_data=bytes(4 * count))
+    graph = helper.make_graph(
+        [
+            helper.make_node("ReduceMean", ["image", "axes"], ["mean"], keepdims=0),
+            helper.make_node("ReduceMean", ["weights"], ["offset"], keepdims=0),
+            helper.make_node("Add", ["mean", "offset"], ["scores"]),
+        ],
+        "big",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, 16, 16])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", 3])],
+        [weights, numpy_helper.from_array(models.SPATIAL, "axes")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+
+
+def known_gaps() -> set[str]:
+    """Names of the figures that are known to be short: headings of `docs/KNOWN_GAPS.md`."""
+    return set(re.findall(r"^#+ (.+)$", GAPS.read_text(), re.MULTILINE)) if GAPS.exists() else set()
+
+
+def show(figures: list[Figure]) -> bool:
+    """Print the table; returns whether every goal is met or its gap is known."""
+    gaps = known_gaps()
+    table = Table(
+        "figure", "measured", "goal", "", "remarks", title=f"{os.cpu_count()} cores, {time.strftime('%F %H:%M')}"
+    )
+    for figure in figures:
+        goal = "" if figure.goal is None else f"{'≤' if figure.at_most else '≥'} {figure.goal:g}"
+        verdict = (
+            "" if figure.goal is None else "met" if figure.met else "known gap" if figure.name in gaps else "SHORT"
+        )
+        table.add_row(figure.name, f"{figure.value:,.4g} {figure.unit}", goal, verdict, figure.note)
+    Console(width=150).print(table)
+    return all(figure.met or figure.name in gaps for figure in figures)
+
+
+def main() -> None:
+    """Measure everything, one after the other."""
+    figures: list[Figure] = []
+    with platform() as running:
+        for part in (start_time, memory, added_latency, null_model, big_upload):
+            figures += part(running)
+            print(f"{figures[-1].name}: {figures[-1].value:.4g} {figures[-1].unit}", flush=True)
+    sys.exit(0 if show(figures) else 1)
+
+
+if __name__ == "__main__":
+    main()
