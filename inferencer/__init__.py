@@ -1,0 +1,1 @@
+"""The service that runs models: requests from the broker in, predictions out."""

@@ -1,0 +1,1 @@
+"""Images in, tensors out, scores in, classes out."""

@@ -1,0 +1,148 @@
+"""What waits in this process: requests a model, handed to free threads in batches that wait for nobody."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from shared.clock import Deadline, Monotonic
+from shared.wire.messages import Assign
+
+LOAD_LIMIT_S = 120.0
+"""How long loading a model may take before the process counts as stuck."""
+
+
+class Request(NamedTuple):
+    """An assignment, its blobs, and the moment it arrived here."""
+
+    assign: Assign
+    blobs: Sequence[bytes | memoryview]
+    arrived_s: float
+
+    @property
+    def images(self) -> int:
+        """Its share of a batch; the rows of a JSON document are not known before it is read and count as one."""
+        return len(self.blobs) if self.assign.form == "images" else 1
+
+    @property
+    def deadline(self) -> Deadline:
+        """When its answer is of no use any more."""
+        return Deadline.after_ms(self.assign.ttl_ms, self.arrived_s)
+
+
+class Load(NamedTuple):
+    """A model to load before its requests can run; end it with `loaded`."""
+
+    model_id: str
+
+
+class Batch(NamedTuple):
+    """Requests of one model to run together; end it with `finished`."""
+
+    model_id: str
+    requests: list[Request]
+
+
+class Batcher:
+    """A queue a model. It grows no longer than the credit this process gave the broker.
+
+    Thread-safe; `room` is called with the lock held and must return at once.
+
+    Args:
+        at_once: Batches that may be under way together: more would only take turns on the cores of this process.
+        room: The most images a model takes in one call, or None while it is not loaded.
+        clock: Seconds, monotonic.
+    """
+
+    def __init__(self, at_once: int, room: Callable[[str], int | None], clock: Monotonic = time.monotonic) -> None:
+        self._at_once = at_once
+        self._room = room
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._lanes: dict[str, deque[Request]] = {}
+        self._loading: dict[str, float] = {}
+        self._running: list[Batch] = []
+        self._closed = False
+
+    def put(self, assign: Assign, blobs: Sequence[bytes | memoryview]) -> None:
+        """Queue a request; it arrives now."""
+        with self._changed:
+            self._lanes.setdefault(assign.model_id, deque()).append(Request(assign, blobs, self._clock()))
+            self._changed.notify()
+
+    def take(self, timeout_s: float | None = None) -> Load | Batch | None:
+        """The next work, oldest request first; None after `timeout_s` without any, or once closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._work() is not None, timeout_s)
+            model_id = None if self._closed else self._work()
+            if model_id is None:
+                return None
+            room = self._room(model_id)
+            if room is None:
+                self._loading[model_id] = self._clock()
+                return Load(model_id)
+            batch = Batch(model_id, self._cut(model_id, room))
+            self._running.append(batch)
+            return batch
+
+    def finished(self, batch: Batch) -> None:
+        """A batch is done with; somebody else may start."""
+        with self._changed:
+            self._running = [other for other in self._running if other is not batch]
+            self._changed.notify()
+
+    def loaded(self, model_id: str, *, usable: bool) -> list[Request]:
+        """A load is over; if the model did not come up, everything that waited for it is given back to be refused."""
+        with self._changed:
+            del self._loading[model_id]
+            self._changed.notify_all()
+            return [] if usable else list(self._lanes.pop(model_id, ()))
+
+    def expired(self) -> list[Request]:
+        """Take out what waited beyond its deadline."""
+        now_s = self._clock()
+        with self._changed:
+            late = [request for lane in self._lanes.values() for request in lane if request.deadline.passed(now_s)]
+            for model_id in {request.assign.model_id for request in late}:
+                keep = [request for request in self._lanes.pop(model_id) if not request.deadline.passed(now_s)]
+                if keep:
+                    self._lanes[model_id] = deque(keep)
+        return late
+
+    def stuck(self) -> bool:
+        """Whether something under way is beyond every deadline."""
+        now_s = self._clock()
+        with self._changed:
+            return any(now_s > started_s + LOAD_LIMIT_S for started_s in self._loading.values()) or any(
+                all(request.deadline.passed(now_s) for request in batch.requests) for batch in self._running
+            )
+
+    def close(self) -> None:
+        """Let every `take` return None."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def _work(self) -> str | None:
+        """The model whose turn it is: the oldest request that can be started now, loading included."""
+        for model_id in sorted(self._lanes, key=lambda model_id: self._lanes[model_id][0].arrived_s):
+            if model_id in self._loading:
+                continue
+            if len(self._running) < self._at_once or self._room(model_id) is None:
+                return model_id
+        return None
+
+    def _cut(self, model_id: str, room: int) -> list[Request]:
+        """The head of a lane and the company that fits; a request marked `alone` has none."""
+        lane = self._lanes[model_id]
+        batch = [lane.popleft()]
+        room -= batch[0].images
+        while lane and not batch[0].assign.alone and not lane[0].assign.alone and lane[0].images <= room:
+            room -= lane[0].images
+            batch.append(lane.popleft())
+        if not lane:
+            del self._lanes[model_id]
+        return batch

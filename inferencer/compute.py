@@ -1,0 +1,148 @@
+"""A batch of requests through a runtime: each gets exactly one answer, and one bad image fails nobody else."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from inferencer.batcher import Request
+from shared import errors
+from shared.clock import Monotonic
+from shared.engines import Tensor
+from shared.runtime import Runtime, rows
+from shared.wire.messages import Done, Failed
+
+logger = logging.getLogger(__name__)
+
+Feeds = dict[str, Tensor]
+
+
+class Answer(NamedTuple):
+    """A message to the broker with its blobs."""
+
+    message: Done | Failed
+    blobs: list[bytes]
+
+
+class _Ready(NamedTuple):
+    """A request whose input is a tensor."""
+
+    request: Request
+    feeds: Feeds
+
+
+class _Ran(NamedTuple):
+    """What the engine made of a request."""
+
+    request: Request
+    outputs: Feeds | Exception
+    rows: int
+    batch_size: int
+    """Rows of all requests in the same engine call."""
+    inference_ms: float
+
+
+def answer(runtime: Runtime, requests: Sequence[Request], clock: Monotonic) -> Iterator[Answer]:
+    """Decode, run together what fits together, present: one answer a request, in no particular order."""
+    started_s = clock()
+    ready: list[_Ready] = []
+    for request in requests:
+        try:
+            ready.append(_Ready(request, _feeds(runtime, request, started_s)))
+        except Exception as error:
+            yield failed(request, error)
+    decode_ms = (clock() - started_s) * 1000
+    for group in _groups(ready):
+        for ran in _run(runtime, group, clock):
+            yield _presented(runtime, ran, started_s, decode_ms)
+
+
+def failed(request: Request, error: Exception) -> Answer:
+    """The refusal of a request. A failure of ours is logged with its trace, and shown as one sentence if unexpected."""
+    assign = request.assign
+    if not isinstance(error, errors.AppError) or error.status == 500:
+        logger.error("request %s failed", assign.request_id, exc_info=error, extra={"model_id": assign.model_id})
+    if not isinstance(error, errors.AppError):
+        error = errors.AppError("The prediction failed unexpectedly; the log of the inferencer has the details.")
+    return Answer(Failed(request_id=assign.request_id, code=error.code, message=error.message), [])
+
+
+def _feeds(runtime: Runtime, request: Request, now_s: float) -> Feeds:
+    """The input tensors of one request.
+
+    Raises:
+        errors.DeadlineExceeded: It waited too long.
+        errors.InvalidInput: An image or the tensors cannot be used.
+    """
+    if request.deadline.passed(now_s):
+        raise errors.DeadlineExceeded("The request waited too long for its turn; try again when there is less load.")
+    if request.assign.form == "images":
+        return runtime.decode(request.blobs)
+    return runtime.parse_tensors(request.blobs[0])
+
+
+def _groups(ready: Sequence[_Ready]) -> list[list[_Ready]]:
+    """Those whose tensors can be joined along the batch axis, together."""
+    groups: dict[tuple[tuple[str, tuple[int, ...]], ...], list[_Ready]] = {}
+    for one in ready:
+        key = tuple((name, array.shape[1:]) for name, array in sorted(one.feeds.items()))
+        groups.setdefault(key, []).append(one)
+    return list(groups.values())
+
+
+def _run(runtime: Runtime, group: Sequence[_Ready], clock: Monotonic) -> Iterator[_Ran]:
+    """One engine call for a group; if that fails, each of its requests by itself, so that only the guilty fail."""
+    begin_s = clock()
+    deadline = max(one.request.deadline for one in group)
+    counts = [rows(one.feeds) for one in group]
+    try:
+        outputs = runtime.infer(_joined([one.feeds for one in group]), deadline)
+    except Exception as error:
+        if len(group) == 1:
+            yield _Ran(group[0].request, error, counts[0], counts[0], 0.0)
+            return
+        for one in group:
+            yield from _run(runtime, [one], clock)
+        return
+    inference_ms = (clock() - begin_s) * 1000
+    for one, count, part in zip(group, counts, _parted(outputs, counts), strict=True):
+        yield _Ran(one.request, part, count, sum(counts), inference_ms)
+
+
+def _joined(feeds: Sequence[Feeds]) -> Feeds:
+    return feeds[0] if len(feeds) == 1 else {name: np.concatenate([one[name] for one in feeds]) for name in feeds[0]}
+
+
+def _parted(outputs: Feeds, counts: Sequence[int]) -> list[Feeds]:
+    """The rows of each request; a single request gets everything, also what has no rows."""
+    if len(counts) == 1:
+        return [outputs]
+    ends = list(itertools.accumulate(counts))
+    return [
+        {name: array[end - count : end] for name, array in outputs.items()}
+        for end, count in zip(ends, counts, strict=True)
+    ]
+
+
+def _presented(runtime: Runtime, ran: _Ran, started_s: float, decode_ms: float) -> Answer:
+    assign = ran.request.assign
+    try:
+        if isinstance(ran.outputs, Exception):
+            raise ran.outputs
+        body = runtime.present(ran.outputs, ran.rows, assign.top_k, assign.raw_outputs)
+    except Exception as error:
+        return failed(ran.request, error)
+    done = Done(
+        request_id=assign.request_id,
+        engine=runtime.serving.engine,
+        precision=runtime.serving.precision,
+        batch_size=ran.batch_size,
+        queue_ms=round(assign.waited_ms + (started_s - ran.request.arrived_s) * 1000, 3),
+        decode_ms=round(decode_ms, 3),
+        inference_ms=round(ran.inference_ms, 3),
+    )
+    return Answer(done, [body])

@@ -1,0 +1,145 @@
+"""One inference process at work: threads that compute, and a keeper that looks after them."""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from inferencer.batcher import Batch, Batcher, Load
+from inferencer.compute import Answer, answer, failed
+from inferencer.sessions import Sessions
+from shared import errors
+from shared.clock import Monotonic
+from shared.wire.messages import Done, Failed
+
+KEEPER_S = 0.25
+STUCK_S = 30.0
+"""How long work may go on after its deadline before the process gives itself up."""
+FULL_BATCH = 8
+JOIN_S = 5.0
+
+logger = logging.getLogger(__name__)
+
+
+class Delivers(Protocol):
+    """The part of the link the threads use; thread-safe."""
+
+    def deliver(self, message: Done | Failed, blobs: Sequence[bytes]) -> None:
+        """Send an answer to the broker."""
+
+
+def credit(threads: int, at_once: int) -> int:
+    """Requests this process holds at most.
+
+    Two a thread, so that no round trip to the broker leaves one idle, and two full batches for each that may run at
+    once: one that runs, one that waits for it. More would only wait here instead of with the broker, where another
+    process could have taken it.
+    """
+    return max(2 * threads, 2 * at_once * FULL_BATCH)
+
+
+class Worker:
+    """Threads that take work from the batcher and answer it through the link.
+
+    Args:
+        sessions: The models.
+        batcher: The work.
+        link: Takes the answers.
+        clock: Seconds, monotonic.
+        rearm: Puts off the watchdog by `STUCK_S`; it ends the process when nobody does.
+    """
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        batcher: Batcher,
+        link: Delivers,
+        *,
+        clock: Monotonic = time.monotonic,
+        rearm: Callable[[], None] | None = None,
+    ) -> None:
+        self._sessions = sessions
+        self._batcher = batcher
+        self._link = link
+        self._clock = clock
+        self._rearm = rearm or _rearm_watchdog
+        self._closing = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def start(self, threads: int) -> None:
+        """Start the computing threads and the keeper."""
+        jobs = [("keeper", self._keep), *((f"infer-{number}", self._work) for number in range(threads))]
+        self._threads = [threading.Thread(target=target, name=name, daemon=True) for name, target in jobs]
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        """Stop the threads, a few seconds at most, and let go of the models."""
+        self._closing.set()
+        self._batcher.close()
+        end_s = time.monotonic() + JOIN_S
+        for thread in self._threads:
+            thread.join(max(0.0, end_s - time.monotonic()))
+        self._sessions.close()
+
+    def _work(self) -> None:
+        """A thread's life: whatever goes wrong with one piece of work, the next is taken."""
+        while True:
+            work = self._batcher.take()
+            if work is None:
+                return
+            try:
+                self._load(work) if isinstance(work, Load) else self._run(work)
+            except Exception:
+                logger.exception("an inference thread stumbled and goes on")
+
+    def _load(self, load: Load) -> None:
+        failure: Exception | None = None
+        try:
+            self._sessions.load(load.model_id)
+        except Exception as error:
+            logger.warning("model %s cannot be loaded: %s", load.model_id, error)
+            failure = error
+        for request in self._batcher.loaded(load.model_id, usable=failure is None):
+            self._deliver(failed(request, failure or errors.Unavailable("The model is not loaded.")))
+
+    def _run(self, batch: Batch) -> None:
+        """Answer every request of a batch once, come what may."""
+        open_requests = {request.assign.request_id: request for request in batch.requests}
+        try:
+            with self._sessions.use(batch.model_id) as runtime:
+                for result in answer(runtime, batch.requests, self._clock):
+                    self._deliver(result)
+                    del open_requests[result.message.request_id]
+        except Exception as error:
+            for request in open_requests.values():
+                self._deliver(failed(request, error))
+        finally:
+            self._batcher.finished(batch)
+
+    def _deliver(self, result: Answer) -> None:
+        self._link.deliver(result.message, result.blobs)
+
+    def _keep(self) -> None:
+        """Every 250 ms: follow the catalogue, refuse what waited too long, hold off the watchdog while all is well."""
+        while not self._closing.wait(KEEPER_S):
+            try:
+                self._sessions.refresh()
+            except errors.Unavailable as error:
+                logger.warning("the catalogue cannot be read; serving what is loaded: %s", error.message)
+            except Exception:
+                logger.exception("looking at the catalogue failed; serving what is loaded")
+            for request in self._batcher.expired():
+                late = errors.DeadlineExceeded("The request waited too long in the inferencer; try again later.")
+                self._deliver(failed(request, late))
+            if not self._batcher.stuck():
+                self._rearm()
+
+
+def _rearm_watchdog() -> None:
+    """A timer outside the interpreter: it works even if some library never gives the interpreter lock back."""
+    faulthandler.dump_traceback_later(STUCK_S, exit=True)

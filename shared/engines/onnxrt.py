@@ -1,0 +1,112 @@
+"""ONNX Runtime: the engine that serves by default, on the CPU or on CUDA."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import logging
+import re
+from typing import Any, ClassVar
+
+import numpy as np
+
+from shared import errors
+from shared.engines.base import Active, Engine, Feeds, Tensor, axis_name, numpy_dtype
+from shared.specs import Precision, TensorInfo
+
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+FATAL = 4
+"""Log level at which ONNX Runtime is silent: what matters comes as an exception."""
+SPIN_US = 100
+"""How long idle engine threads spin. The default burns a core beside the other processes and serves slower."""
+
+# An Identity model (opset 13, IR 7, float [1]): the smallest thing a session can be made of.
+_IDENTITY = bytes.fromhex(
+    "08073a370a100a017812017922084964656e746974791201695a0f0a0178"
+    "120a0a08080112040a020801620f0a0179120a0a08080112040a02080142040a00100d"
+)
+
+_DTYPES = {
+    "float": "float32",
+    "double": "float64",
+    "float16": "float16",
+    "bool": "bool",
+    **{name: name for name in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")},
+}
+
+logger = logging.getLogger(__name__)
+
+
+class OnnxRuntime(Engine):
+    """One session, called by every thread: `run` is thread-safe and lets go of the interpreter lock."""
+
+    name = "onnxruntime"
+    noise: ClassVar[re.Pattern[str]] = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
+    _session: Any = None
+
+    @classmethod
+    def unavailable(cls, precision: Precision) -> str | None:
+        """Why it cannot run in this precision here; None when it can."""
+        if importlib.util.find_spec("onnxruntime") is None:
+            return "the onnxruntime package is not installed"
+        return None if precision == "fp32" else f"no {precision.upper()} artifact: this version does not make one yet"
+
+    def _activate(self) -> Active:
+        import onnxruntime
+
+        wanted = [CUDA, CPU] if cuda_works() else [CPU]
+        session = onnxruntime.InferenceSession(str(self.artifact), _options(self.threads), providers=wanted)
+        provider = session.get_providers()[0]
+        if provider != wanted[0]:
+            raise errors.EngineUnavailable(f"onnxruntime was asked for {wanted[0]} and came up with {provider}.")
+        self._session = session
+        return Active(
+            inputs=[_info(node) for node in session.get_inputs()],
+            outputs=[_info(node) for node in session.get_outputs()],
+            provider=provider,
+            device="CUDA:0" if provider == CUDA else "CPU",
+        )
+
+    def _infer(self, feeds: Feeds) -> dict[str, Tensor]:
+        arrays = self._session.run(None, feeds)
+        return {info.name: array for info, array in zip(self.outputs, arrays, strict=True)}
+
+    def _deactivate(self) -> None:
+        self._session = None
+
+
+@functools.cache
+def cuda_works() -> bool:
+    """Whether CUDA runs here, asked of a real session: the list of providers names CUDA where no GPU is, too."""
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(FATAL)
+    if CUDA not in onnxruntime.get_available_providers():
+        return False
+    onnxruntime.preload_dlls()  # finds CUDA and cuDNN where pip has put them
+    session = onnxruntime.InferenceSession(_IDENTITY, _options(1), providers=[CUDA, CPU])
+    works = bool(session.get_providers()[0] == CUDA)
+    if not works:
+        logger.warning("onnxruntime is built for CUDA, but CUDA does not start here; it runs on the CPU")
+    return works
+
+
+def _options(threads: int) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = FATAL
+    options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_US))
+    return options
+
+
+def _info(node: Any) -> TensorInfo:
+    kind = _DTYPES.get(node.type.removeprefix("tensor(").removesuffix(")"))
+    dtype = numpy_dtype(node.name, np.dtype(kind) if kind else None)
+    shape = [
+        size if isinstance(size, int) else axis_name(node.name, axis, size) for axis, size in enumerate(node.shape)
+    ]
+    return TensorInfo(name=node.name, dtype=dtype, shape=shape)

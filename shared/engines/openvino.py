@@ -1,0 +1,88 @@
+"""OpenVINO on the CPU."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections import deque
+from typing import Any, ClassVar
+
+import numpy as np
+
+from shared.engines.base import Active, Engine, Feeds, Tensor, axis_name, numpy_dtype
+from shared.specs import Precision, TensorInfo
+
+
+class OpenVino(Engine):
+    """One compiled model with one stream; every thread that is inside `infer` holds an infer request of its own.
+
+    The latency hint gives the model one stream: concurrent calls take turns on it, each with all `threads`.
+    """
+
+    name = "openvino"
+    noise: ClassVar[re.Pattern[str]] = re.compile(
+        r"^(Exception from|Check ').*$|^FrontEnd API failed with .*$", re.MULTILINE
+    )
+
+    _compiled: Any = None
+    _idle: deque[Any]
+
+    @classmethod
+    def unavailable(cls, precision: Precision) -> str | None:
+        """Why it cannot run in this precision here; None when it can."""
+        if importlib.util.find_spec("openvino") is None:
+            return "the openvino package is not installed"
+        return None if precision == "fp32" else f"no {precision.upper()} artifact: this version does not make one yet"
+
+    def _activate(self) -> Active:
+        import openvino
+        from openvino.frontend import FrontEndManager
+
+        # The ONNX front end by name: left to guess, OpenVINO tries every format it knows on the file.
+        frontend = FrontEndManager().load_by_framework("onnx")
+        model = frontend.convert(frontend.load(str(self.artifact)))
+        core = openvino.Core()
+        self._compiled = core.compile_model(model, "CPU", _config(self.threads))
+        self._idle = deque()
+        return Active(
+            inputs=[_info(port) for port in self._compiled.inputs],
+            outputs=[_info(port) for port in self._compiled.outputs],
+            provider=",".join(self._compiled.get_property("EXECUTION_DEVICES")),
+            device="CPU",
+        )
+
+    def _infer(self, feeds: Feeds) -> dict[str, Tensor]:
+        try:
+            request = self._idle.pop()
+        except IndexError:
+            request = self._compiled.create_infer_request()
+        results = request.infer(feeds, share_inputs=True)  # the results are copies
+        self._idle.append(request)  # a request whose inference failed is dropped
+        return {info.name: array for info, array in zip(self.outputs, results.values(), strict=True)}
+
+    def _deactivate(self) -> None:
+        self._idle = deque()
+        self._compiled = None
+
+
+def _config(threads: int) -> dict[str, object]:
+    return {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_PRECISION_HINT": "f32",
+        "EXECUTION_MODE_HINT": "ACCURACY",
+        "ENABLE_CPU_PINNING": False,  # pinned, the processes of one machine all sit on the same cores
+    }
+
+
+def _info(port: Any) -> TensorInfo:
+    name = port.any_name
+    try:
+        dtype: np.dtype[np.generic] | None = np.dtype(port.element_type.to_dtype())
+    except RuntimeError:  # a type without a NumPy counterpart
+        dtype = None
+    shape = [
+        axis_name(name, axis, None) if size.is_dynamic else size.get_length()
+        for axis, size in enumerate(port.partial_shape)
+    ]
+    return TensorInfo(name=name, dtype=numpy_dtype(name, dtype), shape=shape)

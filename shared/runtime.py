@@ -1,0 +1,226 @@
+"""A model made ready to serve: file, contract and engine behind one door, the same wherever models run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from shared import errors
+from shared.clock import Deadline
+from shared.engines import Engine, Feeds, Tensor, check_feeds, describe, engine_class
+from shared.specs import EngineName, Precision, Preprocessing, Task, TensorInfo
+from shared.vision import postprocess, preprocess
+from shared.vision.decode import decode
+
+
+class Serving(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that decides what a model answers. Equal servings answer alike; a new one means loading again."""
+
+    model_id: str
+    name: str
+    task_type: Task
+    onnx: Path
+    inputs: list[TensorInfo]
+    outputs: list[TensorInfo]
+    dynamic_batch: bool
+    preprocessing: Preprocessing | None
+    labels: list[str] | None
+    engine: EngineName
+    precision: Precision
+    batch_size: int
+    """Most images one engine call gets; a model with a fixed batch always gets exactly that."""
+    threads: int
+
+
+class Runtime:
+    """One model on one engine, ready once `activate` returned.
+
+    `activate` and `deactivate` belong to one thread, the rest may be called by several at once.
+
+    Args:
+        serving: What to serve.
+        engine: Runs the model instead of the engine that `serving` names (tests).
+    """
+
+    def __init__(self, serving: Serving, *, engine: Engine | None = None) -> None:
+        self.serving = serving
+        self.batch_size = serving.batch_size
+        self.splits = False
+        """Whether requests may share an engine call: the answers of a batch come apart again, one row an image."""
+        self._engine = engine or engine_class(serving.engine)(
+            serving.onnx, precision=serving.precision, threads=serving.threads
+        )
+
+    def activate(self) -> None:
+        """Check the contract against the model, load it and run it once; a model that cannot run is not served.
+
+        Raises:
+            errors.BadModel: The file, or its contract, does not fit.
+            errors.EngineUnavailable: The engine cannot run here.
+            errors.EngineFailed: It loads and then fails on its first input.
+        """
+        if self.serving.preprocessing is not None:
+            preprocess.check_contract(self.serving.preprocessing, self.serving.inputs)
+        fixed = next(iter(self.serving.inputs[0].shape), None)
+        if isinstance(fixed, int):
+            self.batch_size = fixed
+        self._engine.activate()
+        try:
+            self.splits = self._rehearse()
+        except BaseException:
+            self._engine.deactivate()
+            raise
+
+    def deactivate(self) -> None:
+        """Let go of the model. Nobody may be inside `infer`."""
+        self._engine.deactivate()
+
+    def decode(self, images: Sequence[bytes | memoryview]) -> dict[str, Tensor]:
+        """Image files -> the model's input, one row an image.
+
+        Raises:
+            errors.BadImage: One cannot be decoded, or the model takes no images.
+            errors.TooLarge: One has too many pixels.
+        """
+        contract = self.serving.preprocessing
+        if not images:
+            raise errors.BadImage("The request holds no image; send at least one.")
+        if contract is None:
+            raise errors.BadImage(f"This model takes tensors, not images; send JSON `inputs`: {self._takes()}.")
+        batch = np.empty((len(images), *preprocess.shape(contract)), contract.dtype)
+        for image, row in zip(images, batch, strict=True):
+            preprocess.preprocess(decode(image, contract.color), contract, row)
+        return {self.serving.inputs[0].name: batch}
+
+    def parse_tensors(self, body: bytes | memoryview) -> dict[str, Tensor]:
+        """From the JSON of `inputs`, nested lists or `{name: nested lists}`, to the model's input, batch first.
+
+        Raises:
+            errors.BadTensor: Not JSON, not numbers, or a shape or dtype that does not fit.
+        """
+        try:
+            value = msgspec.json.decode(body)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise errors.BadTensor(f"`inputs` is not JSON: {error}.") from error
+        infos = self.serving.inputs
+        given = value if isinstance(value, dict) else {infos[0].name: value}
+        if set(given) != {info.name for info in infos}:
+            raise errors.BadTensor(f"The model takes {self._takes()}; given {', '.join(map(repr, given))}.")
+        feeds = {info.name: _array(info, given[info.name]) for info in infos}
+        check_feeds(infos, feeds, any_batch=self.splits)
+        if self.splits and len({len(array) for array in feeds.values()}) > 1:
+            raise errors.BadTensor("The inputs must have the same number of rows, one for each image.")
+        return feeds
+
+    def infer(self, feeds: Feeds, deadline: Deadline | None = None) -> dict[str, Tensor]:
+        """Run any number of rows, `batch_size` at a time; no call starts after the deadline.
+
+        Where the model's batch is fixed, the last row is repeated to fill the last call and its extra answers are cut.
+        A model whose outputs do not come apart by rows gets everything in one call.
+
+        Raises:
+            errors.EngineFailed: The engine failed.
+            errors.BadTensor: The rows do not fit.
+            errors.DeadlineExceeded: Time ran out between two calls.
+        """
+        count = rows(feeds)
+        if not self.splits:
+            return self._engine.infer(feeds)
+        parts: list[dict[str, Tensor]] = []
+        for start in range(0, count, self.batch_size):
+            if deadline is not None and deadline.passed():
+                raise errors.DeadlineExceeded(f"{start} of {count} images were done in time; send fewer at once.")
+            parts.append(self._chunk(feeds, start, count))
+        return parts[0] if len(parts) == 1 else _joined(parts)
+
+    def present(self, outputs: Feeds, n: int, top_k: int, raw_outputs: bool) -> bytes:
+        """The JSON of an answer for `n` images: `predictions`, one list an image, and `outputs` where asked for, or
+        where this version has no decoder (detection, a classifier whose first output is not `[n, classes]`).
+
+        Raises:
+            errors.EngineFailed: What would be shown holds NaN or infinity.
+        """
+        scores = outputs[self.serving.outputs[0].name]
+        decoded = self.serving.task_type == "classification" and scores.ndim == 2 and len(scores) == n
+        answer: dict[str, Any] = {"predictions": self._classes(scores, top_k) if decoded else [[] for _ in range(n)]}
+        if raw_outputs or not decoded:
+            for name, array in outputs.items():
+                postprocess.check_finite(name, array)
+            answer["outputs"] = {name: array.tolist() for name, array in outputs.items()}
+        return msgspec.json.encode(answer)
+
+    def _classes(self, scores: Tensor, top_k: int) -> list[list[postprocess.ClassScore]]:
+        contract = self.serving.preprocessing
+        if contract is not None:
+            kind = contract.scores
+        else:  # nothing says what the scores are, but a distribution can be recognised
+            kind = "probabilities" if postprocess.is_distribution(scores) else "logits"
+        return [postprocess.top_k(row, self.serving.labels, top_k) for row in postprocess.confidences(scores, kind)]
+
+    def _chunk(self, feeds: Feeds, start: int, count: int) -> dict[str, Tensor]:
+        chunk = {name: array[start : start + self.batch_size] for name, array in feeds.items()}
+        missing = 0 if self.serving.dynamic_batch else self.batch_size - (min(count, start + self.batch_size) - start)
+        if not missing:
+            return self._engine.infer(chunk)
+        padded = {name: np.concatenate([array, *[array[-1:]] * missing]) for name, array in chunk.items()}
+        return {name: array[: self.batch_size - missing] for name, array in self._engine.infer(padded).items()}
+
+    def _rehearse(self) -> bool:
+        """Run zeros, a full batch of them, and tell whether rows go in and come out one for one."""
+        feeds: dict[str, Tensor] = {}
+        for info in self.serving.inputs:
+            sizes = self._sized(info)
+            if sizes is None:  # an axis beside the batch is open: there is no size to rehearse with
+                return False
+            feeds[info.name] = np.zeros(sizes, info.dtype)
+        arrays = [*feeds.values(), *self._engine.infer(feeds).values()]
+        return all(array.shape[:1] == (self.batch_size,) for array in arrays)
+
+    def _sized(self, info: TensorInfo) -> list[int] | None:
+        """The shape of an input as it will be fed: our batch where that is open, the contract's image."""
+        contract = self.serving.preprocessing
+        batch = [self.batch_size if isinstance(size, str) else size for size in info.shape[:1]]
+        rest = info.shape[1:] if contract is None else preprocess.shape(contract)
+        known = [size for size in (*batch, *rest) if isinstance(size, int)]
+        return known if len(known) == len(info.shape) else None
+
+    def _takes(self) -> str:
+        return ", ".join(f"{info.name!r} {describe(info)}" for info in self.serving.inputs)
+
+
+def rows(feeds: Feeds) -> int:
+    """Length of the first axis, the batch."""
+    array = next(iter(feeds.values()))
+    return array.shape[0] if array.ndim else 1
+
+
+def _joined(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _array(info: TensorInfo, value: object) -> Tensor:
+    """JSON numbers -> an array of the input's dtype.
+
+    Raises:
+        errors.BadTensor: Ragged, not numbers, or numbers the dtype cannot hold.
+    """
+    wanted = f"Input {info.name!r} must be {describe(info)}, as nested lists of numbers"
+    try:
+        given = np.array(value)
+    except (ValueError, OverflowError) as error:
+        raise errors.BadTensor(f"{wanted}; the lists given are ragged or too deep.") from error
+    dtype = np.dtype(info.dtype)
+    if given.dtype.kind not in ("b" if dtype.kind == "b" else "iuf"):
+        raise errors.BadTensor(
+            f"{wanted}; something other than {'booleans' if dtype.kind == 'b' else 'numbers'} was given."
+        )
+    with np.errstate(over="ignore", invalid="ignore"):
+        array = given.astype(dtype)
+    kept = np.isfinite(array) if dtype.kind == "f" else array == given
+    if not np.all(kept):
+        raise errors.BadTensor(f"{wanted}; some of the numbers do not fit that type.")
+    return array

@@ -1,0 +1,126 @@
+"""The preprocessing contract carried out: from decoded images to the model's input tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from shared import errors
+from shared.specs import Preprocessing, Resize, TensorInfo
+
+Pixels = npt.NDArray[np.generic]
+
+_FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+
+
+def check_contract(contract: Preprocessing, inputs: Sequence[TensorInfo]) -> None:
+    """Check that the contract is sound and makes the tensor this model takes.
+
+    Raises:
+        errors.InvalidInput: It contradicts itself.
+        errors.BadModel: The model takes something else.
+    """
+    for field, values in (("mean", contract.mean), ("std", contract.std)):
+        if len(values) not in (1, contract.channels) or not np.isfinite(values).all():
+            raise errors.InvalidInput(
+                f"preprocessing.{field} needs 1 or {contract.channels} finite numbers for {contract.color}."
+            )
+    if 0.0 in contract.std:
+        raise errors.InvalidInput("preprocessing.std must not be 0: pixels are divided by it.")
+    resize = contract.resize
+    if resize.scale_to is not None and resize.scale_to < max(resize.height, resize.width):
+        raise errors.InvalidInput(
+            "preprocessing.resize.scale_to must not be below the height and width that are cut out."
+        )
+    if len(inputs) != 1:
+        raise errors.BadModel(f"A contract for images needs a model with one input; this one has {len(inputs)}.")
+    _check_fits(contract, inputs[0])
+
+
+def _check_fits(contract: Preprocessing, info: TensorInfo) -> None:
+    made = shape(contract)
+    fits = len(info.shape) == 4 and all(
+        isinstance(taken, str) or taken == size for taken, size in zip(info.shape[1:], made, strict=True)
+    )
+    if not fits or info.dtype != contract.dtype:
+        raise errors.BadModel(
+            f"The preprocessing makes {contract.dtype} {['batch', *made]}, "
+            f"the model's input {info.name!r} is {info.dtype} {info.shape}."
+        )
+
+
+def shape(contract: Preprocessing) -> tuple[int, int, int]:
+    """Shape of one image's tensor, without the batch axis."""
+    height, width = contract.resize.height, contract.resize.width
+    planar = contract.layout == "NCHW"
+    return (contract.channels, height, width) if planar else (height, width, contract.channels)
+
+
+def preprocess(image: Image.Image, contract: Preprocessing, out: Pixels | None = None) -> Pixels:
+    """An image as `decode` gives it for the contract's colour -> the tensor of one image, `shape(contract)`.
+
+    The arithmetic is float32, in the order of the formula in `specs.Preprocessing`; the result is rounded to the
+    contract's dtype. It is written into `out` if given: one row of a batch.
+    """
+    tensor = np.empty(shape(contract), dtype=contract.dtype) if out is None else out
+    planes = tensor if contract.layout == "NCHW" else tensor.transpose(2, 0, 1)
+    small = resized(image, contract.resize)
+    values = np.asarray(small).reshape(small.height, small.width, contract.channels)
+    means = np.broadcast_to(np.array(contract.mean, np.float32), contract.channels)
+    stds = np.broadcast_to(np.array(contract.std, np.float32), contract.channels)
+    for channel, plane in enumerate(planes):
+        source = contract.channels - 1 - channel if contract.color == "BGR" else channel
+        scaled = values[..., source] * np.float32(contract.scale)
+        scaled -= means[channel]
+        scaled /= stds[channel]
+        plane[...] = _rounded(scaled) if contract.dtype == "uint8" else scaled
+    return tensor
+
+
+def _rounded(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    return np.clip(np.rint(values), 0, 255)
+
+
+def resized(image: Image.Image, resize: Resize) -> Image.Image:
+    """The image at the contract's height and width."""
+    size = (resize.width, resize.height)
+    if resize.mode == "letterbox":
+        return _letterbox(image, resize)
+    if resize.mode == "shorter_side":
+        return image.resize(size, _FILTERS[resize.interpolation], box=_crop_box(image.size, resize))
+    return image if image.size == size else image.resize(size, _FILTERS[resize.interpolation])
+
+
+def _crop_box(size: tuple[int, int], resize: Resize) -> tuple[float, float, float, float]:
+    """The part of the source that scaling the shorter side and cutting out the centre would keep.
+
+    Sizes and offsets are rounded as torchvision's Resize and CenterCrop do. Only the part is ever scaled, so an image
+    of 1 x 50,000,000 pixels costs no more than another.
+    """
+    goal = resize.scale_to or max(resize.height, resize.width)
+    shorter = min(size)
+    scaled = [goal if side == shorter else int(goal * side / shorter) for side in size]
+    kept = (resize.width, resize.height)
+    starts = [round((length - keep) / 2.0) for length, keep in zip(scaled, kept, strict=True)]
+    edges = [
+        (start * side / length, (start + keep) * side / length)
+        for start, keep, side, length in zip(starts, kept, size, scaled, strict=True)
+    ]
+    (left, right), (top, bottom) = edges
+    return left, top, right, bottom
+
+
+def _letterbox(image: Image.Image, resize: Resize) -> Image.Image:
+    ratio = min(resize.width / image.width, resize.height / image.height)
+    width, height = (max(1, round(side * ratio)) for side in image.size)
+    inner = image.resize((width, height), _FILTERS[resize.interpolation])
+    canvas = Image.new(image.mode, (resize.width, resize.height), (resize.pad,) * len(image.getbands()))
+    canvas.paste(inner, ((resize.width - width) // 2, (resize.height - height) // 2))
+    return canvas
