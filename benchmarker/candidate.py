@@ -1,0 +1,62 @@
+"""One launch of one candidate in a process of its own: load, warm up, measure, leave."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from benchmarker import Launched, LaunchOrder
+from shared import child
+from shared.engines import engine_class
+from shared.engines.timing import measure, synthetic_feeds
+from shared.specs import Block
+
+_STATUS = Path("/proc/self/status")
+
+
+def launch(order: LaunchOrder) -> Launched:
+    """Run the order in this process.
+
+    `load_ms` includes the import of the engine's library: a cold start. `cpu_util_pct` covers warm-up and
+    block, which make the same calls.
+
+    Raises:
+        errors.AppError: The engine is not there, refuses the model or fails on it.
+    """
+    candidate = order.candidate
+    feeds = synthetic_feeds(order.inputs, candidate.batch_size, order.seed)
+    engine = engine_class(candidate.engine)(
+        Path(order.artifact), precision=candidate.precision, threads=candidate.threads
+    )
+    begin = time.perf_counter()
+    with engine:
+        load_ms = (time.perf_counter() - begin) * 1000
+        cpu_ns, wall_ns = time.process_time_ns(), time.perf_counter_ns()
+        timing = measure(
+            engine, feeds, warmup_least=order.warmup_least, calls=order.calls, max_seconds=order.max_seconds
+        )
+        cpu_ns, wall_ns = time.process_time_ns() - cpu_ns, time.perf_counter_ns() - wall_ns
+        block = Block(
+            round=order.round,
+            load_ms=load_ms,
+            warmup_calls=timing.warmup_calls,
+            steady=timing.steady,
+            latencies_ns=timing.latencies_ns,
+            elapsed_ns=timing.elapsed_ns,
+            cpu_util_pct=100 * cpu_ns / wall_ns,
+            memory_mb=peak_memory_mb(_STATUS.read_text()),
+        )
+        return Launched(block=block, provider=engine.provider, device=engine.device)
+
+
+def peak_memory_mb(status: str) -> float:
+    """Peak resident memory from the text of `/proc/self/status`.
+
+    `getrusage` would not do: a process inherits the `ru_maxrss` of the one it was forked from.
+    """
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) / 1024
+
+
+if __name__ == "__main__":
+    child.main(LaunchOrder, lambda order, report: launch(order))

@@ -1,0 +1,163 @@
+"""Measures the candidates of an order: interleaved launches, one process alive at a time, failures kept apart."""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+from benchmarker import Launched, LaunchOrder, MeasureOrder
+from benchmarker.candidates import Planned, candidates
+from benchmarker.conditions import disturbances, read
+from benchmarker.host import system_info
+from shared import child, clock, config, engines, errors
+from shared.specs import Block, Candidate, MeasurementSet, Series
+
+__all__ = ["MeasureOrder", "launch", "run", "schedule", "share"]
+
+LAUNCH_SLACK_S = 120.0
+"""What a launch may take beside its warm-up and its measured block: start, load, the last call."""
+GIVE_UP_AFTER = 2
+"""Failed launches after which a candidate that never succeeded is not tried again."""
+SHARED = "Measured with isolation `shared`: another job may have run beside it."
+
+Launch = Callable[[LaunchOrder, float], Launched]
+
+
+class LaunchFailed(Exception):
+    """A launch without a result; the message is a sentence for the report."""
+
+
+def launch(order: LaunchOrder, limit_s: float, module: str = "benchmarker.candidate") -> Launched:
+    """Run one candidate in a process of its own and end that process, whatever became of it.
+
+    Raises:
+        LaunchFailed: It refused, crashed, was killed, or had no result after `limit_s`.
+    """
+    try:
+        return child.run(module, order, Launched, limits=child.Limits(wall_s=limit_s))
+    except (errors.AppError, child.ChildDied) as failure:
+        raise LaunchFailed(str(failure)) from failure
+
+
+def run(order: MeasureOrder, progress: child.Report, launch: Launch = launch) -> MeasurementSet:
+    """Measure. A candidate that crashes, hangs or runs out of memory is a failed candidate; the others go on.
+
+    Args:
+        order: The benchmark.
+        progress: Told after each launch: `fraction`, `candidate`, `round`, `rounds`, and `p50_ms` or `failure`.
+        launch: Runs one candidate; replaced by tests.
+
+    Raises:
+        errors.BadModel: The model file is gone.
+    """
+    artifact = Path(order.artifact)
+    if not artifact.is_file():
+        raise errors.BadModel("The model file is gone. Upload the model again.")
+    planned = candidates(
+        order.config,
+        order.model.inputs,
+        dynamic_batch=order.dynamic_batch,
+        cores=config.cores(),
+        unavailable=engines.unavailable,
+    )
+    before = read()
+    runs = _measure(order, planned, progress, launch)
+    return MeasurementSet(
+        id=order.id,
+        created_at=clock.iso(clock.now_ms()),
+        model=order.model,
+        config=order.config,
+        system=system_info(),
+        conditions=[*([SHARED] if order.config.isolation == "shared" else []), *disturbances(before, read())],
+        series=[each.series(artifact.stat().st_size) for each in runs],
+    )
+
+
+def schedule(runnable: Sequence[Candidate], rounds: int, seed: int) -> list[tuple[int, Candidate]]:
+    """Who runs when, as `(round, candidate)`: every candidate once a round, in an order drawn anew for each round.
+
+    Whatever drifts during the run (heat, neighbours) then hits all candidates alike.
+    """
+    draw = random.Random(seed)
+    return [(at, candidate) for at in range(rounds) for candidate in draw.sample(runnable, len(runnable))]
+
+
+def share(total: int, rounds: int, at: int) -> int:
+    """The part of `total` that falls to round `at` (from 0), as even as whole numbers go."""
+    return total // rounds + (1 if at < total % rounds else 0)
+
+
+def _measure(order: MeasureOrder, planned: Sequence[Planned], progress: child.Report, launch: Launch) -> list[_Run]:
+    rounds = min(order.rounds, order.config.num_iterations)
+    runs = {plan.candidate: _Run(plan) for plan in planned}
+    turns = schedule([plan.candidate for plan in planned if plan.unavailable is None], rounds, order.config.seed)
+    for done, (at, candidate) in enumerate(turns, start=1):
+        if runs[candidate].hopeless:
+            continue
+        outcome = runs[candidate].launch(_launch_order(order, candidate, at, rounds), launch)
+        where = {"fraction": done / len(turns), "candidate": candidate.key, "round": at + 1, "rounds": rounds}
+        progress(where | outcome)
+    return list(runs.values())
+
+
+def _launch_order(order: MeasureOrder, candidate: Candidate, at: int, rounds: int) -> LaunchOrder:
+    spec = order.config
+    return LaunchOrder(
+        candidate=candidate,
+        round=at + 1,
+        artifact=order.artifact,
+        inputs=order.model.inputs,
+        seed=spec.seed,
+        calls=share(spec.num_iterations, rounds, at),
+        warmup_least=spec.num_warmup,
+        max_seconds=spec.max_seconds / rounds,
+    )
+
+
+class _Run:
+    """What has come of one candidate so far."""
+
+    def __init__(self, plan: Planned) -> None:
+        self._plan = plan
+        self._blocks: list[Block] = []
+        self._failures: list[str] = []
+        self._provider: str | None = None
+        self._device: str | None = None
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether more launches would only cost time."""
+        return not self._blocks and len(self._failures) >= GIVE_UP_AFTER
+
+    def launch(self, order: LaunchOrder, launch: Launch) -> dict[str, object]:
+        """Run it once more and keep what comes; returns the outcome for the progress line."""
+        try:
+            launched = launch(order, LAUNCH_SLACK_S + 2 * order.max_seconds)
+        except LaunchFailed as failure:
+            self._failures.append(str(failure))
+            return {"failure": str(failure)}
+        self._blocks.append(launched.block)
+        self._provider, self._device = launched.provider, launched.device
+        return {"p50_ms": statistics.median(launched.block.latencies_ns) / 1e6}
+
+    def series(self, artifact_bytes: int) -> Series:
+        """All there is, for the measurement set."""
+        status, reason = self._outcome()
+        return Series(
+            candidate=self._plan.candidate,
+            status=status,
+            reason=reason,
+            provider=self._provider,
+            device=self._device,
+            artifact_bytes=artifact_bytes,
+            blocks=self._blocks,
+            failures=self._failures,
+        )
+
+    def _outcome(self) -> tuple[Literal["measured", "unavailable", "failed"], str | None]:
+        if self._plan.unavailable is not None:
+            return "unavailable", self._plan.unavailable
+        return ("measured", None) if self._blocks else ("failed", self._failures[-1])

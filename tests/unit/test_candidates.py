@@ -1,0 +1,87 @@
+"""Candidates: every combination once, in the order's own order, and a reason for each that cannot run."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarker.candidates import Planned, candidates
+from shared.specs import ENGINES, BenchmarkSpec, EngineName, Precision, TensorInfo
+
+
+def image(*shape: int | str) -> list[TensorInfo]:
+    return [TensorInfo(name="image", dtype="float32", shape=list(shape))]
+
+
+def everywhere(engine: EngineName, precision: Precision) -> str | None:
+    return None
+
+
+def cpu_only(engine: EngineName, precision: Precision) -> str | None:
+    if engine in ("tensorrt", "pytorch"):
+        return f"the {engine} package is not installed"
+    return None if precision == "fp32" else f"no {precision.upper()} artifact"
+
+
+def plan(spec: BenchmarkSpec, *, dynamic: bool = True, axis: int | str = "batch", cores: int = 2) -> list[Planned]:
+    return candidates(spec, image(axis, 1, 8, 8), dynamic_batch=dynamic, cores=cores, unavailable=cpu_only)
+
+
+def keys(planned: list[Planned]) -> dict[str, str | None]:
+    return {each.candidate.key: each.unavailable for each in planned}
+
+
+def test_the_default_order_on_a_cpu() -> None:
+    assert keys(plan(BenchmarkSpec(model_id="m"))) == {
+        "onnxruntime/fp32/b1/t2/i1": None,
+        "onnxruntime/fp32/b8/t2/i1": None,
+        "openvino/fp32/b1/t2/i1": None,
+        "openvino/fp32/b8/t2/i1": None,
+        "tensorrt/fp32/b1/t2/i1": "the tensorrt package is not installed",
+        "tensorrt/fp32/b8/t2/i1": "the tensorrt package is not installed",
+        "pytorch/fp32/b1/t2/i1": "the pytorch package is not installed",
+        "pytorch/fp32/b8/t2/i1": "the pytorch package is not installed",
+    }
+
+
+def test_a_precision_without_artifact_is_listed_with_its_reason() -> None:
+    spec = BenchmarkSpec(model_id="m", engines=("onnxruntime",), precisions=("int8", "fp32"), batch_sizes=(1,))
+    assert keys(plan(spec)) == {"onnxruntime/int8/b1/t2/i1": "no INT8 artifact", "onnxruntime/fp32/b1/t2/i1": None}
+
+
+def test_a_fixed_batch_allows_only_itself() -> None:
+    spec = BenchmarkSpec(model_id="m", engines=("onnxruntime",), batch_sizes=(1, 4))
+    one, four = keys(plan(spec, dynamic=False, axis=4)).values()
+    assert four is None
+    assert one is not None
+    assert "batch_sizes [4]" in one
+
+
+def test_a_batch_axis_that_is_open_in_name_only_counts_as_one() -> None:
+    spec = BenchmarkSpec(model_id="m", engines=("onnxruntime",), batch_sizes=(1, 4))
+    one, four = keys(plan(spec, dynamic=False, axis="batch")).values()
+    assert one is None
+    assert four is not None
+
+
+def test_more_threads_than_cores_are_not_measured() -> None:
+    spec = BenchmarkSpec(model_id="m", engines=("openvino",), batch_sizes=(1,), threads=(1, 2, 3))
+    assert keys(plan(spec)) == {
+        "openvino/fp32/b1/t1/i1": None,
+        "openvino/fp32/b1/t2/i1": None,
+        "openvino/fp32/b1/t3/i1": "only 2 cores are there; order at most 2 threads",
+    }
+
+
+@given(
+    engines=st.lists(st.sampled_from(ENGINES), min_size=1, max_size=8),
+    batches=st.lists(st.integers(1, 256), min_size=1, max_size=16),
+    threads=st.lists(st.integers(1, 8), min_size=1, max_size=8),
+)
+def test_each_combination_comes_once_in_the_order_given(
+    engines: list[EngineName], batches: list[int], threads: list[int]
+) -> None:
+    spec = BenchmarkSpec(model_id="m", engines=tuple(engines), batch_sizes=tuple(batches), threads=tuple(threads))
+    planned = candidates(spec, image("n", 3, 4, 4), dynamic_batch=True, cores=8, unavailable=everywhere)
+    got = [(each.candidate.engine, each.candidate.batch_size, each.candidate.threads) for each in planned]
+    assert len(set(got)) == len(got)
+    assert set(got) == {(e, b, t) for e in engines for b in batches for t in threads}
+    assert got == sorted(got, key=lambda c: (engines.index(c[0]), batches.index(c[1]), threads.index(c[2])))
