@@ -56,9 +56,12 @@ class OpenVino(Engine):
             request = self._idle.pop()
         except IndexError:
             request = self._compiled.create_infer_request()
-        results = request.infer(feeds, share_inputs=True)  # the results are copies
+        # Not the synchronous `infer`: with one thread (2026.4) it swallows failures and returns uninitialised memory.
+        request.start_async(feeds, share_inputs=True)
+        request.wait()
+        arrays = list(request.results.values())  # copies
         self._idle.append(request)  # a request whose inference failed is dropped
-        return {info.name: array for info, array in zip(self.outputs, results.values(), strict=True)}
+        return {info.name: array for info, array in zip(self.outputs, arrays, strict=True)}
 
     def _deactivate(self) -> None:
         self._idle = deque()
