@@ -1,0 +1,1 @@
+"""The way between processes: typed messages over ZeroMQ sockets on this machine."""

@@ -7,14 +7,18 @@ Times travel as *remaining* milliseconds: monotonic clocks do not cross processe
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
 PROTOCOL = b"cvp/1"
 
 HEARTBEAT_S = 1.0
 DEAD_AFTER_S = 15.0
+
+Name = Annotated[str, Meta(max_length=256)]
+"""Ids, topics and the like. Bounded, so that a header the broker writes anew stays as small as the one it read."""
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag=True, omit_defaults=True):
@@ -27,21 +31,25 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag=True
 class Submit(Message, frozen=True, kw_only=True):
     """One prediction request. Blobs: the images (`form="images"`) or one JSON document of inputs (`form="tensors"`)."""
 
-    request_id: str
-    model_id: str
+    request_id: Name
+    model_id: Name
     form: Literal["images", "tensors"]
     queue_ttl_ms: float
     inference_ttl_ms: float
     top_k: int = 5
     raw_outputs: bool = False
-    traceparent: str = ""
+    traceparent: Name = ""
 
 
 class Publish(Message, frozen=True, kw_only=True):
     """Ask the broker to send an event to every subscriber; also the doorbell of the jobs (`doorbell.<lane>`)."""
 
-    topic: str
+    topic: Name
     body: dict[str, Any] = {}
+
+
+DOORBELL = "doorbell."
+"""`doorbell.<lane>` is the topic that tells the idle workers of a job lane to look into the database."""
 
 
 class AskStatus(Message, frozen=True, kw_only=True):
@@ -54,7 +62,7 @@ class AskStatus(Message, frozen=True, kw_only=True):
 class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One live inferencer as the broker sees it."""
 
-    worker_id: str
+    worker_id: Name
     busy: int
     credit: int
     silent_ms: float
@@ -64,7 +72,7 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
 class Status(Message, frozen=True, kw_only=True):
     """The inference lane now. `boot_id` changes when the broker restarted, and with it everything it knew is gone."""
 
-    boot_id: str
+    boot_id: Name
     depth: int
     depth_limit: int
     queued_bytes: int
@@ -82,7 +90,7 @@ class Status(Message, frozen=True, kw_only=True):
 class LoadedModel(msgspec.Struct, frozen=True, kw_only=True):
     """A model an inferencer holds in memory."""
 
-    model_id: str
+    model_id: Name
     engine: str
     precision: str
     batch_size: int
@@ -92,8 +100,8 @@ class LoadedModel(msgspec.Struct, frozen=True, kw_only=True):
 class Ready(Message, frozen=True, kw_only=True):
     """An inferencer introduces itself. Only this message sets credit; `inflight` are the requests it still works on."""
 
-    worker_id: str
-    boot_id: str
+    worker_id: Name
+    boot_id: Name
     credit: int
     inflight: list[str] = []
 
@@ -101,20 +109,20 @@ class Ready(Message, frozen=True, kw_only=True):
 class Heartbeat(Message, frozen=True, kw_only=True):
     """The process lives. It never grants credit."""
 
-    boot_id: str
+    boot_id: Name
     models: list[LoadedModel] = []
 
 
 class Bye(Message, frozen=True, kw_only=True):
     """The inferencer takes nothing new; it answers what it holds and leaves."""
 
-    boot_id: str
+    boot_id: Name
 
 
 class Done(Message, frozen=True, kw_only=True):
     """A finished request, worker to broker and broker to client. Blob: the JSON of `predictions` and `outputs`."""
 
-    request_id: str
+    request_id: Name
     engine: str
     precision: str
     batch_size: int
@@ -129,7 +137,7 @@ class Failed(Message, frozen=True, kw_only=True):
     The broker sends it too: refusals, deadlines, lost workers.
     """
 
-    request_id: str
+    request_id: Name
     code: str
     message: str
     retry_after_ms: float | None = None
@@ -141,8 +149,8 @@ class Failed(Message, frozen=True, kw_only=True):
 class Assign(Message, frozen=True, kw_only=True):
     """Work. `ttl_ms` bounds the inference from here on; `waited_ms` is what the request spent in the lane."""
 
-    request_id: str
-    model_id: str
+    request_id: Name
+    model_id: Name
     form: Literal["images", "tensors"]
     ttl_ms: float
     waited_ms: float
@@ -150,11 +158,14 @@ class Assign(Message, frozen=True, kw_only=True):
     """Run without batch-mates: its last batch died with the worker, and the guilty one must show itself."""
     top_k: int = 5
     raw_outputs: bool = False
-    traceparent: str = ""
+    traceparent: Name = ""
 
 
 class WhoAreYou(Message, frozen=True, kw_only=True):
-    """The broker does not know the sender (it restarted, or gave the worker up): introduce yourself with `Ready`."""
+    """Introduce yourself with `Ready`: the broker does not know the sender (it restarted, or gave the worker up).
+
+    It also probes a worker that has been silent for some seconds: to one that is gone it cannot be delivered.
+    """
 
 
 # --- broker -> everyone (PUB) ---------------------------------------------------------------------------------------
@@ -164,8 +175,8 @@ class Event(Message, frozen=True, kw_only=True):
     """A hint that something changed; may be lost, the database is the truth. `seq` counts by one within a `boot_id`."""
 
     seq: int
-    boot_id: str
-    topic: str
+    boot_id: Name
+    topic: Name
     time: str
     body: dict[str, Any] = {}
 

@@ -1,0 +1,354 @@
+"""The broker's decisions, without sockets and clocks: a message and the time go in, messages to send come out.
+
+It promises that every `Submit` gets exactly one `Done` or `Failed` once time passes, and that no worker holds more
+requests than its `Ready` allowed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence, Sized
+from typing import NamedTuple
+
+from broker.lane import Lane, Request
+from broker.pace import Pace, retry_after_s
+from broker.roster import Roster, Worker
+from shared import clock
+from shared.errors import (
+    AppError,
+    Conflict,
+    DeadlineExceeded,
+    InvalidInput,
+    PoisonRequest,
+    QueueFull,
+    TooLarge,
+    Unavailable,
+)
+from shared.wire.messages import (
+    DEAD_AFTER_S,
+    HEARTBEAT_S,
+    AskStatus,
+    Assign,
+    Bye,
+    Done,
+    Event,
+    Failed,
+    Heartbeat,
+    Message,
+    Publish,
+    Ready,
+    Status,
+    Submit,
+    ToBroker,
+    WhoAreYou,
+    WorkerStatus,
+)
+
+PROBE_AFTER_S = 2.5 * HEARTBEAT_S
+WORKERS = "workers"
+"""Topic of the broker's own events: a worker is `ready`, has `left` or is `lost`."""
+MAX_TTL_MS = 86_400_000.0
+RESTART_S = 1.0
+"""What a restarted process takes to come back, roughly: the advice that goes with `Unavailable`."""
+
+
+class Outgoing(NamedTuple):
+    """One message to send: to a peer by identity, or, with `to=None`, to every subscriber."""
+
+    to: bytes | None
+    message: Message
+    blobs: Sequence[Sized] = ()
+
+
+class Core:
+    """The inference lane, its workers, and the relay of events.
+
+    Args:
+        boot_id: Names this run of the broker.
+        lane: Where requests wait; its bounds are the refusals.
+        wall: The wall clock as it is written into events.
+    """
+
+    def __init__(self, boot_id: str, lane: Lane, wall: Callable[[], str] = lambda: clock.iso(clock.now_ms())) -> None:
+        self.boot_id = boot_id
+        self.draining = False
+        self.roster = Roster()
+        self.lane = lane
+        self._wall = wall
+        self._pace = Pace()
+        self._requests: dict[str, Request] = {}
+        self._out: list[Outgoing] = []
+        self._seq = 0
+        self._completed = 0
+        self._failed = 0
+
+    # --- what happens -----------------------------------------------------------------------------------------------
+
+    def handle(self, now_s: float, sender: bytes, message: ToBroker, blobs: Sequence[Sized] = ()) -> list[Outgoing]:
+        """A message arrived."""
+        match message:
+            case Submit():
+                self._submit(now_s, sender, message, blobs)
+            case Done() | Failed():
+                self._answered(now_s, sender, message, blobs)
+            case AskStatus():
+                self._send(sender, self._status(now_s))
+            case Publish():
+                self._publish(message.topic, message.body)
+            case Heartbeat():
+                self._heartbeat(now_s, sender, message)
+            case Ready():
+                self._ready(now_s, sender, message)
+            case Bye():
+                self._bye(sender, message)
+        return self._decided(now_s)
+
+    def tick(self, now_s: float) -> list[Outgoing]:
+        """Time passed; call it a few times a second."""
+        for request in self.lane.expired(now_s):
+            self._refuse(request, _too_late(request))
+        for worker in self.roster:
+            self._look_after(now_s, worker)
+        return self._decided(now_s)
+
+    def undelivered(self, now_s: float, lost: Outgoing) -> list[Outgoing]:
+        """A message could not be sent: its receiver is gone, or does not read. Clients that vanished are forgotten."""
+        worker = self.roster.get(lost.to) if lost.to is not None else None
+        if worker is not None:
+            if isinstance(lost.message, Assign) and (request := worker.holds.pop(lost.message.request_id, None)):
+                self._lose(worker)
+                self.lane.put_back(request)  # it never got there, so it carries no blame
+            else:
+                self._lose(worker)
+        return self._decided(now_s)
+
+    def drain(self) -> None:
+        """Take nothing new from now on."""
+        self.draining = True
+
+    @property
+    def idle(self) -> bool:
+        """Whether no client waits for an answer."""
+        return all(request.answered for request in self._requests.values())
+
+    def abandon(self) -> list[Outgoing]:
+        """The broker ends: answer everybody who still waits."""
+        self.lane.clear()
+        for request in list(self._requests.values()):
+            if not request.answered:
+                self._refuse(request, _restarting())
+        return self._flushed()
+
+    # --- requests ---------------------------------------------------------------------------------------------------
+
+    def _submit(self, now_s: float, client: bytes, submit: Submit, blobs: Sequence[Sized]) -> None:
+        size_bytes = sum(len(blob) for blob in blobs)
+        refusal = self._refusal(submit, size_bytes)
+        if refusal is not None:
+            self._fail(client, submit.request_id, refusal)
+            return
+        deadline_s = now_s + submit.queue_ttl_ms / 1000
+        request = Request(submit, client, blobs, size_bytes, now_s, deadline_s)
+        self._requests[submit.request_id] = request
+        self.lane.append(request)
+
+    def _refusal(self, submit: Submit, size_bytes: int) -> AppError | None:
+        if self.draining:
+            return _restarting()
+        if not (0 < submit.queue_ttl_ms <= MAX_TTL_MS and 0 < submit.inference_ttl_ms <= MAX_TTL_MS):
+            return InvalidInput(f"Time limits must be above 0 and at most {MAX_TTL_MS:.0f} ms.")
+        if submit.request_id in self._requests:
+            return Conflict(f"A request with the id {submit.request_id!r} is still being worked on. Use a new id.")
+        if size_bytes > self.lane.limit_bytes:
+            return TooLarge(
+                f"The request has {size_bytes} bytes, at most {self.lane.limit_bytes} fit (INFERENCE_QUEUE_MB)."
+            )
+        if not self.roster.serving:
+            return Unavailable("No inference worker is running. Try again in a moment.", retry_after_s=RESTART_S)
+        return self._crowded(submit, size_bytes)
+
+    def _crowded(self, submit: Submit, size_bytes: int) -> QueueFull | None:
+        wait_s = self._pace.wait_s(len(self.lane), self.roster.credit)
+        if not self.lane.admits(size_bytes):
+            text = f"{len(self.lane)} requests with {self.lane.queued_bytes} bytes wait already. Try again later."
+        elif wait_s is not None and wait_s * 1000 > submit.queue_ttl_ms:
+            text = f"It would wait about {wait_s:.1f} s, longer than its limit. Try again later."
+        else:
+            return None
+        return QueueFull(text, retry_after_s=retry_after_s(wait_s))
+
+    def _dispatch(self, now_s: float) -> None:
+        while (request := self.lane.head()) is not None:
+            if now_s >= request.deadline_s:
+                self._refuse(self.lane.pop(), _too_late(request))
+                continue
+            worker = self.roster.pick(request)
+            if worker is None:
+                return
+            self._assign(now_s, worker, self.lane.pop())
+
+    def _assign(self, now_s: float, worker: Worker, request: Request) -> None:
+        submit = request.submit
+        if request.assigned_s is None:
+            request.deadline_s = now_s + submit.inference_ttl_ms / 1000
+        request.assigned_s = worker.used_s = now_s
+        worker.holds[submit.request_id] = request
+        assign = Assign(
+            request_id=submit.request_id,
+            model_id=submit.model_id,
+            form=submit.form,
+            ttl_ms=(request.deadline_s - now_s) * 1000,
+            waited_ms=(now_s - request.received_s) * 1000,
+            alone=request.alone,
+            top_k=submit.top_k,
+            raw_outputs=submit.raw_outputs,
+            traceparent=submit.traceparent,
+        )
+        self._send(worker.identity, assign, request.blobs)
+
+    def _answered(self, now_s: float, sender: bytes, message: Done | Failed, blobs: Sequence[Sized]) -> None:
+        worker = self._known(now_s, sender)
+        request = worker.holds.pop(message.request_id, None) if worker else None
+        if worker is None or request is None:
+            return
+        del self._requests[message.request_id]
+        if request.assigned_s is not None:
+            self._pace.add(now_s - request.assigned_s)
+        if not request.answered:
+            self._completed += isinstance(message, Done)
+            self._failed += isinstance(message, Failed)
+            self._send(request.client, message, blobs)
+        self._let_go(worker)
+
+    def _refuse(self, request: Request, error: AppError) -> None:
+        """Answer a request that no worker will answer any more."""
+        del self._requests[request.submit.request_id]
+        self._fail(request.client, request.submit.request_id, error)
+
+    def _fail(self, client: bytes, request_id: str, error: AppError) -> None:
+        self._failed += 1
+        retry_after_ms = None if error.retry_after_s is None else error.retry_after_s * 1000
+        failed = Failed(request_id=request_id, code=error.code, message=error.message, retry_after_ms=retry_after_ms)
+        self._send(client, failed)
+
+    # --- workers ----------------------------------------------------------------------------------------------------
+
+    def _ready(self, now_s: float, sender: bytes, ready: Ready) -> None:
+        worker = self.roster.get(sender)
+        if worker is not None and worker.boot_id != ready.boot_id:
+            self._lose(worker)
+            worker = None
+        if worker is None:
+            worker = Worker(sender, ready.worker_id, ready.boot_id, 0, now_s, now_s)
+            self.roster.add(worker)
+            self._publish(WORKERS, {"worker_id": worker.name, "state": "ready"})
+        worker.credit = max(0, ready.credit)
+        worker.seen_s = now_s
+
+    def _heartbeat(self, now_s: float, sender: bytes, heartbeat: Heartbeat) -> None:
+        worker = self.roster.get(sender)
+        if worker is None or worker.boot_id != heartbeat.boot_id:
+            self._send(sender, WhoAreYou())
+            return
+        worker.seen_s = now_s
+        worker.models = heartbeat.models
+
+    def _bye(self, sender: bytes, bye: Bye) -> None:
+        worker = self.roster.get(sender)
+        if worker is not None and worker.boot_id == bye.boot_id:
+            worker.leaving = True
+            self._let_go(worker)
+
+    def _known(self, now_s: float, sender: bytes) -> Worker | None:
+        worker = self.roster.get(sender)
+        if worker is None:
+            self._send(sender, WhoAreYou())
+        else:
+            worker.seen_s = now_s
+        return worker
+
+    def _let_go(self, worker: Worker) -> None:
+        if worker.leaving and not worker.holds:
+            self.roster.remove(worker)
+            self._publish(WORKERS, {"worker_id": worker.name, "state": "left"})
+
+    def _look_after(self, now_s: float, worker: Worker) -> None:
+        for request in worker.unanswered:
+            if now_s >= request.deadline_s:
+                request.answered = True
+                self._fail(request.client, request.submit.request_id, _too_late(request))
+        if now_s - worker.seen_s > DEAD_AFTER_S:
+            self._lose(worker)
+        elif now_s - max(worker.seen_s, worker.probed_s) > PROBE_AFTER_S:
+            worker.probed_s = now_s
+            self._send(worker.identity, WhoAreYou())
+
+    def _lose(self, worker: Worker) -> None:
+        self.roster.remove(worker)
+        self._publish(WORKERS, {"worker_id": worker.name, "state": "lost"})
+        for request in reversed(worker.holds.values()):
+            if request.answered:
+                del self._requests[request.submit.request_id]
+            elif request.alone:
+                self._refuse(request, _poison())
+            else:
+                request.alone = True
+                self.lane.put_back(request)
+
+    # --- what goes out ----------------------------------------------------------------------------------------------
+
+    def _status(self, now_s: float) -> Status:
+        workers = [
+            WorkerStatus(
+                worker_id=worker.name,
+                busy=len(worker.holds),
+                credit=worker.free,
+                silent_ms=(now_s - worker.seen_s) * 1000,
+                models=worker.models,
+            )
+            for worker in self.roster
+        ]
+        return Status(
+            boot_id=self.boot_id,
+            depth=len(self.lane),
+            depth_limit=self.lane.limit,
+            queued_bytes=self.lane.queued_bytes,
+            queued_bytes_limit=self.lane.limit_bytes,
+            in_flight=sum(len(worker.unanswered) for worker in self.roster),
+            draining=self.draining,
+            completed=self._completed,
+            failed=self._failed,
+            workers=workers,
+        )
+
+    def _publish(self, topic: str, body: dict[str, object]) -> None:
+        self._seq += 1
+        event = Event(seq=self._seq, boot_id=self.boot_id, topic=topic, time=self._wall(), body=body)
+        self._out.append(Outgoing(None, event))
+
+    def _send(self, to: bytes, message: Message, blobs: Sequence[Sized] = ()) -> None:
+        self._out.append(Outgoing(to, message, blobs))
+
+    def _decided(self, now_s: float) -> list[Outgoing]:
+        self._dispatch(now_s)
+        if self.draining and not self.roster.serving:
+            for request in self.lane.clear():
+                self._refuse(request, _restarting())
+        return self._flushed()
+
+    def _flushed(self) -> list[Outgoing]:
+        out, self._out = self._out, []
+        return out
+
+
+def _too_late(request: Request) -> DeadlineExceeded:
+    if request.assigned_s is None:
+        return DeadlineExceeded("No worker was free within the time limit. Try again when there is less to do.")
+    return DeadlineExceeded("The inference did not finish within its time limit. Try fewer or smaller inputs.")
+
+
+def _poison() -> PoisonRequest:
+    return PoisonRequest("The worker that ran this request by itself stopped. Do not send this input again.")
+
+
+def _restarting() -> Unavailable:
+    return Unavailable("The service is restarting. Try again in a moment.", retry_after_s=RESTART_S)

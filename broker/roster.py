@@ -1,0 +1,81 @@
+"""The inference workers that are there, what each holds, and which of them takes the next request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from broker.lane import Request
+from shared.wire.messages import LoadedModel
+
+
+@dataclass(slots=True)
+class Worker:
+    """One live inferencer. Its free credit is derived from what it holds, so the two cannot drift apart."""
+
+    identity: bytes
+    name: str
+    boot_id: str
+    credit: int
+    """Requests it takes at once, as its `Ready` said."""
+    seen_s: float
+    probed_s: float
+    used_s: float = 0.0
+    leaving: bool = False
+    models: list[LoadedModel] = field(default_factory=list)
+    holds: dict[str, Request] = field(default_factory=dict)
+
+    @property
+    def free(self) -> int:
+        """Requests it can still be given."""
+        return 0 if self.leaving else max(0, self.credit - len(self.holds))
+
+    @property
+    def unanswered(self) -> list[Request]:
+        """What it holds that a client still waits for."""
+        return [request for request in self.holds.values() if not request.answered]
+
+    def can_take(self, request: Request) -> bool:
+        """Whether it has credit, and a request that must run alone would: it shares a worker with no other."""
+        if self.free == 0:
+            return False
+        if request.alone:
+            return not self.unanswered
+        return not any(held.alone and not held.answered for held in self.holds.values())
+
+
+class Roster:
+    """The workers by identity."""
+
+    def __init__(self) -> None:
+        self._workers: dict[bytes, Worker] = {}
+
+    def __iter__(self) -> Iterator[Worker]:
+        return iter(list(self._workers.values()))
+
+    def get(self, identity: bytes) -> Worker | None:
+        """The worker of this name, if it is there."""
+        return self._workers.get(identity)
+
+    def add(self, worker: Worker) -> None:
+        """A worker introduced itself."""
+        self._workers[worker.identity] = worker
+
+    def remove(self, worker: Worker) -> None:
+        """A worker left or is lost."""
+        del self._workers[worker.identity]
+
+    @property
+    def serving(self) -> bool:
+        """Whether anybody takes new work, now or once it has a free hand."""
+        return self.credit > 0
+
+    @property
+    def credit(self) -> int:
+        """Requests that can be in flight at once."""
+        return sum(worker.credit for worker in self._workers.values() if not worker.leaving)
+
+    def pick(self, request: Request) -> Worker | None:
+        """Who takes this request: the most free credit, then the least recently used."""
+        able = [worker for worker in self._workers.values() if worker.can_take(request)]
+        return max(able, key=lambda worker: (worker.free, -worker.used_s), default=None)
