@@ -6,24 +6,36 @@ imports nothing heavy.
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
+from shared.artifacts import Stored
 from shared.specs import BenchmarkSpec, Block, Candidate, MeasuredModel, TensorInfo
 
 ROUNDS = 5
 
 
 class MeasureOrder(msgspec.Struct, frozen=True, kw_only=True):
-    """A benchmark, for the job's child. The answer is a `shared.specs.MeasurementSet`."""
+    """A benchmark, for the job's child. The answer is a `Measured`."""
 
     id: str
     artifact: str
     """Path of the model's ONNX file."""
+    store: str
+    """Folder of the artifact store that gets the measurement set."""
     model: MeasuredModel
     dynamic_batch: bool
     config: BenchmarkSpec
     rounds: int = ROUNDS
     """Launches of each candidate, at most; iterations and seconds are divided among them."""
+
+
+class Measured(msgspec.Struct, frozen=True, kw_only=True):
+    """A finished benchmark: its measurement set, stored, and one row of figures a candidate for the history."""
+
+    measurements: Stored
+    rows: list[dict[str, Any]]
 
 
 class LaunchOrder(msgspec.Struct, frozen=True, kw_only=True):

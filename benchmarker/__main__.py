@@ -7,13 +7,12 @@ from collections.abc import Sequence
 
 import msgspec
 
-from benchmarker.measure import MeasureOrder
-from shared import child, config, errors, ids, process
+from benchmarker import Measured, MeasureOrder
+from shared import child, config, ids, process
 from shared.artifacts import ArtifactStore
 from shared.db import jobs, registry
 from shared.db.tables import Benchmark, BenchmarkResult
-from shared.specs import BenchmarkSpec, Lane, MeasuredModel, MeasurementSet, ReportSpec, canonical_json
-from shared.verdict.metrics import summarise
+from shared.specs import BenchmarkSpec, Lane, MeasuredModel, ReportSpec
 from shared.worker import Commit, JobWorker
 
 
@@ -21,7 +20,7 @@ class Measure:
     """Runs a benchmark and keeps every raw sample."""
 
     module = "benchmarker.child"
-    result_type = MeasurementSet
+    result_type = Measured
 
     def __init__(self, settings: config.Settings) -> None:
         self._models = ArtifactStore(settings.models)
@@ -49,22 +48,23 @@ class Measure:
         order = MeasureOrder(
             id=job.id,
             artifact=str(self._models.path(model.sha256)),
+            store=str(self._reports.root),
             model=model,
             dynamic_batch=description.dynamic_batch,
             config=spec,
         )
         return order, child.Limits(wall_s=job.max_runtime_s)
 
-    def finish(self, job: jobs.Claimed, result: MeasurementSet) -> Commit:
-        """Store the measurements; rows for history and a report job follow in the finishing transaction."""
-        if not any(series.status == "measured" for series in result.series):
-            raise errors.EngineUnavailable(_nothing_measured(result))
-        stored = self._reports.put(canonical_json(result))
+    def finish(self, job: jobs.Claimed, result: Measured) -> Commit:
+        """Keep the measurements; rows for history and a report job follow in the finishing transaction."""
 
         def commit() -> None:
-            registry.keep_artifact(stored, "reports")
-            Benchmark.update(measurements_sha256=stored.sha256).where(Benchmark.id == job.id).execute()
-            BenchmarkResult.insert_many(_rows(result)).execute()
+            registry.keep_artifact(result.measurements, "reports")
+            Benchmark.update(measurements_sha256=result.measurements.sha256).where(Benchmark.id == job.id).execute()
+            columns = BenchmarkResult._meta.fields
+            for row in result.rows:
+                known = {name: value for name, value in row.items() if name in columns}
+                BenchmarkResult.insert(benchmark_id=job.id, **known).execute()
             jobs.insert(
                 "report",
                 ReportSpec(benchmark_id=job.id),
@@ -81,25 +81,6 @@ class Measure:
     def rings(self) -> Sequence[Lane]:
         """A report follows."""
         return ("report",)
-
-
-def _rows(result: MeasurementSet) -> list[dict[str, object]]:
-    columns = BenchmarkResult._meta.fields
-    return [
-        {
-            "benchmark_id": result.id,
-            "status": series.status,
-            "reason": series.reason,
-            **msgspec.structs.asdict(series.candidate),
-            **{name: metric.value for name, metric in summarise(series).items() if name in columns},
-        }
-        for series in result.series
-    ]
-
-
-def _nothing_measured(result: MeasurementSet) -> str:
-    reasons = "; ".join(f"{series.candidate.key}: {series.reason}" for series in result.series)
-    return f"No candidate could be measured on this machine. {reasons}"
 
 
 def main(settings: config.Settings, stop: process.Stop) -> None:

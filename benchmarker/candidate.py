@@ -17,8 +17,7 @@ _STATUS = Path("/proc/self/status")
 def launch(order: LaunchOrder) -> Launched:
     """Run the order in this process.
 
-    `load_ms` includes the import of the engine's library: a cold start. `cpu_util_pct` covers warm-up and
-    block, which make the same calls.
+    `load_ms` includes the import of the engine's library: a cold start.
 
     Raises:
         errors.AppError: The engine is not there, refuses the model or fails on it.
@@ -31,11 +30,9 @@ def launch(order: LaunchOrder) -> Launched:
     begin = time.perf_counter()
     with engine:
         load_ms = (time.perf_counter() - begin) * 1000
-        cpu_ns, wall_ns = time.process_time_ns(), time.perf_counter_ns()
         timing = measure(
             engine, feeds, warmup_least=order.warmup_least, calls=order.calls, max_seconds=order.max_seconds
         )
-        cpu_ns, wall_ns = time.process_time_ns() - cpu_ns, time.perf_counter_ns() - wall_ns
         block = Block(
             round=order.round,
             load_ms=load_ms,
@@ -43,7 +40,7 @@ def launch(order: LaunchOrder) -> Launched:
             steady=timing.steady,
             latencies_ns=timing.latencies_ns,
             elapsed_ns=timing.elapsed_ns,
-            cpu_util_pct=100 * cpu_ns / wall_ns,
+            cpu_util_pct=100 * timing.cpu_ns / timing.elapsed_ns,
             memory_mb=peak_memory_mb(_STATUS.read_text()),
         )
         return Launched(block=block, provider=engine.provider, device=engine.device)

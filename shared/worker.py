@@ -93,7 +93,7 @@ class JobWorker:
         self._run_dir = settings.run
         self._slots = Slots(settings) if lane == "accelerator" else None
         self._doorbell = EventFeed(settings.events_endpoint, [f"doorbell.{lane}"])
-        self._publisher = Publisher(settings.broker_endpoint, name)
+        self._publisher = Publisher(settings.broker_endpoint)
 
     def run(self, stop: process.Stop) -> None:
         """Work until asked to stop."""

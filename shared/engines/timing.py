@@ -36,6 +36,8 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
 
     latencies_ns: list[int]
     elapsed_ns: int
+    cpu_ns: int
+    """CPU time of this process, all its threads, over the measured calls."""
     warmup_calls: int
     steady: bool
 
@@ -48,6 +50,7 @@ def measure(
     calls: int,
     max_seconds: float,
     clock: ClockNs = time.perf_counter_ns,
+    cpu_clock: ClockNs = time.process_time_ns,
 ) -> Timing:
     """Warm up until steady, then time each call; the garbage collector rests meanwhile.
 
@@ -58,18 +61,23 @@ def measure(
         calls: Measured calls, at most.
         max_seconds: Bounds the warm-up and the measurement, each: no call starts later.
         clock: Nanoseconds, monotonic.
+        cpu_clock: Nanoseconds of CPU time of this process.
     """
     limit_ns = int(max_seconds * 1e9)
     with _no_collection():
         warmup_calls, steady = _warm_up(engine, feeds, warmup_least, limit_ns, clock)
         latencies: list[int] = []
+        cpu_start = cpu_clock()
         start = end = clock()
         while len(latencies) < calls and (end - start < limit_ns or not latencies):
             begin = clock()
             engine.infer(feeds)
             end = clock()
             latencies.append(end - begin)
-    return Timing(latencies_ns=latencies, elapsed_ns=end - start, warmup_calls=warmup_calls, steady=steady)
+        cpu_ns = cpu_clock() - cpu_start
+    return Timing(
+        latencies_ns=latencies, elapsed_ns=end - start, cpu_ns=cpu_ns, warmup_calls=warmup_calls, steady=steady
+    )
 
 
 def _warm_up(engine: Runs, feeds: Feeds, least: int, limit_ns: int, clock: ClockNs) -> tuple[int, bool]:

@@ -33,7 +33,12 @@ def order(artifact: Path = DIGITS, **config: Any) -> MeasureOrder:
         preprocessing_hash=None,
     )
     return MeasureOrder(
-        id="bench_1", artifact=str(artifact), model=model, dynamic_batch=True, config=BenchmarkSpec(**spec | config)
+        id="bench_1",
+        artifact=str(artifact),
+        store=str(artifact.parent),
+        model=model,
+        dynamic_batch=True,
+        config=BenchmarkSpec(**spec | config),
     )
 
 
