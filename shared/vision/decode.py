@@ -6,7 +6,7 @@ import io
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from shared import errors
 
@@ -46,7 +46,8 @@ def decode(data: bytes | memoryview, color: Literal["RGB", "BGR", "L"] = "RGB") 
     except (errors.AppError, MemoryError):
         raise
     except Exception as error:  # hostile bytes make Pillow raise nearly anything
-        raise errors.BadImage(f"The {kind} is damaged or incomplete ({error}). Send the whole file.") from error
+        why = "unreadable header" if isinstance(error, UnidentifiedImageError) else error
+        raise errors.BadImage(f"The {kind} is damaged or incomplete ({why}). Send the whole file.") from error
     return _convert(_upright(image), COLOR_MODES[color])
 
 
