@@ -1,0 +1,1 @@
+"""What measurements amount to: intervals, verdicts, the choice and the canonical report. Pure: no clock, no files."""

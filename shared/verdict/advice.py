@@ -1,0 +1,111 @@
+"""What to do next: how to deploy the choice, and what would make it surer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from shared.specs import Candidate, EngineName, MeasurementSet
+from shared.verdict.assessment import Assessment
+from shared.verdict.decision import Decision
+from shared.verdict.figures import QUANTITIES, engine_title, listing, plural, title
+from shared.verdict.intervals import samples_needed
+from shared.verdict.metrics import PERCENTILES
+
+PLATFORM_DEFAULT = ("onnxruntime", "fp32")
+"""What serves a model until someone activates something else."""
+
+_PACKAGES: dict[EngineName, tuple[str, ...]] = {
+    "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
+    "openvino": ("openvino",),
+    "tensorrt": ("tensorrt", "tensorrt-cu13"),
+    "pytorch": ("torch",),
+}
+
+
+def recommendations(measurements: MeasurementSet, assessments: Sequence[Assessment], decision: Decision) -> list[str]:
+    """What to do before relying on the choice, most important first."""
+    found = []
+    if measurements.conditions:
+        found.append("Read the conditions of the run first; where they can be removed, measure again.")
+    if decision.fragile:
+        found.append(f"The choice is fragile: measure longer to settle it ({_longer(measurements)}).")
+    open_limits = [item for item in assessments if _undecided(item)]
+    if open_limits:
+        names = listing([title(item.candidate) for item in open_limits])
+        found.append(f"Measure longer to settle the inconclusive constraints of {names} ({_longer(measurements)}).")
+    found += _too_few(assessments)
+    if decision.relax:
+        found.append("Decide whether a constraint may be relaxed as stated, or deploy on a faster machine.")
+    found += _unsteady(assessments)
+    if any(item.series.failures for item in assessments):
+        found.append("Look into the failed launches before deploying; they are listed with their candidates.")
+    compared = {engine_title(item.candidate) for item in assessments if item.measured}
+    absent = {engine_title(item.candidate) for item in assessments} - compared
+    if absent:
+        found.append(f"Not compared: {listing(sorted(absent))}. A machine that runs them may change the choice.")
+    if decision.selected:
+        found.append("Check accuracy on your own data before production: this benchmark measured speed, not accuracy.")
+    return found
+
+
+def deployment_steps(measurements: MeasurementSet, selected: Candidate | None) -> list[str]:
+    """How to serve the selected candidate; empty without one."""
+    if selected is None:
+        return []
+    model = measurements.model
+    default = (selected.engine, selected.precision) == PLATFORM_DEFAULT
+    steps = [
+        f"Fetch the model that was measured: GET /api/v1/models/{model.id}/onnx. Its SHA-256 must be {model.sha256}.",
+        f"Install {_pins(measurements, selected.engine)}, the version that was measured.",
+        f"Load it with {engine_title(selected)}, {plural(selected.threads, 'thread')} per session and "
+        f"{plural(selected.instances, 'session')}; send {plural(selected.batch_size, 'image')} per call.",
+    ]
+    if model.preprocessing_hash:
+        steps.append(f"Prepare images by the model's preprocessing contract {model.preprocessing_hash}, as at upload.")
+    steps.append(
+        "Measure once where it is deployed and compare with this report's intervals; "
+        f"they hold for fingerprint {measurements.system.fingerprint}."
+    )
+    if default:
+        steps.append(
+            f"On this platform nothing has to be changed: {engine_title(selected)} already answers "
+            f"POST /api/v1/inference/predict?model_id={model.id}."
+        )
+    return steps
+
+
+def _pins(measurements: MeasurementSet, engine: EngineName) -> str:
+    versions = measurements.system.versions
+    pins = [f"{package} {versions[package]}" for package in _PACKAGES[engine] if package in versions]
+    return listing(pins) if pins else _PACKAGES[engine][0]
+
+
+def _longer(measurements: MeasurementSet) -> str:
+    config = measurements.config
+    return f"num_iterations above {config.num_iterations:,}, max_seconds above {config.max_seconds:g}"
+
+
+def _undecided(item: Assessment) -> bool:
+    """Whether nothing but inconclusive verdicts keeps a candidate out."""
+    verdicts = {judgement.verdict for judgement in item.constraints}
+    return item.measured and "inconclusive" in verdicts and verdicts <= {"pass", "inconclusive"}
+
+
+def _too_few(assessments: Sequence[Assessment]) -> list[str]:
+    missing = [
+        (p, QUANTITIES[name].label)
+        for name, p in PERCENTILES.items()
+        if any(item.measured and item.value(name) is None for item in assessments)
+    ]
+    if not missing:
+        return []
+    needed = max(samples_needed(p) for p, _ in missing)
+    names = listing([label for _, label in missing])
+    return [f"Order at least {needed} iterations to see {names} of every candidate."]
+
+
+def _unsteady(assessments: Sequence[Assessment]) -> list[str]:
+    names = [title(item.candidate) for item in assessments if any(not block.steady for block in item.series.blocks)]
+    if not names:
+        return []
+    return [f"Raise num_warmup: {listing(names)} had not settled in every round."]

@@ -1,0 +1,118 @@
+"""What the raw blocks of one candidate amount to: every metric with its interval, or why there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+import numpy as np
+
+from shared.specs import Block, MetricName, Series
+from shared.verdict.figures import plural, round_significant
+from shared.verdict.intervals import Interval, NotEnoughSamples, mean_of_blocks, percentile
+
+PERCENTILES: dict[MetricName, float] = {"latency_p50_ms": 0.50, "latency_p95_ms": 0.95, "latency_p99_ms": 0.99}
+ON_GPU: tuple[MetricName, ...] = ("gpu_util_pct", "vram_usage_mb", "power_draw_w")
+FROM_DATASET: tuple[MetricName, ...] = ("accuracy", "accuracy_drop")
+
+
+class Metric(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One figure of one candidate, to six significant digits.
+
+    `n` counts what the figure rests on: calls for percentiles, blocks (launches) for everything else, 0 when not
+    measured.
+    """
+
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int
+    note: str | None = None
+
+
+def usable(series: Series) -> list[Block]:
+    """The blocks that hold at least one timed call, by round."""
+    return sorted((b for b in series.blocks if b.latencies_ns and b.elapsed_ns > 0), key=lambda b: b.round)
+
+
+def latencies_ms(blocks: Iterable[Block]) -> np.ndarray:
+    """Every call of the blocks, in milliseconds."""
+    return np.concatenate([np.asarray(block.latencies_ns, dtype=np.float64) for block in blocks]) / 1e6
+
+
+def throughput(block: Block, batch_size: int) -> float:
+    """Images per second of one block: images over the wall time of the whole block."""
+    return len(block.latencies_ns) * batch_size / (block.elapsed_ns / 1e9)
+
+
+def summarise(series: Series) -> dict[MetricName, Metric]:
+    """Every metric of a measured candidate, in a fixed order; empty for one that was not measured.
+
+    Percentiles are over all calls with exact order-statistic intervals; means, throughput, CPU use and load time are
+    means over blocks with Student intervals; memory is the highest peak of the blocks.
+    """
+    blocks = usable(series)
+    if series.status != "measured" or not blocks:
+        return {}
+    found: dict[MetricName, Metric] = {"latency_mean_ms": _mean(float(latencies_ms([b]).mean()) for b in blocks)}
+    calls = latencies_ms(blocks)
+    found |= {name: _percentile(calls, p) for name, p in PERCENTILES.items()}
+    found["throughput_fps"] = _mean(throughput(b, series.candidate.batch_size) for b in blocks)
+    found["cpu_util_pct"] = _mean(b.cpu_util_pct for b in blocks)
+    found["memory_mb"] = _peak([b.memory_mb for b in blocks])
+    found["load_ms"] = _mean(b.load_ms for b in blocks)
+    found["artifact_mb"] = _exact(series.artifact_bytes / 2**20)
+    found |= {name: Metric(n=0, note=f"not measured: {_no_gpu(series)}") for name in ON_GPU}
+    return found | {name: Metric(n=0, note="not measured: this benchmark had no dataset") for name in FROM_DATASET}
+
+
+def remarks(series: Series) -> list[str]:
+    """What qualifies a candidate's figures: failed launches, empty blocks, blocks that had not settled."""
+    blocks = usable(series)
+    found = [f"launch failed: {failure}" for failure in series.failures]
+    if empty := len(series.blocks) - len(blocks):
+        found.append(f"{plural(empty, 'block')} without a timed call left out")
+    if unsteady := sum(not block.steady for block in blocks):
+        found.append(f"{unsteady} of {plural(len(blocks), 'block')} had not settled within 10 % after warm-up")
+    return found
+
+
+def _metric(interval: Interval, n: int, note: str | None = None) -> Metric:
+    value, low, high = (None if bound is None else round_significant(bound) for bound in interval)
+    return Metric(value=value, low=low, high=high, n=n, note=note)
+
+
+def _mean(block_values: Iterable[float]) -> Metric:
+    values = list(block_values)
+    return _metric(mean_of_blocks(values), len(values), "one block gives no interval" if len(values) == 1 else None)
+
+
+def _percentile(calls: np.ndarray, p: float) -> Metric:
+    try:
+        return _metric(percentile(calls, p), len(calls))
+    except NotEnoughSamples as error:
+        return Metric(n=error.n, note=str(error))
+
+
+def _peak(peaks: list[float]) -> Metric:
+    return _metric(Interval(max(peaks), None, None), len(peaks), "highest peak of the blocks, as observed")
+
+
+def _exact(value: float) -> Metric:
+    return (
+        _metric(Interval(value, None, None), 1, "size of the file, exact")
+        if value
+        else Metric(n=0, note="not measured: no file")
+    )
+
+
+def _no_gpu(series: Series) -> str:
+    ran_on = f"{series.device or ''} {series.provider or ''}".lower()
+    if any(word in ran_on for word in ("gpu", "cuda", "tensorrt")):
+        return "GPU counters were not read"
+    return "the candidate ran on the CPU"
+
+
+def better(metric: MetricName, a: float, b: float) -> bool:
+    """Whether `a` is the better figure: more images per second and accuracy, less of everything else."""
+    return a > b if metric in ("throughput_fps", "accuracy") else a < b

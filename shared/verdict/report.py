@@ -1,0 +1,206 @@
+"""The canonical report: one record computed from a measurement set, its bytes, and the check of its hash."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+
+from shared.specs import (
+    BenchmarkSpec,
+    EngineName,
+    MeasuredModel,
+    MeasurementSet,
+    MetricName,
+    Precision,
+    SystemInfo,
+    canonical_json,
+)
+from shared.verdict.advice import deployment_steps, recommendations
+from shared.verdict.assessment import Assessment, assess, fixed_order
+from shared.verdict.bootstrap import Bootstrap
+from shared.verdict.constraints import Judgement
+from shared.verdict.decision import Decision, decide
+from shared.verdict.figures import round_significant
+from shared.verdict.metrics import Metric, remarks
+
+SCHEMA: Literal["cvp.report/1"] = "cvp.report/1"
+DELTA_METRICS: tuple[MetricName, ...] = ("latency_p95_ms", "throughput_fps", "memory_mb")
+
+
+class Source(msgspec.Struct, frozen=True, kw_only=True):
+    """The measurement set a report was computed from."""
+
+    id: str
+    schema: str
+    sha256: str
+    """Over its canonical JSON with the series in fixed order: one other sample, another hash."""
+
+
+class Metadata(msgspec.Struct, frozen=True, kw_only=True):
+    """What was measured, as ordered, on what, when, and what disturbed it."""
+
+    model: MeasuredModel
+    config: BenchmarkSpec
+    system: SystemInfo
+    fingerprint: str
+    created_at: str
+    conditions: list[str]
+    measurements: Source
+
+
+class CandidateRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One candidate with all its figures and verdicts."""
+
+    engine: EngineName
+    precision: Precision
+    batch_size: int
+    threads: int
+    instances: int
+    status: Literal["measured", "unavailable", "failed"]
+    reason: str | None = None
+    provider: str | None
+    device: str | None
+    metrics: dict[MetricName, Metric]
+    constraints: list[Judgement]
+    notes: list[str]
+    """What qualifies the figures: failed launches, blocks that had not settled."""
+
+
+class Delta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A metric of one candidate over that of another (keys): `ratio` is `to` over `from`."""
+
+    metric: MetricName
+    from_: str = msgspec.field(name="from")
+    to: str
+    ratio: float
+    low: float | None = None
+    high: float | None = None
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything a reader, a page or another program needs; all views are derived from it."""
+
+    schema: Literal["cvp.report/1"] = SCHEMA
+    id: str
+    metadata: Metadata
+    candidates: list[CandidateRecord]
+    deltas: list[Delta]
+    decision: Decision
+    recommendations: list[str]
+    deployment_steps: list[str]
+    content_sha256: str = ""
+
+
+def build(measurements: MeasurementSet, report_id: str) -> Report:
+    """The report. Pure: the same measurements and id give the same bytes, in whatever order the series are stored.
+
+    Raises:
+        InvalidInput: The measurement set contradicts itself.
+    """
+    assessments = assess(measurements)
+    bootstrap = Bootstrap([item.series for item in assessments], measurements.config.seed)
+    decision = decide(assessments, measurements.config.objective, bootstrap)
+    report = Report(
+        id=report_id,
+        metadata=_metadata(measurements),
+        candidates=[_candidate(item) for item in assessments],
+        deltas=_deltas(assessments, decision, bootstrap),
+        decision=decision,
+        recommendations=recommendations(measurements, assessments, decision),
+        deployment_steps=deployment_steps(measurements, decision.selected),
+    )
+    return msgspec.structs.replace(report, content_sha256=_content_sha256(msgspec.to_builtins(report)))
+
+
+def canonical(report: Report) -> bytes:
+    """The report's one form as bytes: JSON, keys sorted, no spaces."""
+    return canonical_json(report)
+
+
+def parse(data: bytes) -> Report:
+    """The report from its bytes.
+
+    Raises:
+        msgspec.ValidationError: The bytes are no report of this schema.
+    """
+    return msgspec.json.decode(data, type=Report)
+
+
+def verify(data: bytes) -> bool:
+    """Whether the bytes are a canonical report whose content is what its `content_sha256` was computed over."""
+    try:
+        record = msgspec.json.decode(data)
+        if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+            return False
+        # Byte for byte, so that no repeated key or number in another spelling reads differently elsewhere.
+        return canonical_json(record) == data and record.get("content_sha256") == _content_sha256(record)
+    except (msgspec.DecodeError, RecursionError, UnicodeError):
+        return False
+
+
+def _content_sha256(record: dict[str, object]) -> str:
+    content = {name: value for name, value in record.items() if name != "content_sha256"}
+    return hashlib.sha256(canonical_json(content)).hexdigest()
+
+
+def _metadata(measurements: MeasurementSet) -> Metadata:
+    ordered = sorted(measurements.series, key=lambda item: fixed_order(item.candidate))
+    stable = msgspec.structs.replace(measurements, series=ordered)
+    return Metadata(
+        model=measurements.model,
+        config=measurements.config,
+        system=measurements.system,
+        fingerprint=measurements.system.fingerprint,
+        created_at=measurements.created_at,
+        conditions=measurements.conditions,
+        measurements=Source(
+            id=measurements.id,
+            schema=measurements.schema,
+            sha256=hashlib.sha256(canonical_json(stable)).hexdigest(),
+        ),
+    )
+
+
+def _candidate(item: Assessment) -> CandidateRecord:
+    candidate, series = item.candidate, item.series
+    return CandidateRecord(
+        engine=candidate.engine,
+        precision=candidate.precision,
+        batch_size=candidate.batch_size,
+        threads=candidate.threads,
+        instances=candidate.instances,
+        status=series.status,
+        reason=series.reason,
+        provider=series.provider,
+        device=series.device,
+        metrics=item.metrics,
+        constraints=item.constraints,
+        notes=remarks(series),
+    )
+
+
+def _deltas(assessments: Sequence[Assessment], decision: Decision, bootstrap: Bootstrap) -> list[Delta]:
+    """Every other measured candidate against the chosen one, or the nearest one when nothing was chosen."""
+    reference = decision.selected or decision.nearest
+    base = next((item for item in assessments if item.candidate == reference), None)
+    if base is None:
+        return []
+    others = [item for item in assessments if item.measured and item is not base]
+    deltas = [_delta(metric, base, other, bootstrap) for other in others for metric in DELTA_METRICS]
+    return [delta for delta in deltas if delta is not None]
+
+
+def _delta(metric: MetricName, base: Assessment, other: Assessment, bootstrap: Bootstrap) -> Delta | None:
+    above, below = other.value(metric), base.value(metric)
+    if not above or not below:
+        return None
+    bounds = None
+    if metric in ("latency_p95_ms", "throughput_fps"):
+        bounds = bootstrap.bounds(metric, other.key, base.key)
+    low, high = (round_significant(bound) for bound in bounds) if bounds else (None, None)
+    return Delta(
+        metric=metric, from_=base.key, to=other.key, ratio=round_significant(above / below), low=low, high=high
+    )
