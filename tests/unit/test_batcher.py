@@ -1,0 +1,252 @@
+"""The queue of an inference process: who goes next, with whom, and nobody is lost."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from inferencer.batcher import LOAD_LIMIT_S, Batch, Batcher, Load
+from shared.wire.messages import Assign
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        self.now_s += 1e-6
+        return self.now_s
+
+
+def assign(request_id: str, model_id: str = "a", *, alone: bool = False, ttl_ms: float = 30_000) -> Assign:
+    return Assign(request_id=request_id, model_id=model_id, form="images", ttl_ms=ttl_ms, waited_ms=0.0, alone=alone)
+
+
+class Desk:
+    """A batcher with models that are loaded when they have room here."""
+
+    def __init__(self, at_once: int = 1, **rooms: int) -> None:
+        self.rooms = rooms
+        self.clock = Clock()
+        self.batcher = Batcher(at_once, self.rooms.get, self.clock)
+
+    def put(self, *names: str, images: int = 1, **rest: object) -> None:
+        """`a1` is request a1 of model a."""
+        for name in names:
+            self.batcher.put(assign(name, name[0], **rest), [b"image"] * images)
+
+    def take(self) -> Batch | Load | None:
+        return self.batcher.take(timeout_s=0)
+
+    def batch(self) -> list[str]:
+        work = self.take()
+        assert isinstance(work, Batch), work
+        self.last = work
+        return [request.assign.request_id for request in work.requests]
+
+
+def test_takes_what_is_there_and_waits_for_nobody() -> None:
+    desk = Desk(a=4)
+    desk.put("a1")
+    assert desk.batch() == ["a1"]
+
+
+def test_takes_as_many_as_the_model_allows_in_order() -> None:
+    desk = Desk(at_once=9, a=4)
+    desk.put(*(f"a{number}" for number in range(6)))
+    assert desk.batch() == ["a0", "a1", "a2", "a3"]
+    assert desk.batch() == ["a4", "a5"]
+    assert desk.take() is None
+
+
+def test_the_oldest_request_decides_whose_turn_it_is() -> None:
+    desk = Desk(at_once=9, a=4, b=4)
+    desk.put("b1", "a1", "b2", "a2")
+    assert desk.batch() == ["b1", "b2"]
+    assert desk.batch() == ["a1", "a2"]
+
+
+def test_images_count_not_requests() -> None:
+    desk = Desk(at_once=9, a=4)
+    desk.put("a1", images=3)
+    desk.put("a2", images=2)
+    desk.put("a3", images=9)
+    assert [desk.batch() for _ in range(3)] == [["a1"], ["a2"], ["a3"]]  # even if one alone is too many
+
+
+def test_alone_is_alone_on_both_sides() -> None:
+    desk = Desk(at_once=9, a=8)
+    desk.put("a1", "a2")
+    desk.put("a3", alone=True)
+    desk.put("a4", "a5")
+    assert [desk.batch() for _ in range(3)] == [["a1", "a2"], ["a3"], ["a4", "a5"]]
+
+
+def test_no_more_batches_at_once_than_allowed() -> None:
+    desk = Desk(at_once=1, a=1, b=1)
+    desk.put("a1", "b1")
+    assert desk.batch() == ["a1"]
+    assert desk.take() is None
+    desk.batcher.finished(desk.last)
+    assert desk.batch() == ["b1"]
+
+
+def test_one_thread_loads_a_model_and_holds_up_nobody() -> None:
+    desk = Desk(at_once=1, b=4)
+    desk.put("a1", "a2", "b1")
+    assert desk.take() == Load("a")
+    assert desk.batch() == ["b1"]  # a loads meanwhile, and nobody else loads it
+    desk.batcher.finished(desk.last)
+    assert desk.take() is None
+    desk.rooms["a"] = 4
+    assert desk.batcher.loaded("a", usable=True) == []
+    assert desk.batch() == ["a1", "a2"]
+
+
+def test_a_load_needs_no_free_place() -> None:
+    desk = Desk(at_once=1, b=1)
+    desk.put("b1", "a1")
+    assert desk.batch() == ["b1"]
+    assert desk.take() == Load("a")
+
+
+def test_a_model_that_does_not_load_gives_its_requests_back() -> None:
+    desk = Desk()
+    desk.put("a1", "a2")
+    assert desk.take() == Load("a")
+    assert [request.assign.request_id for request in desk.batcher.loaded("a", usable=False)] == ["a1", "a2"]
+    assert desk.take() is None
+    desk.put("a3")
+    assert desk.take() == Load("a")  # the next request tries again
+
+
+def test_a_model_that_became_stale_is_loaded_again() -> None:
+    desk = Desk(a=4)
+    desk.put("a1")
+    del desk.rooms["a"]
+    assert desk.take() == Load("a")
+
+
+def test_what_waited_too_long_is_taken_out() -> None:
+    desk = Desk(a=8)
+    desk.put("a1", "b1", ttl_ms=1_000)
+    desk.put("a2", ttl_ms=5_000)
+    desk.clock.now_s += 2
+    assert sorted(request.assign.request_id for request in desk.batcher.expired()) == ["a1", "b1"]
+    assert desk.batch() == ["a2"]
+    assert desk.batcher.expired() == []
+
+
+def test_work_beyond_every_deadline_is_stuck() -> None:
+    desk = Desk(a=8)
+    desk.put("a1", ttl_ms=1_000)
+    desk.put("a2", ttl_ms=5_000)
+    desk.batch()
+    desk.clock.now_s += 2
+    assert not desk.batcher.stuck()
+    desk.clock.now_s += 4
+    assert desk.batcher.stuck()
+    desk.batcher.finished(desk.last)
+    assert not desk.batcher.stuck()
+
+
+def test_an_endless_load_is_stuck() -> None:
+    desk = Desk()
+    desk.put("a1")
+    desk.take()
+    assert not desk.batcher.stuck()
+    desk.clock.now_s += LOAD_LIMIT_S + 1
+    assert desk.batcher.stuck()
+
+
+def test_closing_wakes_everybody() -> None:
+    batcher = Batcher(1, {}.get)
+    results: list[object] = []
+    threads = [threading.Thread(target=lambda: results.append(batcher.take(timeout_s=30))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    batcher.close()
+    for thread in threads:
+        thread.join(10)
+    assert results == [None, None, None]
+
+
+def test_a_waiting_thread_is_woken_by_a_request() -> None:
+    batcher = Batcher(1, {"a": 4}.get)
+    results: list[Batch | Load | None] = []
+    thread = threading.Thread(target=lambda: results.append(batcher.take(timeout_s=30)))
+    thread.start()
+    batcher.put(assign("a1"), [b"image"])
+    thread.join(10)
+    assert isinstance(results[0], Batch)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    requests=st.lists(st.tuples(st.sampled_from("abc"), st.booleans(), st.integers(1, 5)), max_size=40),
+    at_once=st.integers(1, 3),
+    room=st.integers(1, 6),
+    choices=st.lists(st.integers(0, 9), max_size=80),
+)
+def test_everything_comes_out_once_in_order_and_within_bounds(
+    requests: list[tuple[str, bool, int]], at_once: int, room: int, choices: list[int]
+) -> None:
+    desk = Desk(at_once)
+    for number, (model, alone, images) in enumerate(requests):
+        desk.put(f"{model}{number}", alone=alone, images=images)
+    seen: list[str] = []
+    running: list[Batch] = []
+    loading: list[str] = []
+    moves = iter(choices)
+    while len(seen) < len(requests):
+        work = desk.take() if next(moves, 0) % 2 == 0 else None
+        match work:
+            case Load(model_id):
+                assert model_id not in loading
+                loading.append(model_id)
+            case Batch(model_id, batch):
+                running.append(work)
+                assert len(running) <= at_once
+                assert len({request.assign.model_id for request in batch}) == 1
+                assert len(batch) == 1 or sum(request.images for request in batch) <= room
+                assert len(batch) == 1 or not any(request.assign.alone for request in batch)
+                seen += [request.assign.request_id for request in batch]
+            case None if running:
+                desk.batcher.finished(running.pop(next(moves, 0) % len(running)))
+            case None if loading:
+                model_id = loading.pop(next(moves, 0) % len(loading))
+                desk.rooms[model_id] = room
+                desk.batcher.loaded(model_id, usable=True)
+    assert Counter(seen) == Counter(f"{model}{number}" for number, (model, _, _) in enumerate(requests))
+    for model in "abc":
+        mine = [int(name[1:]) for name in seen if name[0] == model]
+        assert mine == sorted(mine)
+
+
+@pytest.mark.parametrize("threads", [4])
+def test_many_threads_lose_nothing(threads: int) -> None:
+    batcher = Batcher(2, {"a": 3, "b": 3}.get)
+    done: list[str] = []
+
+    def work() -> None:
+        while (batch := batcher.take(timeout_s=10)) is not None:
+            assert isinstance(batch, Batch)
+            done.extend(request.assign.request_id for request in batch.requests)
+            batcher.finished(batch)
+
+    crew = [threading.Thread(target=work) for _ in range(threads)]
+    for thread in crew:
+        thread.start()
+    names = [f"{'ab'[number % 2]}{number}" for number in range(500)]
+    for name in names:
+        batcher.put(assign(name, name[0]), [b"image"])
+    while len(done) < len(names) and any(thread.is_alive() for thread in crew):
+        threading.Event().wait(0.005)
+    batcher.close()
+    for thread in crew:
+        thread.join(10)
+    assert Counter(done) == Counter(names)
