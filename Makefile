@@ -1,0 +1,52 @@
+# The only door. `make` lists what there is.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := bash
+
+VENV := .venv
+BIN  := $(VENV)/bin
+# A Python of one's own choice: make setup PYTHON=python3.12
+PYTHON ?=
+# ONNX Runtime comes in two builds; the one with CUDA where there is a GPU.
+EXTRA := $(shell nvidia-smi -L >/dev/null 2>&1 && echo nvidia || echo cpu)
+STAMP := $(VENV)/.installed-$(EXTRA)
+
+.PHONY: help setup run demo test check bench coverage clean
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | while IFS='|' read -r name text; \
+	do printf '  make %-10s %s\n' "$$name" "$$text"; done
+
+setup: $(STAMP)  ## .venv with everything pinned; nothing is installed outside this folder
+
+$(STAMP): pyproject.toml constraints.txt
+	@PYTHON="$(PYTHON)" deploy/setup.sh $(VENV) $(EXTRA) && touch $@
+
+run: setup  ## start everything, run the main job on real input, stay up until Ctrl-C
+	@$(BIN)/cvp demo --start --keep
+
+demo: setup  ## the same, then stop; for scripts
+	@$(BIN)/cvp demo --start
+
+test: setup  ## all tests, real processes included
+	@$(BIN)/pytest
+
+check: setup  ## ruff, formatting, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup  ## the platform's figures beside their goals
+	@$(BIN)/python -m benchmarks.run
+
+coverage: setup  ## the tests again, measured over all processes
+	$(BIN)/coverage erase
+	COVERAGE_PROCESS_START=$(CURDIR)/pyproject.toml $(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --skip-covered --sort=cover
+
+clean:  ## remove .venv and caches; data stays
+	rm -rf $(VENV) build *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

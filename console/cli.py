@@ -1,0 +1,198 @@
+"""The `cvp` command: what a person types on the machine. Everything heavy is imported when a command needs it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import traceback
+from typing import Any
+
+import click
+
+from shared import config, errors
+
+
+class PlainSpoken(click.Group):
+    """A group whose commands never end in a stack trace: one sentence on standard error, and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command and translate whatever it raises."""
+        try:
+            return super().invoke(ctx)
+        except config.BadSetting as bad:
+            click.echo(f"Error: {bad.message}", err=True)
+            ctx.exit(64)
+        except errors.AppError as error:
+            raise click.ClickException(error.message) from error
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except KeyboardInterrupt:
+            ctx.exit(130)
+        except BrokenPipeError:
+            sys.stdout = None  # the reader has gone (`cvp logs gateway | head`); do not flush into nothing at exit
+            ctx.exit(0)
+        except Exception as unexpected:
+            raise click.ClickException(_unexpected(unexpected)) from unexpected
+
+
+def _unexpected(failure: Exception) -> str:
+    said = f"Something failed that should not: {type(failure).__name__}: {failure}."
+    with contextlib.suppress(OSError, config.BadSetting):
+        path = config.load().logs / "cvp.log"
+        with path.open("a") as log:
+            traceback.print_exception(failure, file=log)
+        said += f" The trace is at the end of {path}."
+    return said
+
+
+@click.group(cls=PlainSpoken, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="cv-platform", prog_name="cvp")
+def main() -> None:
+    """Run the platform on this machine. Settings come from the environment; `cvp config` lists them."""
+    os.umask(0o077)  # like supervisord's: database, keys and reports are for this user
+
+
+@main.command()
+def up() -> None:
+    """Start everything and wait until it serves."""
+    from console import lifecycle
+    from console.client import address
+    from console.screen import Screen
+
+    settings, screen = config.load(), Screen()
+    with screen.waiting("Starting") as say:
+        started = lifecycle.up(settings, say)
+    screen.line(f"{'Ready' if started.by_us else 'Already running'} at {address(settings)} (data in {settings.root})")
+    if started.first_sign_in:
+        screen.line(f"{started.first_sign_in} (shown this once; `cvp passwd` sets another)", style="bold")
+
+
+@main.command()
+def down() -> None:
+    """Finish work in progress and stop everything."""
+    from console import lifecycle
+    from console.screen import Screen
+
+    settings, screen = config.load(), Screen()
+    with screen.waiting("Stopping") as say:
+        stopped = lifecycle.down(settings, say)
+    screen.line("Stopped." if stopped else f"Nothing runs (data in {settings.root}).")
+
+
+@main.command()
+def status() -> None:
+    """Show every process, and whether it all serves.
+
+    Exit code 0: ready; 1: running, not ready; 3: not running.
+    """
+    from console import overview
+    from console.screen import Screen
+
+    sys.exit(overview.show_status(config.load(), Screen()))
+
+
+@main.command()
+@click.argument("name")
+def restart(name: str) -> None:
+    """Drain a process and start it again.
+
+    NAME is one of `cvp status` (inferencer-0), or a kind (inferencer): then one after the other.
+    """
+    from console import lifecycle
+    from console.screen import Screen
+    from console.supervision import Supervisor
+
+    supervisor = Supervisor(config.load())
+    chosen = lifecycle.named(supervisor, name)
+    screen = Screen()
+    with screen.waiting("Restarting") as say:
+        lifecycle.restart(supervisor, chosen, say)
+    screen.line(f"Restarted {', '.join(program.name for program in chosen)}.")
+
+
+@main.command()
+@click.argument("name")
+@click.option("-f", "--follow", is_flag=True, help="Go on as it grows, until Ctrl-C.")
+@click.option("-n", "--lines", default=40, show_default=True, type=click.IntRange(0), help="How many to begin with.")
+def logs(name: str, follow: bool, lines: int) -> None:
+    """Show the log of a process.
+
+    On a terminal the lines are made readable; elsewhere they stay JSON.
+    """
+    from console import logs as tail
+
+    tail.show(config.load().logs, name, lines=lines, follow=follow, pretty=sys.stdout.isatty())
+
+
+@main.command()
+def migrate() -> None:
+    """Bring the database up to date (`cvp up` does, too)."""
+    from console import groundwork
+    from console.supervision import Supervisor
+
+    settings = config.load()
+    settings.make_folders()
+    if Supervisor(settings).lives():
+        raise click.ClickException("The platform is running; stop it first with `cvp down`.")
+    applied = groundwork.migrate(settings)
+    click.echo(f"Applied {', '.join(applied)}." if applied else "The database is up to date.")
+
+
+@main.command("config")
+def config_() -> None:
+    """List all settings: value, origin, meaning."""
+    from console import overview
+    from console.screen import Screen
+
+    overview.show_config(Screen())
+
+
+@main.command()
+def doctor() -> None:
+    """Check this machine, and say what to do.
+
+    Exit code 1 when something is wrong.
+    """
+    from console import doctor as examination
+    from console.screen import Screen
+
+    sys.exit(examination.show(Screen()))
+
+
+@main.command()
+@click.argument("user", default="admin")
+def passwd(user: str) -> None:
+    """Set the password of USER (default: admin).
+
+    Asks for it twice; reads one line when the input is no terminal.
+    """
+    from console import groundwork
+
+    settings = config.load()
+    settings.make_folders()
+    groundwork.migrate(settings)
+    if sys.stdin.isatty():
+        password = click.prompt("New password", hide_input=True, confirmation_prompt=True)
+    else:
+        password = sys.stdin.readline().rstrip("\r\n")
+    click.echo(groundwork.gateway_admin(settings, "passwd", user, stdin=f"{password}\n").strip())
+
+
+@main.command()
+@click.option("--fresh", is_flag=True, help="Measure again, even where a report of this model and machine exists.")
+@click.option("--start", is_flag=True, help="Start the platform first if it is down, and stop it again at the end.")
+@click.option("--keep", is_flag=True, help="With --start: keep it running until Ctrl-C.")
+def demo(fresh: bool, start: bool, keep: bool) -> None:
+    """Run the main job on real input.
+
+    Uploads the digits example, chooses its engine by measuring, writes the report, predicts over HTTP.
+    """
+    from console import demo as job
+    from console.screen import Screen
+
+    job.run(config.load(), Screen(), fresh=fresh, start=start, keep=keep)
+
+
+if __name__ == "__main__":
+    main()

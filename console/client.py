@@ -1,0 +1,233 @@
+"""The REST API as a person's command uses it: thin calls, bounded waits, errors as the classes of `shared.errors`."""
+
+from __future__ import annotations
+
+import http
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import httpx
+import msgspec
+
+from shared import config, errors
+from shared.specs import BenchmarkSpec, Preprocessing, Task
+
+Json = dict[str, Any]
+Format = Literal["html", "pdf", "json", "csv"]
+
+POLL_S = 0.25
+REPORT_BOUND_S = 120.0
+OUTAGE_S = 30.0
+"""How long a wait puts up with a gateway that does not answer: longer than a restart takes."""
+
+
+def address(settings: config.Settings) -> str:
+    """Where this machine reaches the gateway, e.g. `http://127.0.0.1:8080`."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)
+    if ":" in host and not host.startswith("["):
+        host = f"[{host}]"
+    return f"{'https' if settings.tls_enabled else 'http'}://{host}:{settings.port}"
+
+
+class Client:
+    """One signed-in user of one platform. Not for use by several threads."""
+
+    def __init__(self, settings: config.Settings, key: str = "", transport: httpx.BaseTransport | None = None) -> None:
+        self.address = address(settings)
+        self._http = httpx.Client(
+            base_url=f"{self.address}/api/v1/",
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            timeout=httpx.Timeout(60, connect=5),
+            verify=_trusting(settings.tls_cert) if settings.tls_enabled else True,
+            trust_env=False,  # a proxy for the world is none for this machine
+            transport=transport,
+        )
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def not_ready(self) -> str:
+        """Why the platform does not serve yet; empty when it does."""
+        try:
+            answer = self._http.get("health/ready", timeout=2)
+            return "" if answer.is_success else str(answer.json()["detail"])
+        except httpx.TransportError:
+            return f"the gateway does not answer at {self.address}"
+        except (ValueError, KeyError, TypeError):
+            return self._not_ours(answer).message
+
+    def health(self) -> Json:
+        """Status of the platform; with its components for a signed-in user."""
+        return self._call("GET", "health")
+
+    def signed_in(self) -> bool:
+        """Whether the credential is good."""
+        try:
+            self._call("GET", "auth/verify")
+        except errors.Unauthorized:
+            return False
+        return True
+
+    def models(self) -> Iterator[Json]:
+        """All models, newest first."""
+        return self._pages("models")
+
+    def reports(self) -> Iterator[Json]:
+        """All reports, newest first."""
+        return self._pages("reports")
+
+    def upload_model(
+        self,
+        path: Path,
+        *,
+        name: str,
+        task_type: Task,
+        description: str,
+        preprocessing: Preprocessing,
+        labels: list[str],
+        on_bytes: Callable[[int], None],
+    ) -> Json:
+        """Stream a model file; `on_bytes` hears how many have left so far."""
+        fields = {
+            "name": name,
+            "task_type": task_type,
+            "description": description,
+            "framework": "onnx",
+            "preprocessing": msgspec.json.encode(preprocessing).decode(),
+            "labels": msgspec.json.encode(labels).decode(),
+        }
+        with path.open("rb") as file:
+            counted = _Counted(file, on_bytes)
+            return self._call("POST", "models", data=fields, files={"file": (path.name, counted)})
+
+    def wait_for_model(self, model_id: str, bound_s: float) -> Json:
+        """Wait until the check of an upload has ended.
+
+        Raises:
+            errors.BadModel: The model was refused.
+            errors.DeadlineExceeded: It takes longer than `bound_s`.
+        """
+        for model in self._watch(f"models/{model_id}", bound_s, "the check of the model"):
+            if model["status"] == "failed":
+                raise errors.BadModel(f"The model was refused: {model['error']}")
+            if model["status"] == "ready":
+                return model
+        raise AssertionError("a watch ends with a return or an error")
+
+    def benchmark(self, spec: BenchmarkSpec) -> Json:
+        """Order a benchmark."""
+        return self._call("POST", "benchmark", json=msgspec.to_builtins(spec))
+
+    def wait_for_benchmark(self, job_id: str, bound_s: float, on_progress: Callable[[Json], None]) -> Json:
+        """Wait until a benchmark has ended and its report is written; `on_progress` hears every state.
+
+        Raises:
+            errors.EngineFailed: The job failed or was cancelled; the message has the reason.
+            errors.DeadlineExceeded: It takes longer than `bound_s`, or its report longer than `REPORT_BOUND_S`.
+        """
+        measured_at = None
+        for job in self._watch(f"benchmark/{job_id}", bound_s, "the benchmark"):
+            on_progress(job)
+            if job["status"] in ("failed", "cancelled"):
+                raise errors.EngineFailed(f"Benchmark {job_id} {job['status']}: {job['error'] or 'no reason given'}")
+            if job["status"] != "completed":
+                continue
+            if job["report_id"]:
+                return job
+            measured_at = measured_at or time.monotonic()
+            if time.monotonic() - measured_at > REPORT_BOUND_S:
+                break
+        raise errors.DeadlineExceeded(f"Benchmark {job_id} has no report yet; `cvp logs reporter` shows why.")
+
+    def export(self, report_id: str, form: Format) -> bytes:
+        """A report as a file."""
+        return self._send("GET", f"reports/{report_id}/export", params={"format": form}).content
+
+    def predict(self, model_id: str, image: bytes) -> Json:
+        """Classify one image file; the answer has `predictions` and `latency_ms`."""
+        return self._call("POST", "inference/predict", params={"model_id": model_id, "top_k": "1"}, content=image)
+
+    def _pages(self, path: str) -> Iterator[Json]:
+        cursor = None
+        while True:
+            page = self._call("GET", path, params={"cursor": cursor} if cursor else {})
+            yield from page["items"]
+            cursor = page.get("next_cursor")
+            if not cursor:
+                return
+
+    def _watch(self, path: str, bound_s: float, what: str) -> Iterator[Json]:
+        end = time.monotonic() + bound_s
+        seen = time.monotonic()
+        while time.monotonic() < end:
+            try:
+                yield self._call("GET", path)
+                seen = time.monotonic()
+            except errors.AppError as error:
+                if not error.retryable or time.monotonic() - seen > OUTAGE_S:
+                    raise
+            time.sleep(POLL_S)
+        raise errors.DeadlineExceeded(f"After {bound_s:.0f} s {what} is not done; `cvp status` shows what is wrong.")
+
+    def _call(self, method: str, path: str, **options: Any) -> Json:
+        answer = self._send(method, path, **options)
+        try:
+            return dict(answer.json())
+        except ValueError:
+            raise self._not_ours(answer) from None
+
+    def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
+        try:
+            answer = self._http.request(method, path, **options)
+        except httpx.TimeoutException:
+            raise errors.DeadlineExceeded(f"{self.address} took too long to answer.") from None
+        except httpx.TransportError as error:
+            raise errors.Unavailable(
+                f"Nothing answers at {self.address} ({error}). `cvp up` starts the platform, `cvp status` shows it."
+            ) from error
+        if answer.is_success:
+            return answer
+        raise self._problem(answer)
+
+    def _problem(self, answer: httpx.Response) -> errors.AppError:
+        try:
+            body = dict(answer.json())
+            code, message = str(body["code"]), str(body["detail"])
+        except (ValueError, KeyError, TypeError):
+            return self._not_ours(answer)
+        fields = "; ".join(f"{each.get('field')}: {each.get('message')}" for each in body.get("errors") or [])
+        return errors.from_code(code, f"{message} {fields}".strip())
+
+    def _not_ours(self, answer: httpx.Response) -> errors.AppError:
+        phrase = http.HTTPStatus(answer.status_code).phrase if answer.status_code in list(http.HTTPStatus) else "?"
+        return errors.AppError(
+            f"{self.address} answered {answer.status_code} {phrase} in a way the platform does not: "
+            "is another program listening on this port? `cvp doctor` tells."
+        )
+
+
+class _Counted:
+    """A file that tells how much of it has been read."""
+
+    def __init__(self, file: BinaryIO, on_bytes: Callable[[int], None]) -> None:
+        self._file, self._on_bytes = file, on_bytes
+        self.fileno = file.fileno
+
+    def read(self, size: int = -1) -> bytes:
+        chunk = self._file.read(size)
+        self._on_bytes(self._file.tell())
+        return chunk
+
+
+def _trusting(certificate: str) -> ssl.SSLContext:
+    """Trust exactly the gateway's own certificate, self-signed or not, under whatever name we reach it."""
+    context = ssl.create_default_context(cafile=certificate)
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.check_hostname = False
+    return context

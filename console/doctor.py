@@ -1,0 +1,165 @@
+"""An examination of this machine: what the platform needs, what it found, and what to do about it."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import msgspec
+
+from console.client import Client, address
+from console.groundwork import require_free_port
+from console.screen import Screen
+from console.supervision import Supervisor, settings_in_force
+from shared import config
+
+DISK_MB = 2_000
+"""Least free disk: a model upload of 1 GB is staged beside its final place."""
+DISK_ADVICE = "Free some, or set DATA_DIR to a folder on a larger disk."
+
+ENGINES = """
+import msgspec, sys
+from shared.engines import availability
+sys.stdout.buffer.write(msgspec.json.encode(availability()))
+"""
+GPUS = ("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing looked at. `wrong` findings make the examination fail; their text says what to do."""
+
+    subject: str
+    text: str
+    wrong: bool = False
+
+
+def show(screen: Screen) -> int:
+    """Print all findings; returns the exit code, 1 when something is wrong."""
+    found = []
+    for finding in examine():
+        found.append(finding)
+        mark, style = ("wrong", "bold red") if finding.wrong else ("ok", "green")
+        screen.console.print(f"[{style}]{mark:<6}[/]", end="")
+        screen.line(f"{finding.subject:<13}{finding.text}")
+    wrong = sum(finding.wrong for finding in found)
+    screen.line(f"\n{wrong} of {len(found)} need attention." if wrong else "\nAll is well.")
+    return 1 if wrong else 0
+
+
+def examine() -> Iterator[Finding]:
+    """Look at everything, the cheap and fundamental first."""
+    yield Finding(subject="Python", text=f"{platform.python_version()} in {sys.prefix}")
+    yield sqlite()
+    try:
+        settings = config.load()
+    except config.BadSetting as bad:
+        yield Finding(subject="settings", text=bad.message, wrong=True)
+        return
+    yield Finding(subject="settings", text="all in range; `cvp config` lists them")
+    writable = folders(settings)
+    yield writable
+    if writable.wrong:
+        return
+    yield disk(settings)
+    yield port(settings)
+    yield from engines()
+    yield gpu()
+
+
+def sqlite() -> Finding:
+    """The gate against the SQLite releases that can corrupt a log with several writers."""
+    from shared.db import connection
+
+    try:
+        connection.require_safe_sqlite()
+    except connection.SchemaMismatch as mismatch:
+        return Finding(subject="SQLite", text=str(mismatch), wrong=True)
+    return Finding(subject="SQLite", text=".".join(map(str, connection.sqlite_version())))
+
+
+def folders(settings: config.Settings) -> Finding:
+    """Whether every folder can be made and written to."""
+    try:
+        settings.make_folders()
+        for folder in (settings.db_file.parent, settings.models, settings.reports, settings.logs, settings.run):
+            with tempfile.NamedTemporaryFile(dir=folder):
+                pass
+    except OSError as error:
+        text = f"Cannot write in {error.filename}: {error.strerror}. Make it writable, or set DATA_DIR to another one."
+        return Finding(subject="folders", text=text, wrong=True)
+    socket_path = settings.run / "supervisor.sock"
+    room = config.IPC_PATH_MAX - len(str(socket_path).encode())
+    return Finding(subject="folders", text=f"{settings.root} is writable; {room} bytes left for socket names")
+
+
+def disk(settings: config.Settings) -> Finding:
+    """Room for uploads."""
+    places: tuple[Path, ...] = (settings.root, settings.models, settings.db_file.parent)
+    free_mb, where = min((shutil.disk_usage(place).free // 10**6, str(place)) for place in places)
+    short = free_mb < DISK_MB
+    text = f"{free_mb / 1000:.1f} GB free in {where}" + (
+        f"; {DISK_MB / 1000:.0f} GB are needed. {DISK_ADVICE}" if short else ""
+    )
+    return Finding(subject="disk", text=text, wrong=short)
+
+
+def port(settings: config.Settings) -> Finding:
+    """Whether the gateway can listen, or is the one who does."""
+    supervisor = Supervisor(settings)
+    if supervisor.lives():
+        return _running(supervisor)
+    try:
+        require_free_port(settings)
+    except click.ClickException as error:
+        return Finding(subject="port", text=error.message, wrong=True)
+    return Finding(subject="port", text=f"{settings.port} on {settings.host} is free; the platform does not run")
+
+
+def _running(supervisor: Supervisor) -> Finding:
+    settings = settings_in_force(supervisor)
+    with Client(settings) as client:
+        reason = client.not_ready()
+    if reason:
+        return Finding(subject="platform", text=f"{reason} `cvp status` shows the processes.", wrong=True)
+    return Finding(subject="platform", text=f"ready at {address(settings)}")
+
+
+def engines() -> Iterator[Finding]:
+    """What each engine can do here, asked in a child: a driver that crashes on import must not take us along."""
+    asked = [sys.executable, "-P", "-c", ENGINES]
+    done = subprocess.run(asked, capture_output=True, timeout=120, check=False)
+    if done.returncode != 0:
+        said = (done.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        yield Finding(subject="engines", text=f"Cannot be loaded: {said}. `make setup` installs them.", wrong=True)
+        return
+    table = msgspec.json.decode(done.stdout, type=list[tuple[str, str, str | None]])
+    yield from _by_engine(table)
+    if all(reason for _, _, reason in table):
+        yield Finding(subject="engines", text="None can run here. `make setup` installs them.", wrong=True)
+
+
+def _by_engine(table: list[tuple[str, str, str | None]]) -> Iterator[Finding]:
+    for name in dict.fromkeys(name for name, _, _ in table):
+        rows = [(precision, reason) for engine, precision, reason in table if engine == name]
+        able = [precision for precision, reason in rows if reason is None]
+        reasons = dict.fromkeys(reason for _, reason in rows if reason)
+        text = ", ".join(able) if able else f"not here: {'; '.join(reasons)}"
+        yield Finding(subject=name, text=text)
+
+
+def gpu() -> Finding:
+    """The NVIDIA GPUs of this machine; none is fine."""
+    if shutil.which(GPUS[0]) is None:
+        return Finding(subject="GPU", text="no NVIDIA driver; everything runs on the CPU")
+    done = subprocess.run(GPUS, capture_output=True, text=True, timeout=30, check=False)
+    if done.returncode != 0:
+        said = (done.stdout + done.stderr).strip().splitlines()
+        text = f"nvidia-smi fails: {said[-1] if said else done.returncode}. Reinstall the driver, or use the CPU."
+        return Finding(subject="GPU", text=text, wrong=True)
+    return Finding(subject="GPU", text="; ".join(done.stdout.strip().splitlines()))

@@ -1,0 +1,89 @@
+"""What must be in order before the processes start: the port, the database, somebody who can sign in."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import subprocess
+import sys
+
+import click
+
+from console.supervision import environment
+from shared import config
+
+
+def migrate(settings: config.Settings) -> list[str]:
+    """Bring the database file to this version's schema; returns what was applied.
+
+    Raises:
+        click.ClickException: The file and this version do not belong together.
+    """
+    from shared.db import connection
+
+    try:
+        return connection.migrate(settings.db_file)
+    except connection.SchemaMismatch as mismatch:
+        raise click.ClickException(str(mismatch)) from mismatch
+
+
+def gateway_admin(settings: config.Settings, *arguments: str, stdin: str = "") -> str:
+    """Run the gateway's own account tool; hashing and keys are its business. Returns what it printed.
+
+    Raises:
+        click.ClickException: It refused; the message is its own.
+    """
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "gateway.admin", *arguments],
+        env=environment(settings),
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if done.returncode != 0:
+        reason = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()[-1]
+        raise click.ClickException(reason.removeprefix("cvp: "))
+    return done.stdout
+
+
+def require_free_port(settings: config.Settings) -> None:
+    """Refuse to start when the gateway could not listen.
+
+    Raises:
+        click.ClickException: Says who has the port, where that can be seen.
+    """
+    try:
+        family, kind, _, _, where = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(where)
+            probe.listen(1)
+    except socket.gaierror:
+        raise click.ClickException(f"HOST={settings.host!r} is no address of this machine; try 127.0.0.1.") from None
+    except OSError as error:
+        raise click.ClickException(_why_not_listen(settings, error)) from error
+
+
+def _why_not_listen(settings: config.Settings, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"Port {settings.port} is taken{_by_whom(settings.port)}. Stop that program, or choose another port: "
+            f"PORT={settings.port + 1}."
+        )
+    if error.errno == errno.EACCES:
+        return f"Port {settings.port} is for the superuser only; choose one above 1023, for example PORT=8080."
+    return f"Cannot listen on HOST={settings.host!r} PORT={settings.port}: {error.strerror}."
+
+
+def _by_whom(port: int) -> str:
+    import psutil
+
+    try:
+        for each in psutil.net_connections("tcp"):
+            if each.status == psutil.CONN_LISTEN and each.laddr.port == port and each.pid:
+                return f" by {psutil.Process(each.pid).name()} (process {each.pid})"
+    except psutil.Error:
+        pass
+    return ""

@@ -1,0 +1,226 @@
+"""Up, down and restart: everything between `make run` and a platform that serves, and back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import click
+import msgspec
+
+from console.client import Client
+from console.groundwork import gateway_admin, migrate, require_free_port
+from console.supervision import (
+    UP,
+    Program,
+    Supervisor,
+    differences,
+    holders,
+    settings_in_force,
+    wait_until_free,
+)
+from shared import config, process
+
+READY_BOUND_S = 60.0
+DRAIN_BOUND_S = 40.0
+"""A little more than supervisord gives one program to drain (`stopwaitsecs`)."""
+STAGES = (("gateway", "benchmarker", "preparer", "reporter"), ("inferencer",), ("broker",))
+"""Who is stopped together, and before whom: the gateway finishes its answers while all that help are still there."""
+
+Say = Callable[[str], None]
+
+
+class Started(msgspec.Struct, frozen=True, kw_only=True):
+    """What `up` did."""
+
+    by_us: bool
+    """Whether the platform was down before."""
+    first_sign_in: str
+    """What the gateway said about the account it created; empty when there was one."""
+
+
+def up(settings: config.Settings, say: Say) -> Started:
+    """Bring the platform up and wait until it serves; `say` hears what is being waited for.
+
+    What was started is stopped again when it does not become ready.
+
+    Raises:
+        click.ClickException: With the reason, and what to do.
+    """
+    settings.make_folders()
+    supervisor = Supervisor(settings)
+    try:
+        lock = supervisor.lock.acquire(patience_s=0.3)
+    except process.Locked:
+        _join(supervisor, say)
+        return Started(by_us=False, first_sign_in="")
+    try:
+        _wait_for_leftovers(settings, say)
+        require_free_port(settings)
+        say("preparing the database")
+        migrate(settings)
+        first_sign_in = gateway_admin(settings, "ensure").strip()
+        supervisor.start(lock)
+    finally:
+        lock.release()
+    try:
+        wait_until_ready(supervisor, say)
+    except BaseException:
+        say("it did not come up; stopping it again")
+        down(settings, say)
+        raise
+    return Started(by_us=True, first_sign_in=first_sign_in)
+
+
+def down(settings: config.Settings, say: Say) -> bool:
+    """Stop the platform and wait until every process is gone.
+
+    Returns:
+        Whether there was anything to stop.
+
+    Raises:
+        click.ClickException: Something does not end; names it.
+    """
+    supervisor = Supervisor(settings)
+    was_up = supervisor.lives()
+    if was_up:
+        _wait_until_it_answers(supervisor)
+        for stage in STAGES:
+            _drain(supervisor, stage, say)
+        supervisor.shut_down()
+    leftovers = wait_until_free(settings.run, (), 0.0)
+    if leftovers and not was_up:
+        say(f"waiting for what a killed supervisord left behind: {', '.join(leftovers)}")
+    if held := wait_until_free(settings.run, (), DRAIN_BOUND_S):
+        raise _will_not_end(settings, held)
+    return was_up or bool(leftovers)
+
+
+def named(supervisor: Supervisor, name: str) -> list[Program]:
+    """The programs a person means: one by its name, or all of a kind.
+
+    Raises:
+        click.ClickException: There is none; the message lists those there are.
+    """
+    if not supervisor.lives():
+        raise click.ClickException("The platform does not run; `cvp up` starts it.")
+    programs = supervisor.programs()
+    chosen = [program for program in programs if program.answers_to((name,))]
+    if not chosen:
+        there = ", ".join(program.name for program in programs)
+        raise click.ClickException(f"There is no process {name!r}; there are: {there}.")
+    return chosen
+
+
+def restart(supervisor: Supervisor, chosen: list[Program], say: Say) -> None:
+    """Drain programs and start them again, one after the other, so that the others serve meanwhile.
+
+    Raises:
+        click.ClickException: One does not start again.
+    """
+    for program in chosen:
+        _drain(supervisor, (program.name,), say)
+        supervisor.start_program(program)
+        wait_until_ready(supervisor, say)
+
+
+def wait_until_ready(supervisor: Supervisor, say: Say, bound_s: float = READY_BOUND_S) -> None:
+    """Wait until every program runs and the gateway says that it serves.
+
+    Raises:
+        click.ClickException: A program was given up, or it takes too long; has the end of its log.
+    """
+    end = time.monotonic() + bound_s
+    with Client(supervisor.settings) as client:
+        while time.monotonic() < end:
+            missing = _missing(supervisor) or client.not_ready()
+            if not missing:
+                return
+            say(missing)
+            time.sleep(0.1)
+    raise click.ClickException(f"Not ready after {bound_s:.0f} s: {missing}. `cvp logs NAME` shows more.")
+
+
+def _missing(supervisor: Supervisor) -> str:
+    """The programs that are not up yet, in words; empty when all are."""
+    if not supervisor.answers():
+        return "waiting for supervisord"
+    programs = supervisor.programs()
+    for program in programs:
+        if program.given_up:
+            raise click.ClickException(_why_not_up(supervisor.settings, program))
+    missing = [program.name for program in programs if not supervisor.has_started(program)]
+    return f"waiting for {', '.join(missing)}" if missing else ""
+
+
+def _why_not_up(settings: config.Settings, program: Program) -> str:
+    log = settings.logs / f"{program.name}.log"
+    last = log.read_text(errors="replace").splitlines()[-12:] if log.exists() else []
+    return "\n".join([f"{program.name} does not stay up. The end of its log, {log}:", *last])
+
+
+def _join(supervisor: Supervisor, say: Say) -> None:
+    """Somebody else started the platform: check that it is the one that is asked for, and complete it."""
+    _wait_until_it_answers(supervisor)
+    require_same_settings(supervisor)
+    for program in supervisor.programs():
+        if program.state not in UP:
+            supervisor.start_program(program)
+    wait_until_ready(supervisor, say)
+
+
+def require_same_settings(supervisor: Supervisor) -> None:
+    """Refuse to pass a platform with other settings for the one that is asked for.
+
+    Raises:
+        click.ClickException: Names the settings that differ.
+    """
+    other = differences(supervisor.settings, settings_in_force(supervisor))
+    if other:
+        raise click.ClickException(
+            f"The platform runs already, with other settings: {'; '.join(other)}. "
+            "`cvp down`, then `cvp up` changes them."
+        )
+
+
+def _wait_until_it_answers(supervisor: Supervisor) -> None:
+    """A supervisord that holds its lock may still be starting, or another `cvp` may just be about to start it."""
+    end = time.monotonic() + READY_BOUND_S
+    while supervisor.lives() and not supervisor.answers():
+        if time.monotonic() >= end:
+            pids = ", ".join(map(str, holders(supervisor.lock.path)))
+            raise click.ClickException(
+                f"supervisord holds {supervisor.lock.path} and does not answer. End it with `kill -9 {pids}`; "
+                "its programs end by themselves. Then `cvp up` again."
+            )
+        time.sleep(0.1)
+
+
+def _wait_for_leftovers(settings: config.Settings, say: Say) -> None:
+    """Let the programs of a killed supervisord end: they were told to by the kernel and are draining."""
+    held = wait_until_free(settings.run, ("supervisord",), 0.0)
+    if held:
+        say(f"waiting for what an earlier start left behind: {', '.join(held)}")
+        if held := wait_until_free(settings.run, ("supervisord",), DRAIN_BOUND_S):
+            raise _will_not_end(settings, held)
+
+
+def _will_not_end(settings: config.Settings, held: list[str]) -> click.ClickException:
+    pids = sorted({pid for name in held for pid in holders(settings.run / f"{name}.lock")})
+    return click.ClickException(
+        f"Still running: {', '.join(held)}. End them with `kill -9 {' '.join(map(str, pids))}` and try again."
+    )
+
+
+def _drain(supervisor: Supervisor, names: tuple[str, ...], say: Say) -> None:
+    """Stop programs together, named singly or by kind. supervisord kills what takes too long, so the wait ends."""
+    for program in supervisor.programs():
+        if program.answers_to(names):
+            supervisor.stop_program(program)
+    end = time.monotonic() + DRAIN_BOUND_S
+    while time.monotonic() < end:
+        busy = [each.name for each in supervisor.programs() if each.answers_to(names) and each.pid]
+        if not busy:
+            return
+        say(f"draining {', '.join(busy)}")
+        time.sleep(0.05)

@@ -1,0 +1,123 @@
+"""How the results of the main job look in a terminal: the table of candidates, the decision, the predictions."""
+
+from __future__ import annotations
+
+import statistics
+
+import msgspec
+from rich.table import Table
+from rich.text import Text
+
+from console.screen import Screen
+from shared.specs import Candidate, MetricName
+from shared.verdict.figures import ENGINE_TITLES, estimate, figure, limit, listing
+from shared.verdict.report import CandidateRecord, Report
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """One predicted image."""
+
+    label: str
+    predicted: str
+    confidence: float
+    client_ms: float
+    """Wall time of the whole HTTP call."""
+    split_ms: dict[str, float]
+    """`latency_ms` of the answer."""
+
+
+def candidates(report: Report, screen: Screen) -> None:
+    """The measured candidates as a table, then the engines that could not run, with the reason."""
+    table = Table(box=None, padding=(0, 3, 0, 0), pad_edge=False)
+    table.add_column("  candidate")
+    for title in ("P50 ms", "P95 ms (95 % interval)", "images/s", "MB"):
+        table.add_column(title, justify="right")
+    table.add_column("verdict")
+    for record in report.candidates:
+        if record.status == "measured":
+            chosen = _candidate(record) == report.decision.selected
+            table.add_row(*_row(record, report, chosen), style="bold" if chosen else "")
+    screen.table(table)
+    for reason, names in _left_out(report).items():
+        screen.line(f"  {listing(names)}: {reason}", style="dim")
+
+
+def _row(record: CandidateRecord, report: Report, chosen: bool) -> list[str]:
+    name = (
+        f"{'→' if chosen else ' '} {ENGINE_TITLES[record.engine]} {record.precision.upper()}, batch {record.batch_size}"
+    )
+    return [
+        name,
+        _figure(record, "latency_p50_ms"),
+        _interval(record, "latency_p95_ms"),
+        _figure(record, "throughput_fps"),
+        _figure(record, "memory_mb"),
+        _verdict(record, report, chosen),
+    ]
+
+
+def _figure(record: CandidateRecord, metric: MetricName) -> str:
+    found = record.metrics[metric].value
+    return "-" if found is None else figure(found)
+
+
+def _interval(record: CandidateRecord, metric: MetricName) -> str:
+    found = record.metrics[metric]
+    return "-" if found.value is None else estimate(found.value, found.low, found.high)
+
+
+def _verdict(record: CandidateRecord, report: Report, chosen: bool) -> str:
+    if chosen:
+        return "chosen"
+    missed = [judgement.verdict for judgement in record.constraints if judgement.verdict != "pass"]
+    if missed:
+        return missed[0].replace("_", " ").replace("fail", "fails the limit")
+    return "equally fast" if _candidate(record) in report.decision.tied else "passes"
+
+
+def _candidate(record: CandidateRecord) -> Candidate:
+    return Candidate(**{name: getattr(record, name) for name in Candidate.__struct_fields__})
+
+
+def _left_out(report: Report) -> dict[str, list[str]]:
+    """Engines by the reason for which they were not measured."""
+    found: dict[str, list[str]] = {}
+    for record in report.candidates:
+        if record.status != "measured":
+            names = found.setdefault(f"{record.status}, {record.reason}", [])
+            if ENGINE_TITLES[record.engine] not in names:
+                names.append(ENGINE_TITLES[record.engine])
+    return found
+
+
+def decision(report: Report, screen: Screen) -> None:
+    """The choice, or that there is none, with its reasons."""
+    limits = listing([limit(constraint) for constraint in report.metadata.config.constraints])
+    if report.decision.selected is None:
+        screen.line(f"No candidate keeps the limit ({limits}).", style="bold yellow")
+    for reason in report.decision.reasons:
+        screen.paragraph(reason)
+    if report.decision.fragile:
+        screen.paragraph("The choice is fragile: the intervals do not settle it.", style="yellow")
+
+
+def predictions(answers: list[Answer], screen: Screen) -> None:
+    """Labels over answers, the wrong ones marked, and where the time went."""
+    screen.console.print(Text("  label    " + " ".join(answer.label for answer in answers)))
+    told = Text("  answer   ")
+    for answer in answers:
+        told.append(f"{answer.predicted} ", style="green" if answer.predicted == answer.label else "bold red reverse")
+    screen.console.print(told)
+    for wrong in (answer for answer in answers if answer.predicted != answer.label):
+        screen.line(f"  wrong: a {wrong.label} was taken for a {wrong.predicted} ({wrong.confidence:.0%} sure)")
+    screen.line(f"  {_latency(answers)}")
+
+
+def _latency(answers: list[Answer]) -> str:
+    """The median, so that the first call, which loads the model, does not colour the rest."""
+    client = statistics.median(answer.client_ms for answer in answers)
+    parts = [
+        f"{stage} {statistics.median(answer.split_ms[stage] for answer in answers):.2f}"
+        for stage in ("queue", "decode", "inference", "total")
+    ]
+    return f"median {client:.1f} ms for a client; of it in the platform, ms: {', '.join(parts)}"

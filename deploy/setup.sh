@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Makes the virtual environment: deploy/setup.sh FOLDER cpu|nvidia. `make setup` calls it when something has changed.
+set -euo pipefail
+
+venv=$1
+extra=$2
+
+usable() {
+    command -v "$1" >/dev/null && "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
+}
+
+find_python() {
+    local candidate
+    for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11 python}; do
+        if usable "$candidate"; then
+            echo "$candidate"
+            return
+        fi
+    done
+    echo "Python 3.11 or newer is needed, and none of ${PYTHON:-python3, python3.13, python3.12, python3.11, python} is one." >&2
+    echo "Install it (Debian, Ubuntu: apt install python3 python3-venv), or name it: make setup PYTHON=/path/to/python3" >&2
+    return 1
+}
+
+# ONNX Runtime's two builds overwrite each other's files, so a change of build starts from an empty folder.
+for stamp in "$venv"/.installed-*; do
+    if [[ -e $stamp && $stamp != "$venv/.installed-$extra" ]]; then
+        rm -rf "$venv"
+    fi
+done
+
+if [[ ! -x $venv/bin/python ]]; then
+    python=$(find_python)
+    if ! "$python" -c 'import venv, ensurepip' 2>/dev/null; then
+        echo "$("$python" --version) lacks its venv module (Debian, Ubuntu: apt install python3-venv)." >&2
+        exit 1
+    fi
+    echo "Making $venv with $("$python" --version)"
+    "$python" -m venv "$venv"
+fi
+
+echo "Installing what pyproject.toml pins (extra: $extra); the first time takes a minute or two"
+if ! "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input \
+    --constraint constraints.txt --editable ".[$extra,dev]"; then
+    echo "The packages could not be installed; the lines above say why. \`make setup\` tries again." >&2
+    exit 1
+fi
