@@ -97,14 +97,20 @@ class JobWorker:
 
     def run(self, stop: process.Stop) -> None:
         """Work until asked to stop."""
-        while not stop:
-            try:
-                worked = self.step(stop)
-            except errors.Unavailable as error:
-                logger.error("the database cannot be used", extra={"error": error.message})
-                worked = False
-            if not worked and not stop:
-                self._doorbell.wait(LOOK_S, stop.read_fd)
+        try:
+            while not stop:
+                if not self._try_step(stop) and not stop:
+                    self._doorbell.wait(LOOK_S, stop.read_fd)
+        finally:
+            self._doorbell.close()
+            self._publisher.close()
+
+    def _try_step(self, stop: process.Stop) -> bool:
+        try:
+            return self.step(stop)
+        except errors.Unavailable as error:
+            logger.error("the database cannot be used", extra={"error": error.message})
+            return False
 
     def step(self, stop: process.Stop) -> bool:
         """Rescue orphans, then run one job if there is one to start; returns whether one ran."""
