@@ -100,7 +100,7 @@ def _run(runtime: Runtime, group: Sequence[_Ready], clock: Monotonic) -> Iterato
     deadline = max(one.request.deadline for one in group)
     counts = [rows(one.feeds) for one in group]
     try:
-        outputs = runtime.infer(_joined([one.feeds for one in group]), deadline)
+        outputs = runtime.infer(_joined([one.feeds for one in group]), lambda: deadline.passed(clock()))
     except Exception as error:
         if len(group) == 1:
             yield _Ran(group[0].request, error, counts[0], counts[0], 0.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,6 @@ import msgspec
 import numpy as np
 
 from shared import errors
-from shared.clock import Deadline
 from shared.engines import Engine, Feeds, Tensor, check_feeds, describe, engine_class
 from shared.specs import EngineName, Precision, Preprocessing, Task, TensorInfo
 from shared.vision import postprocess, preprocess
@@ -116,8 +115,8 @@ class Runtime:
             raise errors.BadTensor("The inputs must have the same number of rows, one for each image.")
         return feeds
 
-    def infer(self, feeds: Feeds, deadline: Deadline | None = None) -> dict[str, Tensor]:
-        """Run any number of rows, `batch_size` at a time; no call starts after the deadline.
+    def infer(self, feeds: Feeds, expired: Callable[[], bool] = lambda: False) -> dict[str, Tensor]:
+        """Run any number of rows, `batch_size` at a time; no engine call starts once `expired()` is true.
 
         Where the model's batch is fixed, the last row is repeated to fill the last call and its extra answers are cut.
         A model whose outputs do not come apart by rows gets everything in one call.
@@ -132,7 +131,7 @@ class Runtime:
             return self._engine.infer(feeds)
         parts: list[dict[str, Tensor]] = []
         for start in range(0, count, self.batch_size):
-            if deadline is not None and deadline.passed():
+            if expired():
                 raise errors.DeadlineExceeded(f"{start} of {count} images were done in time; send fewer at once.")
             parts.append(self._chunk(feeds, start, count))
         return parts[0] if len(parts) == 1 else _joined(parts)

@@ -1,0 +1,400 @@
+"""Sessions, computing and the worker's threads, with a catalogue of two lists and the fake engine."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from PIL import Image
+
+from inferencer.batcher import Batcher, Request
+from inferencer.compute import answer
+from inferencer.sessions import Sessions
+from inferencer.worker import Worker, credit
+from shared import errors
+from shared.engines.base import Feeds, Tensor
+from shared.engines.fake import Fake
+from shared.runtime import Runtime, Serving
+from shared.specs import Preprocessing, Resize, TensorInfo
+from shared.wire.messages import Assign, Done, Failed
+from tests.conftest import eventually
+
+CONTRACT = Preprocessing(resize=Resize(height=8, width=8), scores="probabilities")
+
+
+def png(value: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), (value, 0, 0)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def serving(model_id: str, file: Path, batch_size: int = 4) -> Serving:
+    return Serving(
+        model_id=model_id,
+        name=model_id,
+        task_type="classification",
+        onnx=file,
+        inputs=[TensorInfo(name="image", dtype="float32", shape=["batch", 3, 8, 8])],
+        outputs=[TensorInfo(name="scores", dtype="float32", shape=["batch", 3])],
+        dynamic_batch=True,
+        preprocessing=CONTRACT,
+        labels=None,
+        engine="onnxruntime",
+        precision="fp32",
+        batch_size=batch_size,
+        threads=1,
+    )
+
+
+class Shelf:
+    """A catalogue whose models come and go."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.models: dict[str, Serving] = {}
+        self.changes = 0
+        self.failure: Exception | None = None
+
+    def put(self, model_id: str, batch_size: int = 4) -> None:
+        self.models[model_id] = serving(model_id, self.file, batch_size)
+        self.changes += 1
+
+    def drop(self, model_id: str) -> None:
+        del self.models[model_id]
+        self.changes += 1
+
+    def revision(self) -> int:
+        if self.failure is not None:
+            raise self.failure
+        return self.changes
+
+    def lookup(self, model_id: str) -> Serving | None:
+        return self.models.get(model_id)
+
+
+class Probe(Fake):
+    """Fails on images whose red is 13, waits at a gate if there is one, and counts."""
+
+    def __init__(self, file: Path, gate: threading.Event | None = None) -> None:
+        super().__init__(file)
+        self.gate = gate
+        self.batches: list[int] = []
+        self.active = False
+
+    def _activate(self):
+        self.active = True
+        return super()._activate()
+
+    def _infer(self, feeds: Feeds) -> dict[str, Tensor]:
+        self.batches.append(len(feeds["image"]))
+        if self.gate is not None and len(self.batches) > 1:  # the rehearsal passes
+            assert self.gate.wait(10)
+        if np.isclose(feeds["image"][:, 0, 0, 0], 13 / 255).any():
+            raise RuntimeError("an unlucky number")
+        return super()._infer(feeds)
+
+    def _deactivate(self) -> None:
+        self.active = False
+
+
+class Farm:
+    """Everything but the broker: what the threads deliver is kept here."""
+
+    def __init__(self, tmp_path: Path, *, threads: int = 2, at_once: int = 1) -> None:
+        file = tmp_path / "model"
+        file.touch()
+        self.shelf = Shelf(file)
+        self.engines: list[Probe] = []
+        self.make: Callable[[Serving], Probe] = lambda given: Probe(given.onnx)
+        self.sessions = Sessions(self.shelf, self._runtime)
+        self.skipped_s = 0.0
+        self.batcher = Batcher(at_once, self.sessions.room, self.clock)
+        self.answers: dict[str, tuple[Done | Failed, Sequence[bytes]]] = {}
+        self.rearmed = 0
+        self.worker = Worker(self.sessions, self.batcher, self, clock=self.clock, rearm=self._rearm)
+        self.worker.start(threads)
+
+    def clock(self) -> float:
+        return time.monotonic() + self.skipped_s
+
+    def _runtime(self, given: Serving) -> Runtime:
+        self.engines.append(self.make(given))
+        return Runtime(given, engine=self.engines[-1])
+
+    def _rearm(self) -> None:
+        self.rearmed += 1
+
+    def deliver(self, message: Done | Failed, blobs: Sequence[bytes] = ()) -> None:
+        assert message.request_id not in self.answers, "answered twice"
+        self.answers[message.request_id] = message, blobs
+
+    def put(self, request_id: str, model_id: str = "m", value: int = 100, **rest: bool) -> None:
+        given = Assign(
+            request_id=request_id, model_id=model_id, form="images", ttl_ms=30_000, waited_ms=7.0, top_k=1, **rest
+        )
+        self.batcher.put(given, [png(value)])
+
+    def get(self, request_id: str) -> Done | Failed:
+        eventually(lambda: request_id in self.answers)
+        return self.answers[request_id][0]
+
+
+@pytest.fixture
+def farm(tmp_path: Path) -> Iterator[Farm]:
+    farm = Farm(tmp_path)
+    farm.shelf.put("m")
+    yield farm
+    farm.worker.close()
+
+
+def request(request_id: str, blob: bytes, form: str = "images") -> Request:
+    given = Assign(request_id=request_id, model_id="m", form=form, ttl_ms=30_000, waited_ms=0.0)  # type: ignore[arg-type]
+    return Request(given, [blob], 0.0)
+
+
+class TestCompute:
+    @pytest.fixture
+    def runtime(self, tmp_path: Path) -> Runtime:
+        (tmp_path / "model").touch()
+        runtime = Runtime(serving("m", tmp_path / "model", 8), engine=Probe(tmp_path / "model"))
+        runtime.activate()
+        return runtime
+
+    def answers(self, runtime: Runtime, *requests: Request) -> dict[str, Done | Failed]:
+        return {one.message.request_id: one.message for one in answer(runtime, requests, lambda: 0.001)}
+
+    def test_images_and_tensors_share_a_call(self, runtime: Runtime) -> None:
+        tensor = json.dumps(np.full((2, 3, 8, 8), 0.5).tolist()).encode()
+        bodies = {
+            one.message.request_id: json.loads(one.blobs[0])
+            for one in answer(runtime, [request("i", png(51)), request("t", tensor, "tensors")], lambda: 0.001)
+        }
+        assert runtime._engine.batches == [8, 3]  # type: ignore[attr-defined]
+        assert [best["confidence"] for best in bodies["i"]["predictions"][0]] == [0.2, 0.0, 0.0]
+        assert [row[0]["confidence"] for row in bodies["t"]["predictions"]] == [0.5, 0.5]
+
+    def test_a_bad_image_fails_nobody_else(self, runtime: Runtime) -> None:
+        got = self.answers(runtime, request("1", png(1)), request("bad", b"GIF89a"), request("2", png(2)))
+        assert isinstance(got["bad"], Failed)
+        assert got["bad"].code == "bad_image"
+        assert got["1"].batch_size == got["2"].batch_size == 2  # type: ignore[union-attr]
+
+    def test_a_failing_batch_is_run_one_by_one(self, runtime: Runtime, caplog: pytest.LogCaptureFixture) -> None:
+        got = self.answers(runtime, request("1", png(1)), request("bad", png(13)), request("2", png(2)))
+        assert isinstance(got["bad"], Failed)
+        assert got["bad"].code == "engine_failed"
+        assert "an unlucky number" in got["bad"].message
+        assert [got[name].batch_size for name in "12"] == [1, 1]  # type: ignore[union-attr]
+        assert [record.exc_info is not None for record in caplog.records] == [True]
+
+    def test_what_nobody_expected_is_one_plain_sentence(
+        self, runtime: Runtime, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(Runtime, "decode", lambda *_: 1 / 0)
+        got = self.answers(runtime, request("1", png(1)))
+        assert got["1"] == Failed(
+            request_id="1",
+            code="internal",
+            message="The prediction failed unexpectedly; the log of the inferencer has the details.",
+        )
+        assert "ZeroDivisionError" in caplog.text
+
+    def test_too_late_is_not_computed(self, runtime: Runtime) -> None:
+        late = [one.message for one in answer(runtime, [request("1", png(1))], lambda: 31.0)]
+        assert [one.code for one in late if isinstance(one, Failed)] == ["deadline_exceeded"]
+        assert runtime._engine.batches == [8]  # type: ignore[attr-defined]
+
+    def test_times_add_up(self, runtime: Runtime) -> None:
+        ticks = iter([2.0, 2.25, 3.0, 3.0, 4.0])  # taken, decoded, engine in, deadline, engine out
+        (one,) = answer(runtime, [Request(request("1", png(1)).assign, [png(1)], 1.5)], lambda: next(ticks))
+        assert isinstance(one.message, Done)
+        assert (one.message.queue_ms, one.message.decode_ms, one.message.inference_ms) == (500.0, 250.0, 1000.0)
+
+
+class TestSessions:
+    def test_loads_on_first_use_and_once(self, farm: Farm) -> None:
+        gate = threading.Event()
+
+        def slow(given: Serving) -> Probe:
+            assert gate.wait(10)
+            return Probe(given.onnx)
+
+        farm.make = slow
+        for number in range(6):
+            farm.put(f"r{number}")
+        gate.set()
+        done = [farm.get(f"r{number}") for number in range(6)]
+        assert all(isinstance(one, Done) for one in done)
+        assert len(farm.engines) == 1
+        assert farm.engines[0].batches == [4, 4, 2]  # the rehearsal, then what had gathered
+
+    def test_loading_holds_up_no_other_model(self, farm: Farm) -> None:
+        farm.shelf.put("slow")
+        farm.put("warm")
+        assert isinstance(farm.get("warm"), Done)
+        gate = threading.Event()
+
+        def make(given: Serving) -> Probe:
+            assert gate.wait(10)
+            return Probe(given.onnx)
+
+        farm.make = make
+        farm.put("s", "slow")
+        farm.put("m")
+        assert isinstance(farm.get("m"), Done)
+        assert "s" not in farm.answers
+        gate.set()
+        assert isinstance(farm.get("s"), Done)
+
+    def test_an_unknown_model(self, farm: Farm) -> None:
+        farm.put("r", "nobody")
+        assert farm.get("r") == Failed(
+            request_id="r", code="not_found", message="There is no model 'nobody' that is ready to predict."
+        )
+
+    def test_a_model_that_does_not_load_says_why_and_is_tried_again(self, farm: Farm) -> None:
+        good = farm.make
+        farm.make = lambda given: (_ for _ in ()).throw(errors.BadModel("It is broken."))
+        farm.put("r1")
+        assert farm.get("r1") == Failed(request_id="r1", code="bad_model", message="It is broken.")
+        farm.make = good
+        farm.put("r2")
+        assert isinstance(farm.get("r2"), Done)
+
+    def test_a_change_takes_over_and_the_old_is_let_go(self, farm: Farm) -> None:
+        farm.put("r1")
+        farm.get("r1")
+        farm.shelf.put("m", batch_size=2)
+        eventually(lambda: farm.sessions.room("m") is None)
+        farm.put("r2")
+        assert isinstance(farm.get("r2"), Done)
+        assert [engine.active for engine in farm.engines] == [False, True]
+        assert [one.batch_size for one in farm.sessions.loaded()] == [2]
+
+    def test_another_models_change_changes_nothing(self, farm: Farm) -> None:
+        farm.put("r1")
+        farm.get("r1")
+        farm.shelf.put("other")
+        farm.sessions.refresh()
+        assert farm.sessions.room("m") == 4
+
+    def test_a_model_that_is_gone_is_unloaded_but_not_under_a_call(self, farm: Farm) -> None:
+        gate = threading.Event()
+        farm.make = lambda given: Probe(given.onnx, gate)
+        farm.put("r1")
+        eventually(lambda: farm.engines and len(farm.engines[0].batches) == 2)
+        farm.shelf.drop("m")
+        eventually(lambda: farm.sessions.loaded() == [])
+        assert farm.engines[0].active
+        gate.set()
+        assert isinstance(farm.get("r1"), Done)
+        eventually(lambda: not farm.engines[0].active)
+        farm.put("r2")
+        assert farm.get("r2").code == "not_found"  # type: ignore[union-attr]
+
+    def test_a_catalogue_that_cannot_be_read_stops_nothing(self, farm: Farm) -> None:
+        farm.put("r1")
+        farm.get("r1")
+        before = farm.rearmed
+        farm.shelf.failure = errors.Unavailable("The database is away.")
+        eventually(lambda: farm.rearmed > before + 1)
+        farm.put("r2")
+        assert isinstance(farm.get("r2"), Done)
+
+    def test_what_is_loaded_is_told(self, farm: Farm) -> None:
+        assert farm.sessions.loaded() == []
+        farm.put("r")
+        farm.get("r")
+        (one,) = farm.sessions.loaded()
+        assert (one.model_id, one.engine, one.precision, one.batch_size) == ("m", "onnxruntime", "fp32", 4)
+        assert one.memory_mb >= 0
+
+
+class TestWorker:
+    def test_batches_what_gathers_while_it_computes(self, farm: Farm) -> None:
+        gate = threading.Event()
+        farm.make = lambda given: Probe(given.onnx, gate)
+        farm.put("first")
+        eventually(lambda: farm.engines and len(farm.engines[0].batches) == 2)
+        for number in range(5):
+            farm.put(f"r{number}")
+        gate.set()
+        assert {farm.get(f"r{number}").batch_size for number in range(4)} == {4}  # type: ignore[union-attr]
+        assert farm.engines[0].batches == [4, 1, 4, 1]
+
+    def test_one_engine_call_at_a_time(self, tmp_path: Path) -> None:
+        farm = Farm(tmp_path, threads=4, at_once=1)
+        farm.shelf.put("a")
+        farm.shelf.put("b")
+        gate = threading.Event()
+        farm.make = lambda given: Probe(given.onnx, gate)
+        farm.put("1", "a")
+        eventually(lambda: farm.engines and len(farm.engines[0].batches) == 2)
+        farm.put("2", "b")
+        eventually(lambda: farm.sessions.room("b") is not None)
+        farm.sessions.refresh()
+        assert farm.engines[1].batches == [4]  # loaded and rehearsed, but not running
+        gate.set()
+        assert isinstance(farm.get("2"), Done)
+        farm.worker.close()
+
+    def test_what_waits_beyond_its_deadline_is_refused(self, farm: Farm) -> None:
+        gate = threading.Event()
+        farm.make = lambda given: Probe(given.onnx, gate)
+        farm.put("first")
+        eventually(lambda: farm.engines and len(farm.engines[0].batches) == 2)
+        farm.put("late")
+        farm.skipped_s = 31.0
+        assert farm.get("late").code == "deadline_exceeded"  # type: ignore[union-attr]
+        gate.set()
+        assert isinstance(farm.get("first"), Done)
+
+    def test_the_watchdog_is_put_off_only_while_nothing_is_stuck(self, farm: Farm) -> None:
+        eventually(lambda: farm.rearmed > 0)
+        gate = threading.Event()
+        farm.make = lambda given: Probe(given.onnx, gate)
+        farm.put("hangs")
+        eventually(lambda: farm.engines and len(farm.engines[0].batches) == 2)
+        farm.skipped_s = 31.0
+        eventually(farm.batcher.stuck)
+        before = farm.rearmed
+        assert not farm.worker._closing.wait(0.6)  # two rounds of the keeper
+        assert farm.rearmed <= before + 1
+        gate.set()
+        farm.get("hangs")
+        eventually(lambda: farm.rearmed > before + 1)
+
+    def test_a_thread_outlives_whatever_happens(
+        self, farm: Farm, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(Runtime, "present", lambda *_: 1 / 0)
+        for number in range(4):
+            farm.put(f"bad{number}")
+            assert farm.get(f"bad{number}").code == "internal"  # type: ignore[union-attr]
+        monkeypatch.undo()
+        farm.put("good")
+        assert isinstance(farm.get("good"), Done)
+
+    def test_closing_ends_the_threads_and_unloads(self, farm: Farm) -> None:
+        farm.put("r")
+        farm.get("r")
+        farm.worker.close()
+        assert not any(thread.is_alive() for thread in farm.worker._threads)
+        assert not farm.engines[0].active
+
+
+@pytest.mark.parametrize(("threads", "at_once", "expected"), [(5, 1, 16), (10, 2, 32), (40, 1, 80), (1, 1, 16)])
+def test_credit_lets_batches_form_and_keeps_threads_busy(threads: int, at_once: int, expected: int) -> None:
+    assert credit(threads, at_once) == expected
+
+
+def test_equal_servings_are_equal(tmp_path: Path) -> None:
+    assert serving("m", tmp_path) == serving("m", tmp_path)
+    assert serving("m", tmp_path) != msgspec.structs.replace(serving("m", tmp_path), threads=2)
