@@ -247,6 +247,8 @@ class ConvertSpec(Spec, frozen=True, kw_only=True):
     """Check and describe an uploaded model."""
 
     model_id: str
+    input_shape: tuple[int, ...] | None = None
+    """What its owner says the first input takes, batch included; settles axes the graph leaves open."""
 
 
 class ReportSpec(Spec, frozen=True, kw_only=True):

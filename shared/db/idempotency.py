@@ -32,7 +32,6 @@ def reserve(key: Key) -> None:
     Raises:
         errors.Conflict: A request with this key is in work.
     """
-    Idempotency.delete().where(Idempotency.created_at_ms < clock.now_ms() - KEPT_MS).execute()
     row = _row(key)
     if row is not None and row.status is None:
         raise errors.Conflict("A request with this Idempotency-Key is still in work; wait for its answer.")
@@ -47,7 +46,7 @@ def recall(key: Key, body_sha256: str) -> Answer | None:
         errors.Conflict: The key was used with another body.
     """
     row = _row(key)
-    if row is None or row.status is None or row.created_at_ms < clock.now_ms() - KEPT_MS:
+    if row is None or row.status is None:
         return None
     if row.body_sha256 != body_sha256:
         raise errors.Conflict("This Idempotency-Key was used with another body; take a new key for a new request.")
@@ -81,4 +80,6 @@ def _scope(key: Key) -> object:
 
 
 def _row(key: Key) -> Idempotency | None:
+    """What is kept for the key; whatever is over a day old is dropped on the way."""
+    Idempotency.delete().where(Idempotency.created_at_ms < clock.now_ms() - KEPT_MS).execute()
     return Idempotency.get_or_none(_scope(key))

@@ -1,0 +1,91 @@
+"""Who may do what: every call and the least role it needs, in one table. What is not in it, nobody may."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from litestar.connection import ASGIConnection
+from litestar.handlers import BaseRouteHandler
+
+from gateway.auth import Credentials
+from gateway.errors import MethodNotAllowed
+from shared import errors
+from shared.db.accounts import Role
+
+Minimum = Literal["nobody", "viewer", "engineer", "admin"]
+"""`nobody`: without signing in."""
+
+RANK: dict[Role, int] = {"viewer": 1, "engineer": 2, "admin": 3}
+
+TABLE: dict[tuple[str, str], Minimum] = {
+    ("POST", "/api/v1/auth/login"): "nobody",
+    ("POST", "/api/v1/auth/logout"): "viewer",
+    ("GET", "/api/v1/auth/verify"): "viewer",
+    ("GET", "/api/v1/auth/api-keys"): "viewer",
+    ("POST", "/api/v1/auth/api-keys"): "viewer",
+    ("DELETE", "/api/v1/auth/api-keys/{key_id}"): "viewer",
+    ("GET", "/api/v1/users"): "admin",
+    ("POST", "/api/v1/users"): "admin",
+    ("PATCH", "/api/v1/users/{user_id}"): "admin",
+    ("DELETE", "/api/v1/users/{user_id}"): "admin",
+    ("POST", "/api/v1/models"): "engineer",
+    ("GET", "/api/v1/models"): "engineer",
+    ("GET", "/api/v1/models/{model_id}"): "engineer",
+    ("DELETE", "/api/v1/models/{model_id}"): "admin",
+    ("GET", "/api/v1/models/{model_id}/onnx"): "engineer",
+    ("GET", "/api/v1/models/{model_id}/deployment"): "engineer",
+    ("POST", "/api/v1/benchmark"): "engineer",
+    ("GET", "/api/v1/benchmark"): "engineer",
+    ("GET", "/api/v1/benchmark/{benchmark_id}"): "engineer",
+    ("GET", "/api/v1/benchmark/{benchmark_id}/report"): "engineer",
+    ("POST", "/api/v1/benchmark/{benchmark_id}/cancel"): "engineer",  # their own; an administrator any
+    ("GET", "/api/v1/jobs"): "engineer",
+    ("GET", "/api/v1/jobs/{job_id}"): "engineer",
+    ("GET", "/api/v1/reports"): "engineer",
+    ("GET", "/api/v1/reports/{report_id}"): "engineer",
+    ("GET", "/api/v1/reports/{report_id}/view"): "engineer",
+    ("GET", "/api/v1/reports/{report_id}/export"): "engineer",
+    ("POST", "/api/v1/inference/predict"): "viewer",
+    ("GET", "/api/v1/inference/models"): "viewer",
+    ("GET", "/api/v1/inference/health"): "engineer",
+    ("GET", "/api/v1/health"): "nobody",  # the components only for signed-in users
+    ("GET", "/api/v1/health/live"): "nobody",
+    ("GET", "/api/v1/health/ready"): "nobody",
+    ("GET", "/api/v1/config"): "engineer",
+    ("GET", "/api/v1/events"): "engineer",
+    ("GET", "/schema"): "nobody",
+    ("GET", "/schema/openapi.json"): "nobody",
+    ("GET", "/schema/openapi.yaml"): "nobody",
+}
+
+_METHODS: dict[str, set[str]] = {}
+for _method, _path in TABLE:
+    _METHODS.setdefault(_path, set()).add(_method)
+
+
+class Gate:
+    """The guard before every handler; it runs before any of the body is read."""
+
+    def __init__(self, credentials: Credentials) -> None:
+        self._credentials = credentials
+
+    async def check(self, connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler) -> None:
+        """Let the request pass, with `scope["state"]["account"]` set, or refuse it.
+
+        Raises:
+            errors.Unauthorized: The call needs an identity and the request has none.
+            errors.Forbidden: The role is not enough, or the call is not in the table.
+        """
+        scope = connection.scope
+        method, path = str(scope.get("method")), scope["path_template"]
+        needed = TABLE.get((method, path))
+        if needed == "nobody" or method == "OPTIONS":  # OPTIONS says which methods there are, nothing else
+            return
+        if needed is None and path in _METHODS:
+            raise MethodNotAllowed(f"This path takes {', '.join(sorted(_METHODS[path]))}.")
+        identity = await self._credentials.identify(scope["headers"])
+        scope["state"]["account"], scope["state"]["identity"] = identity.account, identity
+        if needed is None or RANK[identity.account.role] < RANK[needed]:
+            raise errors.Forbidden(
+                f"Your role is {identity.account.role}; this call needs {needed or 'more than any role'}."
+            )

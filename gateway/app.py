@@ -1,0 +1,66 @@
+"""The application: calls, access, errors and the parts behind them, put together."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from litestar import Litestar, Router
+from litestar.config.cors import CORSConfig
+from litestar.datastructures import State
+from litestar.di import Provide
+from litestar.exceptions import HTTPException
+
+from gateway import docs, errors
+from gateway.bodies import StrictJson
+from gateway.context import Context
+from gateway.exchange import Exchanges
+from gateway.routes import auth, benchmark, inference, jobs, models, reports, system, users
+from gateway.routes.common import V1
+from shared import config
+
+JSON_BYTES = 2**20
+"""Largest JSON body of a call; uploads and predictions have their own limits."""
+
+
+def create_app(context: Context) -> Litestar:
+    """The gateway as an ASGI application around its parts; it opens and closes them with its lifespan."""
+    api = Router(
+        V1,
+        route_handlers=[module.router for module in (auth, users, models, jobs, benchmark, reports, inference, system)],
+    )
+    app = Litestar(
+        [api],
+        guards=[context.gate.check],
+        dependencies={"context": Provide(functools.partial(_given, context), sync_to_thread=False)},
+        state=State({"context": context}),
+        lifespan=[functools.partial(_running, context)],
+        exception_handlers={HTTPException: errors.answer, Exception: errors.answer},
+        dto=StrictJson,
+        return_dto=None,
+        request_max_body_size=JSON_BYTES,
+        openapi_config=docs.config(system.VERSION),
+        cors_config=_cors(context.settings),
+        logging_config=None,
+    )
+    docs.complete(app.openapi_schema)
+    app.asgi_handler = Exchanges(app.asgi_handler)
+    return app
+
+
+def _given(context: Context) -> Context:
+    return context
+
+
+@asynccontextmanager
+async def _running(context: Context, _: Litestar) -> AsyncIterator[None]:
+    async with context.running():
+        yield
+
+
+def _cors(settings: config.Settings) -> CORSConfig | None:
+    origins = [origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()]
+    if not origins:
+        return None
+    return CORSConfig(allow_origins=origins, expose_headers=["X-Request-ID", "Location", "Retry-After"])

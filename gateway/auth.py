@@ -1,0 +1,99 @@
+"""Who is calling: credentials of a request to an account, cached until access changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from gateway import tokens
+from gateway.store import Store
+from shared import clock, errors
+from shared.db import accounts
+
+CACHED = 10_000
+"""Credentials remembered at once; beyond that the cache starts afresh."""
+
+NO_CREDENTIAL = (
+    "Send `Authorization: Bearer <token or API key>` or `X-API-Key: <key>`; POST /api/v1/auth/login gives a token."
+)
+
+Headers = Iterable[tuple[bytes, bytes]]
+
+
+class Identity(msgspec.Struct, frozen=True, kw_only=True):
+    """A good credential: whose it is, which session it stands for (None: an API key), and when it ends."""
+
+    account: accounts.Account
+    session_id: str | None
+    expires_at_ms: int | None
+
+
+class Credentials:
+    """Turns credentials into identities. Answers from memory what the database said since access last changed."""
+
+    def __init__(self, store: Store, signer: tokens.Signer) -> None:
+        self._store, self._signer = store, signer
+        self._known: dict[bytes, Identity] = {}
+        self._generation = 0
+
+    async def identify(self, headers: Headers) -> Identity:
+        """The identity behind a request's headers.
+
+        Raises:
+            errors.Unauthorized: No credential, or one that is wrong, expired or revoked.
+        """
+        credential = credential_of(headers)
+        if credential is None:
+            raise errors.Unauthorized(NO_CREDENTIAL)
+        identity = self._known.get(credential)
+        if identity is None:
+            identity = await self._look_up(credential)
+        if identity.expires_at_ms is not None and identity.expires_at_ms <= clock.now_ms():
+            raise errors.Unauthorized("The credential has expired; sign in again or make a new key.")
+        return identity
+
+    def forget(self) -> None:
+        """Drop everything remembered: a role, a session or a key changed."""
+        self._generation += 1
+        self._known.clear()
+
+    async def _look_up(self, credential: bytes) -> Identity:
+        generation = self._generation
+        text = credential.decode("latin-1")
+        if text.startswith(tokens.KEY_PREFIX):
+            identity = await self._by_key(text)
+        else:
+            identity = await self._by_token(text)
+        if generation == self._generation:  # what was read before a change must not be remembered after it
+            if len(self._known) >= CACHED:
+                self._known.clear()
+            self._known[credential] = identity
+        return identity
+
+    async def _by_key(self, key: str) -> Identity:
+        if not tokens.well_formed(key):
+            raise errors.Unauthorized("The API key is mistyped or cut off; its checksum does not fit.")
+        found = await self._store.read(accounts.key_user, tokens.fingerprint(key))
+        if found is None:
+            raise errors.Unauthorized("The API key is unknown, revoked or expired.")
+        account, expires_at_ms = found
+        return Identity(account=account, session_id=None, expires_at_ms=expires_at_ms)
+
+    async def _by_token(self, token: str) -> Identity:
+        claims = self._signer.read(token)
+        account = await self._store.read(accounts.session_user, claims.session_id)
+        if account is None:
+            raise errors.Unauthorized("The sign-in has ended; sign in again.")
+        return Identity(account=account, session_id=claims.session_id, expires_at_ms=claims.expires_at_ms)
+
+
+def credential_of(headers: Headers) -> bytes | None:
+    """The bearer token or key a request carries; `Authorization` counts before `X-API-Key`."""
+    key = None
+    for name, value in headers:
+        if name == b"authorization" and value[:7].lower() == b"bearer ":
+            return value[7:].strip()
+        if name == b"x-api-key":
+            key = value.strip()
+    return key or None

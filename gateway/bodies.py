@@ -1,0 +1,173 @@
+"""Request bodies: read within bounds, decoded strictly, refused field by field."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Generator, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+from litestar.dto import AbstractDTO
+from litestar.types import Receive
+
+from gateway.errors import ClientGone
+from shared import errors
+
+if TYPE_CHECKING:
+    from litestar._openapi.schema_generation import SchemaCreator
+    from litestar.dto.data_structures import DTOFieldDefinition
+    from litestar.openapi.spec import Reference, Schema
+    from litestar.typing import FieldDefinition
+
+T = TypeVar("T")
+
+_WHERE = re.compile(r"(?P<what>.*) - at `(?:key in )?\$(?P<path>.*)`$", re.DOTALL)
+
+
+async def chunks(receive: Receive, limit: int) -> AsyncIterator[bytes]:
+    """The body as it arrives.
+
+    Raises:
+        errors.TooLarge: More than `limit` bytes came.
+        ClientGone: The client left before the end.
+    """
+    total = 0
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise ClientGone
+        body = message["body"]
+        total += len(body)
+        if total > limit:
+            raise too_large(limit)
+        if body:
+            yield body
+        if not message["more_body"]:
+            return
+
+
+def too_large(limit: int) -> errors.TooLarge:
+    """The refusal of a body over `limit` bytes."""
+    return errors.TooLarge(f"The body is larger than the {limit // 2**20} MiB this call takes.")
+
+
+class Budget:
+    """The bytes of the bodies under way in this process, bounded."""
+
+    def __init__(self, limit: int) -> None:
+        self._left = limit
+
+    @contextmanager
+    def share(self) -> Iterator[_Share]:
+        """One request's part; returned at the end of the block."""
+        share = _Share(self)
+        try:
+            yield share
+        finally:
+            self._left += share.taken
+
+    def take(self, size: int) -> None:
+        """Take `size` bytes.
+
+        Raises:
+            errors.QueueFull: They are not left.
+        """
+        if size > self._left:
+            raise errors.QueueFull("Too many bytes are under way; try again shortly.", retry_after_s=1)
+        self._left -= size
+
+
+class _Share:
+    def __init__(self, budget: Budget) -> None:
+        self._budget, self.taken = budget, 0
+
+    async def metered(self, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        async for chunk in body:
+            self._budget.take(len(chunk))
+            self.taken += len(chunk)
+            yield chunk
+
+
+def decode(body: bytes, type_: type[T]) -> T:
+    """A JSON object as `type_`, a struct.
+
+    Raises:
+        errors.InvalidInput: Not JSON, or not as the struct says; `errors` has one entry for each wrong field.
+    """
+    try:
+        return msgspec.json.decode(body, type=type_)
+    except msgspec.ValidationError as error:
+        raise _refusal(body, type_, error) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise errors.InvalidInput(f"The body is not valid JSON: {error}.") from None
+    except RecursionError:
+        raise errors.InvalidInput("The JSON is nested too deeply.") from None
+
+
+def decode_fields(fields: Mapping[str, msgspec.Raw], type_: type[T]) -> T:
+    """Like `decode`, from the JSON of each field on its own (the fields of a form)."""
+    return decode(msgspec.json.encode(fields), type_)
+
+
+def _refusal(body: bytes, type_: type[T], first: msgspec.ValidationError) -> errors.InvalidInput:
+    try:
+        given = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    except msgspec.ValidationError:
+        return errors.InvalidInput("The body must be a JSON object.", errors=[_located("", first)])
+    found = [error for name in given if (error := _wrong(name, given[name], type_))]
+    found += [{"field": name, "message": "required"} for name in _required(type_) if name not in given]
+    return errors.InvalidInput("The request does not fit; see `errors`.", errors=found or [_located("", first)])
+
+
+def _wrong(name: str, value: msgspec.Raw, type_: type[Any]) -> dict[str, str] | None:
+    known = {field.encode_name: field for field in msgspec.structs.fields(type_)}
+    if name not in known:
+        return {"field": name, "message": f"unknown field; known are {', '.join(known)}"}
+    try:
+        msgspec.json.decode(value, type=known[name].type)
+    except msgspec.ValidationError as error:
+        return _located(name, error)
+    return None
+
+
+def _required(type_: type[Any]) -> list[str]:
+    return [field.encode_name for field in msgspec.structs.fields(type_) if field.required]
+
+
+def _located(name: str, error: msgspec.ValidationError) -> dict[str, str]:
+    match = _WHERE.match(str(error))
+    path, what = (match["path"], match["what"]) if match else ("", str(error))
+    return {"field": (name + path).lstrip(".") or "body", "message": what[0].lower() + what[1:]}
+
+
+class StrictJson(AbstractDTO[Any]):
+    """Decodes the JSON body of every handler that takes `data` with `decode`, in place of Litestar's lax conversion."""
+
+    def decode_bytes(self, value: bytes) -> Any:
+        """The body as the handler's `data` type."""
+        media_type = self.asgi_connection.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if media_type != "application/json" and not media_type.endswith("+json"):
+            raise errors.UnsupportedMedia("This call takes JSON; send `Content-Type: application/json`.")
+        return decode(value, self.asgi_connection.route_handler.parsed_data_field.annotation)
+
+    @classmethod
+    def create_for_field_definition(cls, *_: Any, **__: Any) -> None:
+        """No transfer model: the struct itself is what is decoded."""
+
+    @classmethod
+    def create_openapi_schema(
+        cls, field_definition: FieldDefinition, handler_id: str, schema_creator: SchemaCreator
+    ) -> Reference | Schema:
+        """The schema of the struct itself."""
+        return schema_creator.for_field_definition(field_definition)
+
+    @classmethod
+    def generate_field_definitions(cls, model_type: type[Any]) -> Generator[DTOFieldDefinition, None, None]:
+        """No fields are transferred one by one."""
+        yield from ()
+
+    @classmethod
+    def detect_nested_field(cls, field_definition: FieldDefinition) -> bool:
+        """Nothing is nested for the same reason."""
+        return False

@@ -1,0 +1,123 @@
+"""Everything the calls work with, opened and closed together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from typing import Any, Protocol
+
+from gateway.access import Gate
+from gateway.auth import Credentials
+from gateway.bodies import Budget
+from gateway.caches import Caches
+from gateway.events import Hub
+from gateway.store import Store
+from gateway.tokens import Signer
+from shared import config
+from shared.artifacts import ArtifactStore
+from shared.db import accounts, connection, idempotency
+from shared.specs import Lane
+from shared.wire.client import Answer
+from shared.wire.events import Resync
+from shared.wire.messages import Event, Status, Submit
+
+logger = logging.getLogger(__name__)
+
+
+class Broker(Protocol):
+    """What the gateway needs of `shared.wire.client.BrokerClient`."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether a broker answers."""
+        ...
+
+    def status(self) -> tuple[Status | None, float]:
+        """Its last word and the age of it in seconds."""
+        ...
+
+    async def submit(self, request: Submit, blobs: Sequence[bytes]) -> Answer:
+        """One prediction."""
+        ...
+
+    def publish(self, topic: str, body: dict[str, Any]) -> None:
+        """Announce an event."""
+        ...
+
+    def doorbell(self, lane: Lane) -> None:
+        """Wake the idle workers of a lane."""
+        ...
+
+
+class Context:
+    """The gateway's parts.
+
+    Args:
+        settings: In force.
+        broker: An open client of the broker.
+        feed: The broker's events.
+    """
+
+    def __init__(self, settings: config.Settings, broker: Broker, feed: AsyncIterator[Event | Resync]) -> None:
+        self.settings, self.broker, self._feed = settings, broker, feed
+        self.store = Store()
+        self.signer = Signer.at(settings.secrets)
+        self.credentials = Credentials(self.store, self.signer)
+        self.gate = Gate(self.credentials)
+        self.caches = Caches(self.store, self.credentials)
+        self.hub = Hub()
+        self.models = ArtifactStore(settings.models)
+        self.reports = ArtifactStore(settings.reports)
+        self.budget = Budget(2 * settings.inference_queue_mb * 2**20)
+        """Bytes of predictions: those that wait in the inference lane, and as many that arrive or are worked on."""
+        self.draining = asyncio.Event()
+        """Set when the process is about to stop: not ready any more, streams end."""
+        self.broken = asyncio.Event()
+        """Set when a background task died: the process must be restarted."""
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Open the database, sweep what a predecessor left behind, keep the caches true."""
+        connection.open_db(self.settings.db_file)
+        try:
+            await self.store.write(_tidy, self.models)
+            await self.caches.refresh()
+            if not (await self.store.read(accounts.users, limit=1, cursor=None)).rows:
+                logger.warning("there is no user yet; `python -m gateway.admin ensure` creates one")
+            async with self._background(self.caches.keep(), self.hub.relay(self._feed)):
+                yield
+        finally:
+            self.store.close()
+
+    def drain(self) -> None:
+        """Say that we are about to stop."""
+        self.draining.set()
+        self.hub.close()
+
+    @contextlib.asynccontextmanager
+    async def _background(self, *work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(coroutine) for coroutine in work]
+        for task in tasks:
+            task.add_done_callback(self._ended)
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            logger.critical("a background task ended; the gateway must be restarted", exc_info=task.exception())
+            self.broken.set()
+
+
+def _tidy(models: ArtifactStore) -> None:
+    """Nothing is under way yet: half uploads and keys in work are a dead predecessor's."""
+    leftovers = models.clear_staging()
+    with connection.write():
+        released = idempotency.release_all()
+    if leftovers or released:
+        logger.info("tidied up", extra={"half_uploads": leftovers, "keys_in_work": released})

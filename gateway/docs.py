@@ -1,0 +1,175 @@
+"""The OpenAPI description: what Litestar cannot know by itself."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin, YamlRenderPlugin
+from litestar.openapi.spec import (
+    Components,
+    Example,
+    OpenAPI,
+    OpenAPIMediaType,
+    OpenAPIResponse,
+    Operation,
+    Parameter,
+    PathItem,
+    Reference,
+    RequestBody,
+    Schema,
+    SecurityScheme,
+)
+from litestar.openapi.spec.enums import OpenAPIFormat, OpenAPIType
+
+from gateway.access import TABLE
+from gateway.docs_page import Page
+from gateway.errors import PROBLEM_JSON
+
+PREDICT = "/api/v1/inference/predict"
+SIGNED_IN: list[dict[str, list[str]]] = [{"bearer": []}, {"apiKey": []}]
+
+DESCRIPTION = (
+    "Upload a model, benchmark it on the engines of this machine, read the decision, and predict. "
+    "Sign in with `POST /api/v1/auth/login`, or send an API key. Every failure is `application/problem+json`."
+)
+PREPROCESSING = {"resize": {"height": 224, "width": 224}, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+BENCHMARK = {
+    "model_id": "mdl_0193a5b2c7e04f1c9a2b7d",
+    "batch_sizes": [1, 8],
+    "objective": "latency",
+    "constraints": [{"metric": "latency_p95_ms", "op": "<=", "value": 20}],
+}
+PREDICTION = {
+    "request_id": "req_0193a5b2c7e04f1c9a2b7d",
+    "model_id": BENCHMARK["model_id"],
+    "engine": "onnxruntime",
+    "precision": "fp32",
+    "batch_size": 1,
+    "predictions": [[{"class_id": 6, "label": "6", "confidence": 0.998}]],
+    "latency_ms": {"queue": 0.2, "decode": 0.3, "inference": 0.4, "total": 1.6},
+}
+
+
+@dataclass
+class UploadOperation(Operation):
+    """The model upload: a multipart body that the handler reads itself."""
+
+    def __post_init__(self) -> None:
+        """Describe the form."""
+        text = Schema(type=OpenAPIType.STRING)
+        fields: dict[str, Schema | Reference] = {
+            "name": Schema(type=OpenAPIType.STRING, min_length=1, max_length=200),
+            "task_type": Schema(type=OpenAPIType.STRING, enum=["classification", "detection"]),
+            "description": text,
+            "framework": Schema(type=OpenAPIType.STRING, enum=["onnx"]),
+            "input_shape": Schema(
+                type=OpenAPIType.STRING, description="JSON list, batch included.", examples=["[1,3,224,224]"]
+            ),
+            "preprocessing": Schema(
+                type=OpenAPIType.STRING, description="JSON object.", examples=[json.dumps(PREPROCESSING)]
+            ),
+            "labels": Schema(type=OpenAPIType.STRING, description="JSON list.", examples=['["cat","dog"]']),
+            "file": Schema(
+                type=OpenAPIType.STRING,
+                format=OpenAPIFormat.BINARY,
+                description="One .onnx file, at most 1 GiB; comes last.",
+            ),
+        }
+        form = Schema(type=OpenAPIType.OBJECT, properties=fields, required=["name", "task_type", "file"])
+        self.request_body = RequestBody(required=True, content={"multipart/form-data": OpenAPIMediaType(schema=form)})
+
+
+@dataclass
+class BenchmarkOperation(Operation):
+    """The benchmark order, with an example."""
+
+    def __post_init__(self) -> None:
+        """Add the example."""
+        if isinstance(self.request_body, RequestBody):
+            self.request_body.content["application/json"].examples = {"order": Example(value=BENCHMARK)}
+
+
+def config(version: str) -> OpenAPIConfig:
+    """Where the description is served: a page at /schema, and openapi.json and openapi.yaml below it."""
+    schemes = {
+        "bearer": SecurityScheme(type="http", scheme="bearer", description="A sign-in token or an API key."),
+        "apiKey": SecurityScheme(type="apiKey", name="X-API-Key", security_scheme_in="header"),
+    }
+    return OpenAPIConfig(
+        title="cv-platform",
+        version=version,
+        description=DESCRIPTION,
+        path="/schema",
+        use_handler_docstrings=True,
+        components=Components(security_schemes=schemes),  # type: ignore[arg-type]  # schemes or references
+        render_plugins=[Page(path="/"), JsonRenderPlugin(path="/openapi.json"), YamlRenderPlugin(path="/openapi.yaml")],
+    )
+
+
+def complete(openapi: OpenAPI) -> None:
+    """Add the predict call and who may call what; drop the 400s, which we answer as 422."""
+    paths = openapi.paths or {}
+    paths[PREDICT] = PathItem(post=_predict())
+    for (method, path), role in TABLE.items():
+        operation: Operation | None = getattr(paths.get(path), method.lower(), None)
+        if operation is None:
+            continue
+        operation.security = [] if role == "nobody" else SIGNED_IN
+        operation.description = f"{operation.description or ''}\n\nRole: {role}.".strip()
+        (operation.responses or {}).pop("400", None)
+
+
+def _predict() -> Operation:
+    binary = OpenAPIMediaType(schema=Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.BINARY))
+    image = Schema(type=OpenAPIType.ARRAY, items=Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.BINARY))
+    top_k = Schema(type=OpenAPIType.INTEGER, minimum=1, maximum=1000, default=5)
+    text, flag = Schema(type=OpenAPIType.STRING), Schema(type=OpenAPIType.BOOLEAN, default=False)
+    options = {"model_id": text, "top_k": top_k, "outputs": flag}
+    inputs = Schema(description="Nested list, or {input name: nested list}; the leading axis is the batch.")
+    tensors = Schema(type=OpenAPIType.OBJECT, properties={**options, "inputs": inputs}, required=["inputs"])
+    form = Schema(type=OpenAPIType.OBJECT, properties={**options, "image": image}, required=["image"])
+    problem = {PROBLEM_JSON: OpenAPIMediaType(schema=Schema(type=OpenAPIType.OBJECT))}
+    refusals = {
+        str(status): OpenAPIResponse(description=description, content=problem)
+        for status, description in (
+            (401, "No credential, or a bad one."),
+            (404, "There is no such model."),
+            (409, "The model is not ready."),
+            (413, "The body is over 64 MiB, or there are over 64 images."),
+            (415, "No image, form or JSON."),
+            (422, "A broken image, or a tensor that does not fit."),
+            (429, "Too much waits; see Retry-After."),
+            (503, "No broker or no inference process; see Retry-After."),
+            (504, "It took too long."),
+        )
+    }
+    answer = OpenAPIMediaType(schema=Schema(type=OpenAPIType.OBJECT), examples={"digit": Example(value=PREDICTION)})
+    return Operation(
+        operation_id="Predict",
+        tags=["inference"],
+        summary="Predict",
+        description="Predict from the bytes of an image, from several images in a form, or from tensors as JSON.",
+        parameters=[
+            Parameter(name="model_id", param_in="query", schema=text, description="Or in the body."),
+            Parameter(name="top_k", param_in="query", schema=top_k),
+            Parameter(name="outputs", param_in="query", schema=flag, description="Add the raw outputs."),
+        ],
+        request_body=RequestBody(
+            required=True,
+            content={
+                "image/jpeg": binary,
+                "image/png": binary,
+                "image/webp": binary,
+                "multipart/form-data": OpenAPIMediaType(schema=form),
+                "application/json": OpenAPIMediaType(schema=tensors),
+            },
+        ),
+        responses={
+            "200": OpenAPIResponse(
+                description="One list of predictions an image.", content={"application/json": answer}
+            ),
+            **refusals,
+        },
+    )

@@ -1,0 +1,117 @@
+"""The one map from an exception to an answer: `application/problem+json` for every failure."""
+
+from __future__ import annotations
+
+import logging
+import math
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from litestar import Request, Response
+from litestar.exceptions import HTTPException, ValidationException
+
+from shared import errors
+
+PROBLEM_JSON = "application/problem+json"
+CLIENT_CLOSED = 499
+"""What the log shows for a client that left before its answer; nothing is sent."""
+
+logger = logging.getLogger(__name__)
+
+
+class FieldError(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing wrong with one field."""
+
+    field: str
+    message: str
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Why a call was refused (RFC 9457), with our code and the request id to quote when asking for help."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: str
+    errors: list[FieldError] | None = None
+
+
+class ClientGone(Exception):
+    """The client closed the connection; nobody reads an answer."""
+
+
+class MethodNotAllowed(errors.AppError):
+    """The path exists, but not for this method."""
+
+    code, status, title = "method_not_allowed", 405, "Method not allowed"
+
+
+def answer(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    """The answer to a request that ended in `error`."""
+    request_id = request.scope["state"].get("request_id", "")
+    if isinstance(error, ClientGone):
+        return Response(b"", status_code=CLIENT_CLOSED)
+    known = as_app_error(error)
+    if known is None:
+        logger.error("unexpected failure", exc_info=error, extra={"request_id": request_id, "path": request.url.path})
+        known = errors.AppError("Something unexpected failed on our side. Quote the request id when you report it.")
+    problem = Problem(
+        type=f"urn:cv-platform:problem:{known.code}",
+        title=known.title,
+        status=known.status,
+        detail=known.message,
+        code=known.code,
+        request_id=request_id,
+        errors=None if known.errors is None else msgspec.convert(known.errors, list[FieldError]),
+    )
+    return Response(
+        msgspec.json.encode(problem),
+        status_code=known.status,
+        media_type=PROBLEM_JSON,
+        headers=_headers(known, error),
+    )
+
+
+def as_app_error(error: Exception) -> errors.AppError | None:
+    """The stated failure behind an exception; None for one nobody foresaw."""
+    if isinstance(error, errors.AppError):
+        return error
+    if isinstance(error, ValidationException):
+        return errors.InvalidInput("The request does not fit; see `errors`.", errors=_litestar_fields(error))
+    if isinstance(error, HTTPException):
+        return _by_status(error)
+    return None
+
+
+def _by_status(error: HTTPException) -> errors.AppError | None:
+    match error.status_code:
+        case HTTPStatus.NOT_FOUND:
+            return errors.NotFound("There is no such path; /schema lists every call.")
+        case HTTPStatus.METHOD_NOT_ALLOWED:
+            return MethodNotAllowed("This path does not take this method; /schema lists every call.")
+        case HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+            return errors.TooLarge("The body is larger than this call takes.")
+        case HTTPStatus.UNSUPPORTED_MEDIA_TYPE:
+            return errors.UnsupportedMedia(error.detail)
+        case status if HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR:
+            return errors.InvalidInput(error.detail or "The request cannot be understood.")
+    return None
+
+
+def _litestar_fields(error: ValidationException) -> list[dict[str, str]]:
+    found = error.extra if isinstance(error.extra, list) else []
+    return [{"field": str(item.get("key", "body")), "message": str(item.get("message", ""))} for item in found]
+
+
+def _headers(error: errors.AppError, cause: Exception) -> dict[str, str]:
+    headers = dict(cause.headers or {}) if isinstance(cause, HTTPException) else {}
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+    elif error.retryable and error.status in (429, 503):
+        headers["Retry-After"] = "1"
+    if isinstance(error, errors.Unauthorized):
+        headers["WWW-Authenticate"] = "Bearer"
+    return headers

@@ -1,0 +1,114 @@
+"""One HTTP exchange from outside: request id, log line, patience with slow bodies, refusing without cutting off."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import cast
+
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, HTTPReceiveMessage, HTTPScope, Message, Receive, Scope, Send
+
+from shared import errors, ids
+
+BODY_PAUSE_S = 30.0
+"""Longest pause within a body; after it the request is refused."""
+
+LINGER_S = 5.0
+"""How long what a refused client still sends is read and dropped, so that it gets to see the refusal."""
+
+logger = logging.getLogger("gateway.access")
+
+
+class Exchanges:
+    """ASGI layer around the whole application."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != ScopeType.HTTP:
+            await self._app(scope, receive, send)
+            return
+        exchange = Exchange(scope, receive, send)
+        try:
+            await self._app(scope, exchange.receive, exchange.send)
+        finally:
+            exchange.log()
+
+
+class Exchange:
+    """One request and its answer."""
+
+    def __init__(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
+        self._scope, self._receive, self._send = scope, receive, send
+        self._started = time.perf_counter()
+        self._status = 0
+        self._body_pending, offered = False, None
+        for name, value in scope["headers"]:
+            if name == b"x-request-id":
+                offered = value.decode("latin-1")
+            elif name == b"transfer-encoding" or (name == b"content-length" and value != b"0"):
+                self._body_pending = True
+        self.request_id = ids.request_id(offered)
+        scope["state"]["request_id"] = self.request_id
+
+    async def receive(self) -> HTTPReceiveMessage:
+        """The next part of the body, or the end of the connection.
+
+        Raises:
+            errors.DeadlineExceeded: The client stopped sending in the middle of the body.
+        """
+        if not self._body_pending:
+            return cast(HTTPReceiveMessage, await self._receive())  # waits for the client to leave: no bound
+        try:
+            async with asyncio.timeout(BODY_PAUSE_S):
+                message = cast(HTTPReceiveMessage, await self._receive())
+        except TimeoutError:
+            raise errors.DeadlineExceeded(f"The body stopped arriving for {BODY_PAUSE_S:.0f} s.") from None
+        self._body_pending = message["type"] == "http.request" and message["more_body"]
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Pass the answer on, with the headers every answer has."""
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+            headers = [*message["headers"], (b"x-request-id", self.request_id.encode())]
+            headers.append((b"x-content-type-options", b"nosniff"))
+            if not any(name == b"cache-control" for name, _ in headers):
+                headers.append((b"cache-control", b"no-store"))
+            if self._body_pending:
+                headers.append((b"connection", b"close"))
+            message["headers"] = headers
+        elif self._body_pending and not message.get("more_body"):
+            await self._send(cast(Message, {**message, "more_body": True}))
+            await self._linger()
+            message = {"type": "http.response.body", "body": b"", "more_body": False}
+        await self._send(message)
+
+    async def _linger(self) -> None:
+        """Closing while the client still sends resets the connection, and the refusal with it; so read on a little."""
+        try:
+            async with asyncio.timeout(LINGER_S):
+                while self._body_pending:
+                    message = await self._receive()
+                    self._body_pending = message["type"] == "http.request" and message["more_body"]
+        except TimeoutError:
+            self._body_pending = False
+
+    def log(self) -> None:
+        """The request's line in the log."""
+        account = self._scope["state"].get("account")
+        logger.info(
+            "request",
+            extra={
+                "request_id": self.request_id,
+                "user": account.username if account else None,
+                "method": self._scope["method"],
+                "path": self._scope["path"],
+                "status": self._status,
+                "duration_ms": round((time.perf_counter() - self._started) * 1000, 2),
+            },
+        )

@@ -1,0 +1,92 @@
+"""Signing in and out, and API keys."""
+
+from __future__ import annotations
+
+from litestar import Router, delete, get, post
+from litestar.params import FromPath, JSONBody
+
+from gateway import passwords, schemas, tokens
+from gateway.context import Context
+from gateway.routes.common import Cursor, Http, Limit, account_of, identity_of, iso, listing, problems
+from shared import clock, errors
+from shared.db import accounts
+from shared.db.tables import ApiKey
+
+DAY_MS = 24 * 3600 * 1000
+
+
+@post("/login", status_code=200, responses=problems(422, 401, signed_in=False))
+async def login(data: JSONBody[schemas.Login], context: Context) -> schemas.SignedIn:
+    """Sign in with name and password; the token is good for 24 hours."""
+    found = await context.store.read(accounts.by_name, data.username)
+    password_hash = found[1] if found else None
+    if not await context.store.hash(passwords.matches, data.password, password_hash) or found is None:
+        raise errors.Unauthorized("The user name or the password is wrong.")
+    account = found[0]
+    session = await context.store.write(accounts.open_session, account.id, tokens.SESSION_S * 1000)
+    token = context.signer.sign(account.id, session.id, session.created_at_ms, session.expires_at_ms)
+    return schemas.SignedIn(access_token=token, expires_in=tokens.SESSION_S, user=_ref(account))
+
+
+@post("/logout", status_code=204, responses=problems(409))
+async def logout(request: Http, context: Context) -> None:
+    """End this sign-in; its token is worth nothing from now on."""
+    session_id = identity_of(request).session_id
+    if session_id is None:
+        raise errors.Conflict("An API key does not sign out; DELETE /api/v1/auth/api-keys/{id} revokes it.")
+    await context.store.write(accounts.close_session, session_id)
+    await context.caches.refresh()
+
+
+@get("/verify", responses=problems())
+async def verify(request: Http) -> schemas.Verified:
+    """Whose credential this is."""
+    identity = identity_of(request)
+    return schemas.Verified(user=_ref(identity.account), expires_at=iso(identity.expires_at_ms))
+
+
+@get("/api-keys", responses=problems(422))
+async def list_keys(
+    request: Http, context: Context, limit: Limit = 50, cursor: Cursor = None
+) -> schemas.Listing[schemas.ApiKey]:
+    """Your own API keys."""
+    page = await context.store.read(accounts.keys, account_of(request).id, limit=limit, cursor=cursor)
+    return listing(page, _key)
+
+
+@post("/api-keys", responses=problems(422))
+async def add_key(request: Http, data: JSONBody[schemas.NewKey], context: Context) -> schemas.FreshApiKey:
+    """Make an API key with your own role. `key` is shown this once."""
+    key = tokens.new_key()
+    expires_at_ms = None if data.expires_in_days is None else clock.now_ms() + data.expires_in_days * DAY_MS
+    row = await context.store.write(
+        accounts.add_key, account_of(request).id, data.name, tokens.fingerprint(key), tokens.hint(key), expires_at_ms
+    )
+    shown = _key(row)
+    return schemas.FreshApiKey(
+        key=key, id=shown.id, name=shown.name, hint=shown.hint, created_at=shown.created_at, expires_at=shown.expires_at
+    )
+
+
+@delete("/api-keys/{key_id:str}", responses=problems(404))
+async def revoke_key(request: Http, key_id: FromPath[str], context: Context) -> None:
+    """Revoke one of your own keys."""
+    await context.store.write(accounts.revoke_key, key_id, account_of(request).id)
+    await context.caches.refresh()
+
+
+def _ref(account: accounts.Account) -> schemas.UserRef:
+    return schemas.UserRef(id=account.id, username=account.username, role=account.role)
+
+
+def _key(row: ApiKey) -> schemas.ApiKey:
+    return schemas.ApiKey(
+        id=row.id,
+        name=row.name,
+        hint=row.hint,
+        created_at=clock.iso(row.created_at_ms),
+        expires_at=iso(row.expires_at_ms),
+    )
+
+
+router = Router("/auth", route_handlers=[login, logout, verify, list_keys, add_key, revoke_key], tags=["auth"])

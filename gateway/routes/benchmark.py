@@ -1,0 +1,165 @@
+"""Benchmarks: order, follow, cancel, and their history as a table."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from typing import Any, Literal
+
+import msgspec
+from litestar import Response, Router, get, post
+from litestar.params import FromPath, FromQuery, JSONBody
+from litestar.response import File
+
+from gateway import schemas
+from gateway.context import Context
+from gateway.docs import BenchmarkOperation
+from gateway.routes.common import (
+    V1,
+    Cursor,
+    Http,
+    IdempotencyKey,
+    Limit,
+    accepted,
+    account_of,
+    key_of,
+    listing,
+    problems,
+    respond,
+)
+from gateway.routes.jobs import times
+from gateway.routes.reports import record
+from shared import clock, errors
+from shared.db import benchmarks, connection, idempotency, jobs
+from shared.db.accounts import Account
+from shared.db.pages import Page
+from shared.specs import BenchmarkSpec, JobStatus
+
+FIGURES = (
+    "latency_mean_ms",
+    "latency_p50_ms",
+    "latency_p95_ms",
+    "latency_p99_ms",
+    "throughput_fps",
+    "cpu_util_pct",
+    "gpu_util_pct",
+    "memory_mb",
+    "vram_usage_mb",
+    "power_draw_w",
+    "load_ms",
+    "artifact_mb",
+)
+CANDIDATE = ("engine", "precision", "batch_size", "threads", "instances", "status", "reason")
+HEADING = ("benchmark_id", "created_at", "benchmark_status", "model_id", "model_name", *CANDIDATE, *FIGURES)
+
+
+@post("/", status_code=202, operation_class=BenchmarkOperation, responses=problems(404, 409, 415, 422, 429))
+async def order(
+    request: Http, data: JSONBody[BenchmarkSpec], context: Context, idempotency_key: IdempotencyKey = None
+) -> Response[bytes]:
+    """Benchmark a model: every engine this machine has, every batch size asked for, then a decision and a report."""
+    body_sha256 = hashlib.sha256(await request.body()).hexdigest()
+    key = key_of(request, idempotency_key)
+    answer = await context.store.write(_order, context, data, account_of(request).id, key, body_sha256)
+    context.broker.doorbell("accelerator")
+    return respond(answer)
+
+
+@get("/", responses=problems(422))
+async def list_benchmarks(
+    *,
+    context: Context,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+    model_id: FromQuery[str | None] = None,
+    status: FromQuery[JobStatus | None] = None,
+    format: FromQuery[Literal["json", "csv"]] = "json",
+) -> Response[Any]:
+    """Benchmarks, newest first; `?format=csv` gives the figures of all their candidates instead, one a line."""
+    page = await context.store.read(benchmarks.listing, model_id=model_id, status=status, limit=limit, cursor=cursor)
+    if format == "json":
+        return Response(listing(page, _benchmark), media_type="application/json")
+    return await _table(context, page)
+
+
+@get("/{benchmark_id:str}", responses=problems(404))
+async def get_benchmark(benchmark_id: FromPath[str], context: Context) -> schemas.BenchmarkJob:
+    """A benchmark as it stands; `report_id` is set once its report is written."""
+    return _benchmark(await context.store.read(benchmarks.find, benchmark_id))
+
+
+@get("/{benchmark_id:str}/report", responses=problems(404))
+async def get_report(benchmark_id: FromPath[str], context: Context) -> File:
+    """The report of a benchmark: its canonical record."""
+    row = await context.store.read(benchmarks.find, benchmark_id)
+    if row.report_id is None:
+        raise errors.NotFound(f"This benchmark has no report yet; it is {row.status}.")
+    return record(context, await context.store.read(benchmarks.report, row.report_id))
+
+
+@post("/{benchmark_id:str}/cancel", status_code=202, responses=problems(404, 409))
+async def cancel(request: Http, benchmark_id: FromPath[str], context: Context) -> schemas.BenchmarkJob:
+    """Cancel a benchmark: at once while it waits, within seconds while it runs. Engineers cancel their own."""
+    await context.store.write(_cancel, benchmark_id, account_of(request))
+    row = await context.store.read(benchmarks.find, benchmark_id)
+    context.broker.publish(
+        f"job.{benchmark_id}", {"id": benchmark_id, "kind": "benchmark", "status": row.status, "progress": row.progress}
+    )
+    return _benchmark(row)
+
+
+def _order(
+    context: Context, spec: BenchmarkSpec, user_id: str, key: idempotency.Key | None, body_sha256: str
+) -> idempotency.Answer:
+    """Job, benchmark and remembered answer in one transaction."""
+    with connection.write(durable=True):
+        if key is not None and (before := idempotency.recall(key, body_sha256)):
+            return before
+        benchmark_id = benchmarks.order(spec, user_id, context.settings.max_queued_jobs)
+        answer = accepted(_benchmark(benchmarks.find(benchmark_id)), f"{V1}/benchmark/{benchmark_id}")
+        if key is not None:
+            idempotency.remember(key, body_sha256, answer)
+    return answer
+
+
+def _cancel(benchmark_id: str, account: Account) -> None:
+    with connection.write(durable=True):
+        owner = benchmarks.find(benchmark_id).created_by
+        if account.role != "admin" and owner != account.id:
+            raise errors.Forbidden("This benchmark is somebody else's; its owner or an administrator may cancel it.")
+        jobs.request_cancel(benchmark_id)
+
+
+async def _table(context: Context, page: Page[Any]) -> Response[Any]:
+    rows = await context.store.read(benchmarks.results, [row.id for row in page.rows])
+    headers = {"Content-Disposition": 'attachment; filename="benchmarks.csv"'}
+    if page.next_cursor:
+        headers["X-Next-Cursor"] = page.next_cursor
+    return Response(_csv(rows), media_type="text/csv; charset=utf-8", headers=headers)
+
+
+def _csv(rows: list[dict[str, Any]]) -> bytes:
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow(HEADING)
+    for row in rows:
+        head = (row["id"], clock.iso(row["created_at_ms"]), row["job_status"], row["model_id"], row["model_name"])
+        writer.writerow([_cell(value) for value in (*head, *(row[name] for name in (*CANDIDATE, *FIGURES)))])
+    return out.getvalue().encode()
+
+
+def _cell(value: Any) -> Any:
+    """Text that a spreadsheet would run as a formula is shown as text."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+
+
+def _benchmark(row: Any) -> schemas.BenchmarkJob:
+    names = ("id", "status", "progress", "model_id", "report_id", "error", "cancel_requested", "created_by")
+    columns: dict[str, Any] = {name: getattr(row, name) for name in names}
+    return msgspec.convert(columns | {"config": row.spec} | times(row), schemas.BenchmarkJob)
+
+
+router = Router(
+    "/benchmark", route_handlers=[order, list_benchmarks, get_benchmark, get_report, cancel], tags=["benchmark"]
+)

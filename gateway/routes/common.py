@@ -1,0 +1,111 @@
+"""What every call shares: parameters, documented problems, pages, and who is asking."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, TypeAlias, TypeVar
+
+import msgspec
+from litestar import Request, Response
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import HeaderParameter, QueryParameter
+
+from gateway.auth import Identity
+from gateway.errors import PROBLEM_JSON, Problem
+from gateway.schemas import Listing
+from shared import clock, errors
+from shared.db import idempotency
+from shared.db.accounts import Account
+from shared.db.pages import Page
+
+V1 = "/api/v1"
+
+Http: TypeAlias = Request[Any, Any, Any]
+Limit: TypeAlias = Annotated[int, QueryParameter(ge=1, le=200, description="Items in the page.")]
+Cursor: TypeAlias = Annotated[
+    str | None, QueryParameter(max_length=100, description="`next_cursor` of the page before.")
+]
+IdempotencyKey: TypeAlias = Annotated[
+    str | None,
+    HeaderParameter(
+        name="Idempotency-Key",
+        min_length=1,
+        max_length=200,
+        description="Repeating a request with the same key and body within 24 h gives the first answer again.",
+    ),
+]
+
+_PROBLEMS = {
+    401: "No credential, or a bad one.",
+    403: "The role may not do this.",
+    404: "The id names nothing.",
+    409: "Conflicts with the present state.",
+    413: "Too large.",
+    415: "A body of a type this call does not take.",
+    422: "Invalid; `errors` names the fields.",
+    429: "Too much waits; see Retry-After.",
+    503: "Not available right now; see Retry-After.",
+    504: "It took too long.",
+}
+
+Row = TypeVar("Row")
+Item = TypeVar("Item")
+
+
+def problems(*statuses: int, signed_in: bool = True) -> dict[int, ResponseSpec]:
+    """The refusals of a call, for its documentation; 401 and 403 come by themselves."""
+    always = (401, 403) if signed_in else ()
+    return {
+        status: ResponseSpec(Problem, media_type=PROBLEM_JSON, description=_PROBLEMS[status], generate_examples=False)
+        for status in (*always, *statuses, 503)
+    }
+
+
+def account_of(request: Http) -> Account:
+    """Who is asking; only in calls that the access table gives to signed-in users."""
+    account: Account = request.scope["state"]["account"]
+    return account
+
+
+def identity_of(request: Http) -> Identity:
+    """The credential behind the request."""
+    identity: Identity = request.scope["state"]["identity"]
+    return identity
+
+
+def iso(at_ms: int | None) -> str | None:
+    """A time that may not have come yet."""
+    return None if at_ms is None else clock.iso(at_ms)
+
+
+def listing(page: Page[Row], shape: Callable[[Row], Item]) -> Listing[Item]:
+    """A page of rows as the API shows it."""
+    return Listing(items=[shape(row) for row in page.rows], next_cursor=page.next_cursor)
+
+
+def accepted(body: msgspec.Struct, location: str) -> idempotency.Answer:
+    """The answer to a call that started work."""
+    return idempotency.Answer(status=202, response=msgspec.Raw(msgspec.json.encode(body)), location=location)
+
+
+def respond(answer: idempotency.Answer) -> Response[bytes]:
+    """A stored or fresh answer as a response."""
+    headers = {"Location": answer.location} if answer.location else {}
+    return Response(bytes(answer.response), status_code=answer.status, media_type="application/json", headers=headers)
+
+
+def key_of(request: Http, given: str | None) -> idempotency.Key | None:
+    """The idempotency key in its scope: the user and the call.
+
+    Raises:
+        errors.InvalidInput: The key has characters outside printable ASCII.
+    """
+    if given is None:
+        return None
+    if not (given.isascii() and given.isprintable()):
+        raise errors.InvalidInput(
+            "The Idempotency-Key may hold printable ASCII only.",
+            errors=[{"field": "Idempotency-Key", "message": "printable ASCII only"}],
+        )
+    route = f"{request.method} {request.scope['path_template']}"
+    return idempotency.Key(user_id=account_of(request).id, route=route, key=given)

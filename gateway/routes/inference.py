@@ -1,0 +1,75 @@
+"""Predictions, what takes them, and how the inference lane is doing."""
+
+from __future__ import annotations
+
+from litestar import Router, get
+
+from gateway import schemas
+from gateway.context import Context
+from gateway.routes.common import problems
+from gateway.routes.predict import predict
+from shared.db.registry import CatalogEntry
+from shared.wire.messages import Status
+
+MB = 2**20
+
+
+@get("/models", responses=problems())
+async def list_served(context: Context) -> list[schemas.ServedModel]:
+    """The models that take predictions now, and what they take."""
+    return [_served(entry) for entry in context.caches.models.values()]
+
+
+@get("/health", responses=problems())
+async def health(context: Context) -> schemas.InferenceHealth:
+    """Workers, queue, and which models are in memory where."""
+    status, _ = context.broker.status()
+    expected = len(context.settings.inference_farm)
+    return inference_health(status, expected)
+
+
+def inference_health(status: Status | None, expected: int) -> schemas.InferenceHealth:
+    """The lane as the broker described it last; `expected` inference processes should be there."""
+    live = status.workers if status else []
+    busy = sum(worker.busy > 0 for worker in live)
+    workers = schemas.Workers(total=expected, busy=busy, idle=len(live) - busy, lost=max(0, expected - len(live)))
+    queue = schemas.Queue(
+        depth=status.depth if status else 0,
+        limit=status.depth_limit if status else 0,
+        mb=round(status.queued_bytes / MB, 3) if status else 0.0,
+    )
+    state: schemas.State = "down" if not live else "degraded" if workers.lost else "ok"
+    return schemas.InferenceHealth(status=state, workers=workers, queue=queue, models=_loaded(status))
+
+
+def _loaded(status: Status | None) -> list[schemas.LoadedModel]:
+    held: dict[tuple[str, str, str], schemas.LoadedModel] = {}
+    for worker in status.workers if status else []:
+        for model in worker.models:
+            name = (model.model_id, model.engine, model.precision)
+            before = held.get(name)
+            held[name] = schemas.LoadedModel(
+                id=model.model_id,
+                engine=model.engine,
+                precision=model.precision,
+                loaded_in=[*(before.loaded_in if before else []), worker.worker_id],
+                memory_mb=round((before.memory_mb if before else 0.0) + model.memory_mb, 1),
+            )
+    return list(held.values())
+
+
+def _served(entry: CatalogEntry) -> schemas.ServedModel:
+    return schemas.ServedModel(
+        id=entry.model_id,
+        name=entry.name,
+        task_type=entry.task_type,
+        inputs=entry.inputs,
+        outputs=entry.outputs,
+        labels=entry.labels,
+        engine=entry.serves.engine,
+        precision=entry.serves.precision,
+        batch_size=entry.serves.batch_size,
+    )
+
+
+router = Router("/inference", route_handlers=[predict, list_served, health], tags=["inference"])

@@ -1,0 +1,54 @@
+"""Jobs: the state of everything that runs in the background."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from litestar import Router, get
+from litestar.params import FromPath, FromQuery
+
+from gateway import schemas
+from gateway.context import Context
+from gateway.routes.common import Cursor, Limit, iso, listing, problems
+from shared import clock
+from shared.db import jobs, tables
+from shared.specs import JobKind, JobStatus
+
+
+@get("/", responses=problems(422))
+async def list_jobs(
+    context: Context,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+    kind: FromQuery[JobKind | None] = None,
+    status: FromQuery[JobStatus | None] = None,
+) -> schemas.Listing[schemas.Job]:
+    """Jobs of all kinds, newest first."""
+    page = await context.store.read(jobs.listing, kind=kind, status=status, limit=limit, cursor=cursor)
+    return listing(page, _job)
+
+
+@get("/{job_id:str}", responses=problems(404))
+async def get_job(job_id: FromPath[str], context: Context) -> schemas.Job:
+    """A job and its story."""
+    row = await context.store.read(jobs.find, job_id)
+    story = await context.store.read(jobs.history, job_id)
+    events = [
+        schemas.JobEvent(time=clock.iso(item.at_ms), attempt=item.attempt, event=item.event, detail=item.detail)
+        for item in story
+    ]
+    return msgspec.structs.replace(_job(row), events=events)
+
+
+def _job(row: tables.Job) -> schemas.Job:
+    columns: dict[str, Any] = {name: getattr(row, name) for name in schemas.Job.__struct_fields__ if hasattr(row, name)}
+    return msgspec.convert(columns | times(row), schemas.Job)
+
+
+def times(row: Any) -> dict[str, str | None]:
+    """The three times of a job row as the API shows them."""
+    return {name: iso(getattr(row, f"{name}_ms")) for name in ("created_at", "started_at", "finished_at")}
+
+
+router = Router("/jobs", route_handlers=[list_jobs, get_job], tags=["jobs"])

@@ -1,0 +1,210 @@
+"""Models: upload, list, details, download, delete, and what serves them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal
+
+import msgspec
+from litestar import Response, Router, delete, get, post
+from litestar.params import FromPath, FromQuery
+from litestar.response import File
+
+from gateway import bodies, schemas, uploads
+from gateway.context import Context
+from gateway.docs import UploadOperation
+from gateway.routes.common import (
+    V1,
+    Cursor,
+    Http,
+    IdempotencyKey,
+    Limit,
+    accepted,
+    account_of,
+    key_of,
+    listing,
+    problems,
+    respond,
+)
+from shared import clock, errors
+from shared.artifacts import Staging, Stored
+from shared.db import connection, idempotency, jobs, registry, tables
+from shared.specs import ConvertSpec, ModelDescription, Preprocessing, Task
+
+WHY_NOT_TRAINABLE = "An ONNX file holds a finished graph; training needs the model as PyTorch code and weights."
+
+
+@post(
+    "/",
+    status_code=202,
+    request_max_body_size=None,  # counted while it streams: bodies.chunks
+    operation_class=UploadOperation,
+    responses=problems(409, 413, 415, 422, 429),
+    operation_id="UploadModel",
+)
+async def upload(request: Http, context: Context, idempotency_key: IdempotencyKey = None) -> Response[bytes]:
+    """Upload a model. The fields come before the file; it is checked in the background: poll until `ready`."""
+    limit = uploads.MODEL_BYTES + uploads.FORM_BYTES
+    if (request.content_length or 0) > limit:
+        raise bodies.too_large(uploads.MODEL_BYTES)
+    key = key_of(request, idempotency_key)
+    if key is not None:
+        await context.store.write(_reserve, key)
+    try:
+        with context.models.stage() as staging:
+            body = bodies.chunks(request.receive, limit)
+            form = await uploads.receive_model(request.headers.get("content-type", ""), body, staging)
+            stored = await context.store.file(staging.seal)
+            answer = await context.store.write(
+                _accept, context, staging, form, stored=stored, user_id=account_of(request).id, key=key
+            )
+    except BaseException:
+        if key is not None:
+            await context.store.write(_release, key)
+        raise
+    context.broker.doorbell("cpu")
+    return respond(answer)
+
+
+@get("/", responses=problems(422))
+async def list_models(
+    *,
+    context: Context,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+    name: FromQuery[str | None] = None,
+    task_type: FromQuery[Task | None] = None,
+    status: FromQuery[Literal["converting", "ready", "failed"] | None] = None,
+) -> schemas.Listing[schemas.Model]:
+    """Models, newest first."""
+    page = await context.store.read(
+        registry.models, name=name, task_type=task_type, status=status, limit=limit, cursor=cursor
+    )
+    return listing(page, _model)
+
+
+@get("/{model_id:str}", responses=problems(404))
+async def get_model(model_id: FromPath[str], context: Context) -> schemas.Model:
+    """A model and, once it is ready, what its check found out."""
+    return _model(await context.store.read(registry.model, model_id))
+
+
+@delete("/{model_id:str}", responses=problems(404))
+async def delete_model(model_id: FromPath[str], context: Context) -> None:
+    """Delete a model and the files nobody else uses; reports about it stay."""
+    await context.store.write(_delete, context, model_id)
+    await context.caches.refresh()
+    context.broker.publish("models", {"id": model_id, "status": "deleted"})
+
+
+@get("/{model_id:str}/onnx", responses=problems(404, 409))
+async def download(model_id: FromPath[str], context: Context) -> File:
+    """The model as an ONNX file."""
+    row = await context.store.read(registry.model, model_id)
+    registry.described(row)
+    path = context.models.path(str(row.onnx_sha256))  # a ready model has one
+    if not path.is_file():
+        raise errors.NotFound("The file of this model is gone from the disk; upload it again.")
+    return File(path, filename=f"{_file_name(row.name)}.onnx", media_type="application/octet-stream")
+
+
+@get("/{model_id:str}/deployment", responses=problems(404, 409))
+async def deployment(model_id: FromPath[str], context: Context) -> schemas.Deployment:
+    """What serves the model now."""
+    serves = await context.store.read(_serves, model_id)
+    return schemas.Deployment(model_id=model_id, status="active", **msgspec.structs.asdict(serves))
+
+
+def _reserve(key: idempotency.Key) -> None:
+    with connection.write():
+        idempotency.reserve(key)
+
+
+def _release(key: idempotency.Key) -> None:
+    with connection.write():
+        idempotency.release(key)
+
+
+def _accept(
+    context: Context,
+    staging: Staging,
+    form: schemas.ModelForm,
+    *,
+    stored: Stored,
+    user_id: str,
+    key: idempotency.Key | None,
+) -> idempotency.Answer:
+    """File, rows, job and remembered answer in one transaction: all of it or nothing."""
+    body_sha256 = uploads.fingerprint(form, stored)
+    with connection.write(durable=True):
+        if key is not None and (before := idempotency.recall(key, body_sha256)):
+            return before
+        fields = msgspec.structs.asdict(form)
+        input_shape = fields.pop("input_shape")
+        model_id = registry.add_model(stored, user_id, **fields)
+        registry.keep_artifact(stored, "models")
+        spec = ConvertSpec(model_id=model_id, input_shape=input_shape)
+        jobs.insert("convert", spec, user_id=user_id, limit=context.settings.max_queued_jobs)
+        answer = accepted(_model(registry.model(model_id)), f"{V1}/models/{model_id}")
+        if key is not None:
+            idempotency.remember(key, body_sha256, answer)
+        staging.publish()
+    return answer
+
+
+def _delete(context: Context, model_id: str) -> None:
+    with connection.write(durable=True):
+        for sha256 in registry.delete_model(model_id):
+            context.models.remove(sha256)
+
+
+def _serves(model_id: str) -> registry.Serves:
+    return registry.serves(model_id, registry.described(registry.model(model_id)))
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._")[:100] or "model"
+
+
+def _model(row: tables.Model) -> schemas.Model:
+    columns: dict[str, Any] = {
+        name: getattr(row, name) for name in schemas.Model.__struct_fields__ if hasattr(row, name)
+    }
+    description = None if row.description_json is None else msgspec.convert(row.description_json, ModelDescription)
+    return msgspec.convert(
+        columns
+        | _described(description)
+        | {
+            "sha256": row.file_sha256,
+            "preprocessing": _contract(row, description),
+            "trainable": False,
+            "why_not": WHY_NOT_TRAINABLE,
+            "created_at": clock.iso(row.created_at_ms),
+        },
+        schemas.Model,
+    )
+
+
+def _described(description: ModelDescription | None) -> dict[str, Any]:
+    if description is None:
+        return {"inputs": [], "outputs": [], "input_shape": None, "output_shape": None, "notes": []}
+    return {
+        "inputs": description.inputs,
+        "outputs": description.outputs,
+        "input_shape": description.inputs[0].shape,
+        "output_shape": description.outputs[0].shape,
+        "notes": description.notes,
+    }
+
+
+def _contract(row: tables.Model, description: ModelDescription | None) -> dict[str, Any] | None:
+    contract = description.preprocessing if description else msgspec.convert(row.preprocessing, Preprocessing | None)
+    if contract is None:
+        return None
+    shown: dict[str, Any] = msgspec.to_builtins(contract)
+    return shown | {"hash": contract.hash}
+
+
+router = Router(
+    "/models", route_handlers=[upload, list_models, get_model, delete_model, download, deployment], tags=["models"]
+)

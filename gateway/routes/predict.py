@@ -1,0 +1,246 @@
+"""One prediction over HTTP: credentials and models from memory, no SQL, tensors and images passed on unopened.
+
+A plain ASGI handler: Litestar's argument binding and response building would cost more than all the rest of this call.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Annotated, Any
+from urllib.parse import parse_qsl
+
+import msgspec
+from litestar import asgi
+from litestar.types import HTTPScope, Receive, Scope, Send
+from msgspec import UNSET, Meta, UnsetType
+
+from gateway import bodies, forms
+from gateway.context import Context
+from gateway.schemas import View
+from shared import errors
+from shared.db import registry
+from shared.specs import Spec
+from shared.wire.client import Answer
+from shared.wire.messages import Submit
+
+BODY_BYTES = 64 * 2**20
+MAX_IMAGES = 64
+
+TopK = Annotated[int, Meta(ge=1, le=1000)]
+UNTYPED = ("", "application/octet-stream", "application/x-www-form-urlencoded")
+"""What clients send that do not say what they send (curl --data-binary among them): then the first bytes decide."""
+
+_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_counter = itertools.count()
+
+
+class Options(Spec, frozen=True, kw_only=True):
+    """What may stand in the query, or in the fields of a form."""
+
+    model_id: str = ""
+    top_k: TopK = 5
+    outputs: bool = False
+
+
+class TensorBody(Spec, frozen=True, kw_only=True):
+    """The JSON body; `inputs` stays closed here, the inference process reads it."""
+
+    inputs: msgspec.Raw
+    model_id: str | UnsetType = UNSET
+    top_k: TopK | UnsetType = UNSET
+    outputs: bool | UnsetType = UNSET
+
+
+class Results(msgspec.Struct, frozen=True):
+    """The JSON an inference process answers, passed on as it is."""
+
+    predictions: msgspec.Raw | UnsetType = UNSET
+    outputs: msgspec.Raw | UnsetType = UNSET
+
+
+class Latency(View, frozen=True, kw_only=True):
+    """Where the time went, milliseconds."""
+
+    queue: float
+    decode: float
+    inference: float
+    total: float
+
+
+class Prediction(View, frozen=True, kw_only=True):
+    """The answer."""
+
+    request_id: str
+    model_id: str
+    engine: str
+    precision: str
+    batch_size: int
+    predictions: msgspec.Raw | UnsetType
+    outputs: msgspec.Raw | UnsetType
+    latency_ms: Latency
+
+
+class Ask(msgspec.Struct, frozen=True, kw_only=True):
+    """A request as read: options and blobs."""
+
+    options: Options
+    tensors: bool
+    blobs: list[bytes]
+
+
+@asgi("/predict", copy_scope=False)
+async def predict(scope: Scope, receive: Receive, send: Send) -> None:
+    """Predict; documented in `gateway.docs`."""
+    started_s = time.perf_counter()
+    http: HTTPScope = scope  # type: ignore[assignment]  # this path is not routed for WebSockets
+    context: Context = http["litestar_app"].state["context"]
+    if not context.broker.alive:
+        raise errors.Unavailable("The broker is not running; try again in a moment.", retry_after_s=1)
+    options = _options(http)
+    if options.model_id:
+        await _served(context, options.model_id)  # before the body is read
+    with context.budget.share() as share:
+        ask = await _read(http, share.metered(bodies.chunks(receive, BODY_BYTES)), options)
+        entry = await _served(context, ask.options.model_id)
+        request_id: str = http["state"]["request_id"]
+        answer = await context.broker.submit(_submit(context, http, request_id, ask), ask.blobs)
+    body = _prediction(request_id, entry.model_id, answer, started_s)
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def _options(scope: HTTPScope) -> Options:
+    query = scope["query_string"]
+    return _lenient(dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True))) if query else Options()
+
+
+def _lenient(values: dict[str, str]) -> Options:
+    """Options written as text (query or form), where a number is a string of digits."""
+    try:
+        return msgspec.convert(values, Options, strict=False)
+    except msgspec.ValidationError as error:
+        raise errors.InvalidInput(
+            f"An option does not fit: {error}. Known are model_id, top_k (1 to 1000) and outputs (true or false)."
+        ) from None
+
+
+async def _served(context: Context, model_id: str) -> registry.CatalogEntry:
+    """The model, from memory; the database is asked only to say why it is not there."""
+    entry = context.caches.models.get(model_id)
+    if entry is not None:
+        return entry
+    if not model_id:
+        raise errors.InvalidInput(
+            "Say which model.", errors=[{"field": "model_id", "message": "required, in the query or in the body"}]
+        )
+    registry.described(await context.store.read(registry.model, model_id))
+    await context.caches.refresh()  # it became ready this instant
+    if model_id not in context.caches.models:
+        raise errors.Unavailable(f"Model {model_id} is not served yet; try again in a moment.", retry_after_s=1)
+    return context.caches.models[model_id]
+
+
+async def _read(scope: HTTPScope, body: AsyncIterator[bytes], options: Options) -> Ask:
+    content_type = _header(scope, b"content-type").decode("latin-1")
+    media_type = content_type.partition(";")[0].strip().lower()
+    if media_type == "multipart/form-data":
+        return await _form(content_type, body, options)
+    if media_type == "application/json":
+        return _tensors(b"".join([chunk async for chunk in body]), options)
+    if media_type not in ("image/jpeg", "image/jpg", "image/png", "image/webp", *UNTYPED):
+        raise errors.UnsupportedMedia(
+            f"This call takes a JPEG, PNG or WebP, multipart/form-data or application/json, not {media_type[:80]!r}."
+        )
+    return Ask(options=options, tensors=False, blobs=[_image(b"".join([chunk async for chunk in body]))])
+
+
+def _tensors(body: bytes, options: Options) -> Ask:
+    given = bodies.decode(body, TensorBody)
+    merged = Options(
+        model_id=options.model_id if given.model_id is UNSET else given.model_id,
+        top_k=options.top_k if given.top_k is UNSET else given.top_k,
+        outputs=options.outputs if given.outputs is UNSET else given.outputs,
+    )
+    return Ask(options=merged, tensors=True, blobs=[bytes(given.inputs)])
+
+
+async def _form(content_type: str, body: AsyncIterator[bytes], options: Options) -> Ask:
+    values: dict[str, str] = {}
+    images: list[bytearray] = []
+    async with aclosing(forms.parts(content_type, body, MAX_IMAGES + len(Options.__struct_fields__))) as parts:
+        async for part in parts:
+            if isinstance(part, bytes):
+                images[-1] += part
+            elif isinstance(part, forms.Field):
+                values[part.name] = part.value
+            elif isinstance(part, forms.FileStart):
+                _check_file(part.name, len(images))
+                images.append(bytearray())
+    known: dict[str, Any] = msgspec.structs.asdict(options)
+    blobs = [_image(bytes(image)) for image in images]
+    if not blobs:
+        raise errors.InvalidInput("Send an image.", errors=[{"field": "image", "message": "required, as a file"}])
+    return Ask(options=_lenient(known | values), tensors=False, blobs=blobs)
+
+
+def _check_file(name: str, before: int) -> None:
+    if before >= MAX_IMAGES:
+        raise errors.TooLarge(f"One request takes at most {MAX_IMAGES} images; send several.")
+    if name != "image":
+        raise errors.InvalidInput(
+            "The files of this form are called `image`.",
+            errors=[{"field": name, "message": "unknown file; each image is a file in the field `image`"}],
+        )
+
+
+def _image(data: bytes) -> bytes:
+    if data[:3] == b"\xff\xd8\xff" or data[:8] == b"\x89PNG\r\n\x1a\n" or (data[:4], data[8:12]) == (b"RIFF", b"WEBP"):
+        return data
+    raise errors.BadImage("These bytes are no JPEG, PNG or WebP image." if data else "The image is empty.")
+
+
+def _submit(context: Context, scope: HTTPScope, request_id: str, ask: Ask) -> Submit:
+    traceparent = _header(scope, b"traceparent")
+    return Submit(
+        # A client may reuse its request id; on the wire an id names one request.
+        request_id=f"{request_id}.{next(_counter)}",
+        model_id=ask.options.model_id,
+        form="tensors" if ask.tensors else "images",
+        queue_ttl_ms=context.settings.queue_timeout_s * 1000,
+        inference_ttl_ms=context.settings.inference_timeout_s * 1000,
+        top_k=ask.options.top_k,
+        raw_outputs=ask.options.outputs,
+        traceparent=traceparent.decode() if _TRACEPARENT.fullmatch(traceparent) else "",
+    )
+
+
+def _prediction(request_id: str, model_id: str, answer: Answer, started_s: float) -> bytes:
+    done, blobs = answer
+    results = msgspec.json.decode(blobs[0], type=Results)
+    latency = Latency(
+        queue=round(done.queue_ms, 3),
+        decode=round(done.decode_ms, 3),
+        inference=round(done.inference_ms, 3),
+        total=round((time.perf_counter() - started_s) * 1000, 3),
+    )
+    return msgspec.json.encode(
+        Prediction(
+            request_id=request_id,
+            model_id=model_id,
+            engine=done.engine,
+            precision=done.precision,
+            batch_size=done.batch_size,
+            predictions=results.predictions,
+            outputs=results.outputs,
+            latency_ms=latency,
+        )
+    )
+
+
+def _header(scope: HTTPScope, wanted: bytes) -> bytes:
+    return next((value for name, value in scope["headers"] if name == wanted), b"")

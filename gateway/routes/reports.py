@@ -1,0 +1,100 @@
+"""Reports: the canonical record, its views and its exports, as the reporter wrote them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from litestar import Router, get
+from litestar.params import FromPath, FromQuery
+from litestar.response import File
+
+from gateway import schemas
+from gateway.context import Context
+from gateway.routes.common import Cursor, Http, Limit, listing, problems
+from shared import clock, errors
+from shared.db import benchmarks, tables
+
+Level = Literal["technical", "simple"]
+Format = Literal["pdf", "html", "json", "csv"]
+
+MEDIA_TYPES: dict[Format, str] = {
+    "pdf": "application/pdf",
+    "html": "text/html; charset=utf-8",
+    "json": "application/json",
+    "csv": "text/csv; charset=utf-8",
+}
+NO_SCRIPTS = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"}
+"""A report is a picture: whatever found its way into it, nothing in it runs or loads."""
+
+
+@get("/", responses=problems(422))
+async def list_reports(
+    context: Context,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+    model_id: FromQuery[str | None] = None,
+    benchmark_id: FromQuery[str | None] = None,
+) -> schemas.Listing[schemas.ReportRef]:
+    """Reports, newest first."""
+    page = await context.store.read(
+        benchmarks.reports, model_id=model_id, benchmark_id=benchmark_id, limit=limit, cursor=cursor
+    )
+    return listing(page, _report)
+
+
+@get("/{report_id:str}", responses=problems(404))
+async def get_report(report_id: FromPath[str], context: Context) -> File:
+    """The canonical record: what every view and export is made from."""
+    return record(context, await context.store.read(benchmarks.report, report_id))
+
+
+@get("/{report_id:str}/view", responses=problems(404, 422))
+async def view(
+    request: Http, report_id: FromPath[str], context: Context, level: FromQuery[Level] = "technical"
+) -> File:
+    """The report for reading: `technical` with every figure, or `simple`; JSON, or HTML where `Accept` prefers it."""
+    row = await context.store.read(benchmarks.report, report_id)
+    preferred = request.accept.best_match(["application/json", "text/html"], default="application/json")
+    return _file(context, row, f"{level}.{'html' if preferred == 'text/html' else 'json'}", "inline")
+
+
+@get("/{report_id:str}/export", responses=problems(404, 422))
+async def export(report_id: FromPath[str], context: Context, format: FromQuery[Format] = "pdf") -> File:
+    """The report as a file to keep or pass on."""
+    row = await context.store.read(benchmarks.report, report_id)
+    return _file(context, row, f"report.{format}", "attachment")
+
+
+def record(context: Context, row: tables.Report) -> File:
+    """The canonical record of a report."""
+    return _file(context, row, "report.json", "inline")
+
+
+def _file(context: Context, row: tables.Report, name: str, disposition: Literal["inline", "attachment"]) -> File:
+    sha256 = row.files.get(name)
+    path = context.reports.path(sha256) if sha256 else None
+    if path is None or not path.is_file():
+        raise errors.NotFound(f"Report {row.id} has no {name}; it has {', '.join(sorted(row.files))}.")
+    kind = name.rpartition(".")[2]
+    return File(
+        path,
+        filename=f"{row.id}-{name}",
+        media_type=MEDIA_TYPES[kind],  # type: ignore[index]  # names are ours: see the calls above
+        content_disposition_type=disposition,
+        headers=NO_SCRIPTS,
+    )
+
+
+def _report(row: tables.Report) -> schemas.ReportRef:
+    return schemas.ReportRef(
+        id=row.id,
+        benchmark_id=row.benchmark_id,
+        model_id=row.model_id,
+        selected_engine=row.selected_engine,
+        content_sha256=row.content_sha256,
+        formats=[kind for kind in MEDIA_TYPES if f"report.{kind}" in row.files],
+        created_at=clock.iso(row.created_at_ms),
+    )
+
+
+router = Router("/reports", route_handlers=[list_reports, get_report, view, export], tags=["reports"])

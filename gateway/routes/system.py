@@ -1,0 +1,116 @@
+"""The platform itself: health and probes, settings in force, events."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+from importlib import metadata
+from typing import Annotated
+
+from litestar import Response, Router, get
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import HeaderParameter
+from litestar.response import Stream
+
+from gateway import schemas
+from gateway.auth import credential_of
+from gateway.context import Context
+from gateway.routes.common import Http, problems
+from gateway.routes.inference import inference_health
+from shared import config
+
+VERSION = metadata.version("cv-platform")
+LOW_DISK_MB = 2048
+FULL_DISK_MB = 256
+SECRETS = frozenset({"TLS_KEY"})
+"""Settings whose value stays hidden."""
+
+
+@get("/health", responses={503: ResponseSpec(schemas.Health, description="The platform is down.")})
+async def health(request: Http, context: Context) -> Response[schemas.Health]:
+    """How the platform is; signed-in users see its parts."""
+    parts = _components(context)
+    states = {part.status for part in parts.values()}
+    down = "down" in (parts["database"].status, parts["disk"].status)
+    state: schemas.State = "down" if down else "ok" if states == {"ok"} else "degraded"
+    body = schemas.Health(status=state, version=VERSION)
+    if credential_of(request.scope["headers"]) is not None:
+        await context.credentials.identify(request.scope["headers"])
+        body = schemas.Health(status=state, version=VERSION, components=parts)
+    return Response(body, status_code=503 if down else 200)
+
+
+@get("/health/live")
+async def live() -> schemas.Probe:
+    """The process runs."""
+    return schemas.Probe(status="ok")
+
+
+@get("/health/ready", responses={503: ResponseSpec(schemas.Probe, description="Not ready, with why.")})
+async def ready(context: Context) -> Response[schemas.Probe]:
+    """Requests may be sent here: the database, the broker and an inference process answer, and we are not stopping."""
+    why_not = _why_not_ready(context)
+    if why_not:
+        return Response(
+            schemas.Probe(status="unavailable", detail=why_not), status_code=503, headers={"Retry-After": "1"}
+        )
+    return Response(schemas.Probe(status="ok"))
+
+
+@get("/config", responses=problems())
+async def settings_in_force() -> list[schemas.Setting]:
+    """The settings in force and where each came from; secrets are hidden."""
+    return [
+        schemas.Setting(
+            name=name, value="(hidden)" if name in SECRETS and value else value, origin=origin, meaning=meaning
+        )
+        for name, value, origin, meaning in config.in_force()
+    ]
+
+
+@get("/events", responses=problems(), media_type="text/event-stream")
+async def events(
+    request: Http,
+    context: Context,
+    last_event_id: Annotated[str | None, HeaderParameter(name="Last-Event-ID", max_length=64)] = None,
+) -> Stream:
+    """Server-sent events `{seq, topic, time, body}`; after a `resync` event read the lists again."""
+    context.hub.check_room()
+    still_welcome = functools.partial(context.gate.check, request, request.route_handler)
+    return Stream(context.hub.listen(last_event_id is not None, still_welcome), media_type="text/event-stream")
+
+
+def _components(context: Context) -> dict[str, schemas.Component]:
+    lane = inference_health(context.broker.status()[0], len(context.settings.inference_farm))
+    missing = f"{lane.workers.lost} of {lane.workers.total} inference processes are missing"
+    return {
+        "api": schemas.Component(status="degraded" if context.draining.is_set() else "ok"),
+        "database": _state(context.caches.current, "it does not answer"),
+        "broker": _state(context.broker.alive, "it does not answer"),
+        "inference": schemas.Component(status=lane.status, detail="" if lane.status == "ok" else missing),
+        "disk": _disk(context.settings),
+    }
+
+
+def _state(good: bool, otherwise: str) -> schemas.Component:
+    return schemas.Component(status="ok") if good else schemas.Component(status="down", detail=otherwise)
+
+
+def _disk(settings: config.Settings) -> schemas.Component:
+    free_mb = min(shutil.disk_usage(folder).free for folder in (settings.db_file.parent, settings.models)) // 2**20
+    state: schemas.State = "down" if free_mb < FULL_DISK_MB else "degraded" if free_mb < LOW_DISK_MB else "ok"
+    return schemas.Component(status=state, detail=f"{free_mb} MB free")
+
+
+def _why_not_ready(context: Context) -> str:
+    if context.draining.is_set():
+        return "stopping"
+    if not context.caches.current:
+        return "the database does not answer"
+    status, _ = context.broker.status()
+    if status is None:
+        return "the broker does not answer"
+    return "" if status.workers else "no inference process is there yet"
+
+
+router = Router("/", route_handlers=[health, live, ready, settings_in_force, events], tags=["system"])

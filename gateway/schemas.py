@@ -1,0 +1,331 @@
+"""What the API takes and gives, as JSON: public shapes, apart from rows and from the wire."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from gateway.passwords import MAX_LENGTH, MIN_LENGTH
+from shared.specs import (
+    EngineName,
+    Framework,
+    JobKind,
+    JobStatus,
+    Lane,
+    Precision,
+    Preprocessing,
+    Spec,
+    Task,
+    TensorInfo,
+)
+
+Role = Literal["admin", "engineer", "viewer"]
+Name = Annotated[str, Meta(min_length=1, max_length=200)]
+Username = Annotated[
+    str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$", description="Letters, digits and `._@-`, at most 64.")
+]
+Password = Annotated[str, Meta(min_length=MIN_LENGTH, max_length=MAX_LENGTH)]
+Item = TypeVar("Item")
+
+
+class View(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of what the API answers."""
+
+
+class Listing(View, Generic[Item], frozen=True, kw_only=True):
+    """One page of a list, newest first; `next_cursor` goes into `?cursor=` for the next, null on the last."""
+
+    items: list[Item]
+    next_cursor: str | None
+
+
+# --- sign-in and users ------------------------------------------------------------------------------------------------
+
+
+class Login(Spec, frozen=True, kw_only=True):
+    """Name and password."""
+
+    username: Annotated[str, Meta(max_length=64)]
+    password: Annotated[str, Meta(max_length=MAX_LENGTH)]
+
+
+class UserRef(View, frozen=True, kw_only=True):
+    """A user, short."""
+
+    id: str
+    username: str
+    role: Role
+
+
+class SignedIn(View, frozen=True, kw_only=True):
+    """A fresh sign-in."""
+
+    access_token: str
+    token_type: Literal["bearer"] = "bearer"
+    expires_in: int
+    user: UserRef
+
+
+class Verified(View, frozen=True, kw_only=True):
+    """Whose credential this is, and until when; null means it does not expire."""
+
+    user: UserRef
+    expires_at: str | None
+
+
+class NewKey(Spec, frozen=True, kw_only=True):
+    """An API key to make."""
+
+    name: Name
+    expires_in_days: Annotated[int, Meta(ge=1, le=3650)] | None = None
+
+
+class ApiKey(View, frozen=True, kw_only=True):
+    """An API key without its secret; `hint` is how it begins."""
+
+    id: str
+    name: str
+    hint: str
+    created_at: str
+    expires_at: str | None
+
+
+class FreshApiKey(ApiKey, frozen=True, kw_only=True):
+    """An API key at its making, the only time `key` is shown."""
+
+    key: str
+
+
+class NewUser(Spec, frozen=True, kw_only=True):
+    """A user to make."""
+
+    username: Username
+    password: Password
+    role: Role
+
+
+class UserChange(Spec, frozen=True, kw_only=True):
+    """What to change of a user; a new password ends the user's sign-ins."""
+
+    role: Role | None = None
+    password: Password | None = None
+
+
+class User(View, frozen=True, kw_only=True):
+    """A user."""
+
+    id: str
+    username: str
+    role: Role
+    created_at: str
+
+
+# --- models -----------------------------------------------------------------------------------------------------------
+
+Labels = Annotated[list[Annotated[str, Meta(max_length=200)]], Meta(min_length=1, max_length=100_000)]
+Shape = Annotated[list[Annotated[int, Meta(ge=1, le=65_536)]], Meta(min_length=1, max_length=8)]
+
+
+class ModelForm(Spec, frozen=True, kw_only=True):
+    """The fields that come before the file of a model upload."""
+
+    name: Name
+    task_type: Task
+    description: Annotated[str, Meta(max_length=10_000)] = ""
+    framework: Literal["onnx"] = "onnx"
+    input_shape: Shape | None = None
+    preprocessing: Preprocessing | None = None
+    labels: Labels | None = None
+
+
+class Model(View, frozen=True, kw_only=True):
+    """A model. Shapes and contract are known once its status is `ready`."""
+
+    id: str
+    name: str
+    description: str
+    model_type: Literal["preset", "custom"]
+    framework: Framework
+    task_type: Task
+    status: Literal["converting", "ready", "failed"]
+    error: str | None
+    file_size: int
+    onnx_size: int | None
+    sha256: str
+    input_shape: list[int | str] | None
+    output_shape: list[int | str] | None
+    inputs: list[TensorInfo]
+    outputs: list[TensorInfo]
+    preprocessing: Annotated[dict[str, Any], Meta(description="The contract, and its `hash`.")] | None
+    labels: list[str] | None
+    notes: list[str]
+    trainable: bool
+    why_not: str | None
+    parent_id: str | None
+    created_by: str
+    created_at: str
+
+
+class Deployment(View, frozen=True, kw_only=True):
+    """What serves a model now."""
+
+    model_id: str
+    engine: EngineName
+    precision: Precision
+    batch_size: int
+    threads: int
+    source: Literal["default", "report", "manual"]
+    status: Literal["activating", "active", "stale", "failed"]
+
+
+# --- jobs, benchmarks, reports ----------------------------------------------------------------------------------------
+
+
+class JobEvent(View, frozen=True, kw_only=True):
+    """Something that happened to a job."""
+
+    time: str
+    attempt: int
+    event: str
+    detail: str
+
+
+class Job(View, frozen=True, kw_only=True):
+    """A unit of work; `events` tell its story where one job is asked for."""
+
+    id: str
+    kind: JobKind
+    lane: Lane
+    status: JobStatus
+    priority: int
+    attempt: int
+    max_attempts: int
+    progress: dict[str, Any]
+    error: str | None
+    cancel_requested: bool
+    parent_id: str | None
+    created_by: str
+    created_at: str
+    started_at: str | None
+    finished_at: str | None
+    events: list[JobEvent] | UnsetType = UNSET
+
+
+class BenchmarkJob(View, frozen=True, kw_only=True):
+    """A benchmark as ordered and as it stands."""
+
+    id: str
+    status: JobStatus
+    progress: dict[str, Any]
+    model_id: str
+    config: dict[str, Any]
+    report_id: str | None
+    error: str | None
+    cancel_requested: bool
+    created_by: str
+    created_at: str
+    started_at: str | None
+    finished_at: str | None
+
+
+class ReportRef(View, frozen=True, kw_only=True):
+    """A report in a list; `formats` are those it can be exported in."""
+
+    id: str
+    benchmark_id: str
+    model_id: str
+    selected_engine: str | None
+    content_sha256: str
+    formats: list[str]
+    created_at: str
+
+
+# --- inference --------------------------------------------------------------------------------------------------------
+
+
+class ServedModel(View, frozen=True, kw_only=True):
+    """A model that takes predictions."""
+
+    id: str
+    name: str
+    task_type: Task
+    inputs: list[TensorInfo]
+    outputs: list[TensorInfo]
+    labels: list[str] | None
+    engine: EngineName
+    precision: Precision
+    batch_size: int
+
+
+class LoadedModel(View, frozen=True, kw_only=True):
+    """A model that inference processes hold in memory now."""
+
+    id: str
+    engine: str
+    precision: str
+    loaded_in: list[str]
+    memory_mb: float
+
+
+class Workers(View, frozen=True, kw_only=True):
+    """Inference processes; `lost` are those that should be there and are not."""
+
+    total: int
+    busy: int
+    idle: int
+    lost: int
+
+
+class Queue(View, frozen=True, kw_only=True):
+    """Requests that wait for inference."""
+
+    depth: int
+    limit: int
+    mb: float
+
+
+class InferenceHealth(View, frozen=True, kw_only=True):
+    """The inference lane now."""
+
+    status: Literal["ok", "degraded", "down"]
+    workers: Workers
+    queue: Queue
+    models: list[LoadedModel]
+
+
+# --- system -----------------------------------------------------------------------------------------------------------
+
+State = Literal["ok", "degraded", "down"]
+
+
+class Component(View, frozen=True, kw_only=True):
+    """One part of the platform."""
+
+    status: State
+    detail: str = ""
+
+
+class Health(View, frozen=True, kw_only=True):
+    """The platform as a whole; `components` for signed-in users only."""
+
+    status: State
+    version: str
+    components: dict[str, Component] | UnsetType = UNSET
+
+
+class Probe(View, frozen=True, kw_only=True):
+    """The answer to a probe, with the reason where it is no."""
+
+    status: Literal["ok", "unavailable"]
+    detail: str = ""
+
+
+class Setting(View, frozen=True, kw_only=True):
+    """A setting in force and where it came from."""
+
+    name: str
+    value: str
+    origin: str
+    meaning: str

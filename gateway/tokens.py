@@ -1,0 +1,125 @@
+"""Credentials as strings: sign-in tokens (JWT) and API keys."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import string
+import zlib
+from pathlib import Path
+
+import jwt
+import msgspec
+
+from shared import errors
+
+SESSION_S = 24 * 3600
+ISSUER = "cv-platform"
+AUDIENCE = "cv-platform-api"
+ALGORITHM = "HS256"
+
+KEY_PREFIX = "cvp_"
+KEY_RANDOM = 30
+KEY_CHECK = 6
+BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
+
+
+class Claims(msgspec.Struct, frozen=True, kw_only=True):
+    """What a valid sign-in token says: which session it belongs to, and until when."""
+
+    session_id: str
+    expires_at_ms: int
+
+
+class Signer:
+    """Signs and checks the sign-in tokens of this installation."""
+
+    def __init__(self, secret: bytes) -> None:
+        self._secret = secret
+
+    @classmethod
+    def at(cls, folder: Path) -> Signer:
+        """The signer with the secret in `folder`, which is generated at the first start, readable by its owner only."""
+        path = folder / "jwt.key"
+        if not path.exists():
+            _create_private(path, secrets.token_bytes(32))
+        return cls(path.read_bytes())
+
+    def sign(self, user_id: str, session_id: str, created_at_ms: int, expires_at_ms: int) -> str:
+        """A token for a session; times in wall-clock milliseconds."""
+        claims = {
+            "iss": ISSUER,
+            "aud": AUDIENCE,
+            "sub": user_id,
+            "jti": session_id,
+            "iat": created_at_ms // 1000,
+            "exp": expires_at_ms // 1000,
+        }
+        return jwt.encode(claims, self._secret, algorithm=ALGORITHM)
+
+    def read(self, token: str) -> Claims:
+        """What a token says.
+
+        Raises:
+            errors.Unauthorized: Forged, expired, or for somebody else.
+        """
+        required = ["iss", "aud", "sub", "jti", "iat", "exp"]
+        try:
+            claims = jwt.decode(
+                token,
+                self._secret,
+                algorithms=[ALGORITHM],
+                issuer=ISSUER,
+                audience=AUDIENCE,
+                options={"require": required},
+            )
+        except jwt.ExpiredSignatureError:
+            raise errors.Unauthorized("The sign-in has expired; sign in again.") from None
+        except jwt.InvalidTokenError:
+            raise errors.Unauthorized("The token is not valid; sign in again, or send an API key.") from None
+        return Claims(session_id=str(claims["jti"]), expires_at_ms=int(claims["exp"]) * 1000)
+
+
+def new_key() -> str:
+    """A fresh API key: prefix, 30 random characters (178 bits), and a checksum that tells typing errors offline."""
+    body = "".join(secrets.choice(BASE62) for _ in range(KEY_RANDOM))
+    return KEY_PREFIX + body + _check(body)
+
+
+def well_formed(key: str) -> bool:
+    """Whether the checksum fits, so that a mistyped key costs no look-up."""
+    body, check = key[len(KEY_PREFIX) : -KEY_CHECK], key[-KEY_CHECK:]
+    return key.startswith(KEY_PREFIX) and len(body) == KEY_RANDOM and key.isascii() and _check(body) == check
+
+
+def fingerprint(key: str) -> str:
+    """The SHA-256 that stands for a key in the database."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def hint(key: str) -> str:
+    """The start of a key, enough to recognise it in a list."""
+    return key[: len(KEY_PREFIX) + 4] + "..."
+
+
+def _create_private(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, mode 0600; a file that is there already stays."""
+    draft = path.with_suffix(f".{os.getpid()}")
+    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    with contextlib.suppress(FileExistsError):
+        os.link(draft, path)
+    draft.unlink()
+
+
+def _check(body: str) -> str:
+    value, digits = zlib.crc32(body.encode()), ""
+    for _ in range(KEY_CHECK):
+        value, digit = divmod(value, 62)
+        digits = BASE62[digit] + digits
+    return digits
