@@ -1,0 +1,228 @@
+"""A real broker and a real inferencer, asked by a real client: predict, refuse, reload, drain, die."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from shared import config, errors, ids
+from shared.artifacts import ArtifactStore
+from shared.clock import Deadline
+from shared.db import connection, registry, tables
+from shared.db.accounts import Account
+from shared.specs import ModelDescription, Preprocessing, TensorInfo
+from shared.wire.client import Answer, BrokerClient
+from shared.wire.messages import Submit
+from tests.process.platform import DIGITS, wait_for
+
+pytestmark = pytest.mark.process
+
+PICTURES = sorted((DIGITS / "held-out").glob("*.png"))
+
+
+@pytest.fixture
+def settings(db_file: Path) -> Iterator[config.Settings]:
+    with tempfile.TemporaryDirectory(prefix="cvp-") as folder:
+        made = config.load({"DATA_DIR": folder, "DB_PATH": str(db_file)})
+        made.make_folders()
+        yield made
+
+
+class Processes:
+    """The broker and an inferencer; whatever was started is gone at the end."""
+
+    def __init__(self, settings: config.Settings) -> None:
+        self._log = settings.logs / "all.log"
+        self._env = os.environ | {
+            "DATA_DIR": settings.data_dir,
+            "DB_PATH": settings.db_path,
+            "INFERENCE_PROCESSES": "1",
+            "INFERENCE_WORKERS": "3",
+        }
+        self._started: list[subprocess.Popen[bytes]] = []
+
+    def start(self, *module: str) -> subprocess.Popen[bytes]:
+        with self._log.open("ab") as log:
+            self._started.append(subprocess.Popen([sys.executable, "-m", *module], env=self._env, stderr=log))
+        return self._started[-1]
+
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def end(self) -> None:
+        for process in self._started:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def processes(settings: config.Settings) -> Iterator[Processes]:
+    made = Processes(settings)
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def digits(settings: config.Settings, admin: Account) -> str:
+    stored = ArtifactStore(settings.models).put((DIGITS / "digits.onnx").read_bytes())
+    description = ModelDescription(
+        inputs=[TensorInfo(name="image", dtype="float32", shape=["batch", 1, 8, 8])],
+        outputs=[TensorInfo(name="logits", dtype="float32", shape=["batch", 10])],
+        opset=18,
+        ir_version=10,
+        parameters=1,
+        dynamic_batch=True,
+        preprocessing=msgspec.json.decode((DIGITS / "preprocessing.json").read_bytes(), type=Preprocessing),
+        labels=json.loads((DIGITS / "labels.json").read_text()),
+    )
+    with connection.write():
+        registry.keep_artifact(stored, "models")
+        model_id = registry.add_model(
+            stored, admin.id, name="digits", description="", framework="onnx", task_type="classification"
+        )
+        tables.Model.update(
+            status="ready", onnx_sha256=stored.sha256, onnx_size=stored.size_bytes, description_json=description
+        ).where(tables.Model.id == model_id).execute()
+        registry.bump("models")
+    return model_id
+
+
+@asynccontextmanager
+async def asking(settings: config.Settings) -> AsyncIterator[BrokerClient]:
+    """A client of the broker, once an inferencer is there."""
+    async with BrokerClient(settings.broker_endpoint, "test") as client:
+        deadline = Deadline.after_ms(20_000)
+        while not ((status := client.status()[0]) and status.workers):
+            assert not deadline.passed(), "no inferencer came up"
+            await asyncio.sleep(0.05)
+        yield client
+
+
+async def predict(client: BrokerClient, model_id: str, *blobs: bytes, form: str = "images") -> Answer:
+    request = Submit(
+        request_id=ids.new_id("req"),
+        model_id=model_id,
+        form=form,  # type: ignore[arg-type]
+        queue_ttl_ms=15_000,
+        inference_ttl_ms=15_000,
+        top_k=3,
+    )
+    return await client.submit(request, blobs)
+
+
+def test_predicts_and_refuses(settings: config.Settings, processes: Processes, digits: str) -> None:
+    processes.start("broker")
+    processes.start("inferencer", "0")
+
+    async def scenario() -> None:
+        async with asking(settings) as client:
+            await right_answers(client)
+            await crowds(client)
+            await refusals(client)
+
+    async def right_answers(client: BrokerClient) -> None:
+        done, (body,) = await predict(client, digits, *(path.read_bytes() for path in PICTURES))
+        assert (done.engine, done.precision) == ("onnxruntime", "fp32")
+        assert done.queue_ms >= 0 < done.inference_ms
+        best = [row[0]["label"] for row in json.loads(body)["predictions"]]
+        truth = [path.stem[-1] for path in PICTURES]
+        assert sum(a == b for a, b in zip(best, truth, strict=True)) >= 0.8 * len(truth)
+
+    async def crowds(client: BrokerClient) -> None:
+        picture = PICTURES[0].read_bytes()
+        answers = await asyncio.gather(*(predict(client, digits, picture) for _ in range(60)))
+        assert len({body for _, (body,) in answers}) == 1
+        assert max(done.batch_size for done, _ in answers) > 1
+
+    async def refusals(client: BrokerClient) -> None:
+        half = PICTURES[0].read_bytes()[:60]
+        good = PICTURES[1].read_bytes()
+        results = await asyncio.gather(
+            predict(client, digits, good),
+            predict(client, digits, half),
+            predict(client, digits, b"[[1, 2], [3]]", form="tensors"),
+            predict(client, digits, json.dumps([[[[0.0] * 8] * 8]]).encode(), form="tensors"),
+            predict(client, "mdl_nobody", good),
+            predict(client, digits, good),
+            return_exceptions=True,
+        )
+        kinds = [type(one) for one in results]
+        assert kinds == [tuple, errors.BadImage, errors.BadTensor, tuple, errors.NotFound, tuple]
+
+    asyncio.run(scenario())
+
+
+def test_follows_the_catalogue(settings: config.Settings, processes: Processes, digits: str) -> None:
+    processes.start("broker")
+    processes.start("inferencer", "0")
+    picture = PICTURES[0].read_bytes()
+
+    async def held(client: BrokerClient, expected: list[str]) -> None:
+        deadline = Deadline.after_ms(20_000)
+        while [one.model_id for worker in client.status()[0].workers for one in worker.models] != expected:  # type: ignore[union-attr]
+            assert not deadline.passed()
+            await asyncio.sleep(0.05)
+
+    async def scenario() -> None:
+        async with asking(settings) as client:
+            await predict(client, digits, picture)
+            await held(client, [digits])
+            with connection.write():
+                registry.delete_model(digits)
+            await held(client, [])
+            with pytest.raises(errors.NotFound):
+                await predict(client, digits, picture)
+
+    asyncio.run(scenario())
+
+
+def test_sigterm_answers_what_it_holds(settings: config.Settings, processes: Processes, digits: str) -> None:
+    processes.start("broker")
+    inferencer = processes.start("inferencer", "0")
+
+    async def scenario() -> None:
+        async with asking(settings) as client:
+            await predict(client, digits, PICTURES[0].read_bytes())
+            pictures = [PICTURES[1].read_bytes()] * 12
+            asked = [asyncio.create_task(predict(client, digits, picture)) for picture in pictures]
+            await asyncio.sleep(0)
+            inferencer.send_signal(signal.SIGTERM)
+            results = await asyncio.gather(*asked, return_exceptions=True)
+            assert all(isinstance(one, tuple | errors.Unavailable) for one in results)
+
+    asyncio.run(scenario())
+    assert wait_for(lambda: inferencer.poll() is not None)
+    assert inferencer.returncode == 0, processes.log()
+
+
+def test_a_killed_inferencer_leaves_nothing_unanswered(
+    settings: config.Settings, processes: Processes, digits: str
+) -> None:
+    processes.start("broker")
+    first = processes.start("inferencer", "0")
+
+    async def scenario() -> None:
+        async with asking(settings) as client:
+            await predict(client, digits, PICTURES[0].read_bytes())
+            asked = [asyncio.create_task(predict(client, digits, path.read_bytes())) for path in PICTURES]
+            await asyncio.sleep(0)
+            first.kill()
+            first.wait()
+            processes.start("inferencer", "0")
+            results = await asyncio.gather(*asked, return_exceptions=True)
+            assert all(isinstance(one, tuple | errors.AppError) for one in results)
+            done, _ = await predict(client, digits, PICTURES[0].read_bytes())
+            assert done.engine == "onnxruntime"
+
+    asyncio.run(scenario())
