@@ -85,9 +85,11 @@ def down(settings: config.Settings, say: Say) -> bool:
     was_up = supervisor.lives()
     if was_up:
         _wait_until_it_answers(supervisor)
-        for stage in STAGES:
-            _drain(supervisor, stage, say)
-        supervisor.shut_down()
+        try:
+            for stage in STAGES:
+                _drain(supervisor, stage, say)
+        finally:
+            supervisor.shut_down()  # also after a second Ctrl-C: supervisord ends the rest by itself
     leftovers = wait_until_free(settings.run, (), 0.0)
     if leftovers and not was_up:
         say(f"waiting for what a killed supervisord left behind: {', '.join(leftovers)}")

@@ -36,18 +36,22 @@ def show(folder: Path, name: str, *, lines: int, follow: bool, pretty: bool) -> 
 
 
 def added(path: Path, log: TextIO) -> Iterator[str]:
-    """Whole lines as they appear, through rotations of the file. Never ends."""
+    """Whole lines as they appear, through rotations of the file. Never ends; closes what it reads from."""
     part = ""
-    while True:
-        piece = log.readline()
-        part += piece
-        if part.endswith("\n"):
-            yield part
-            part = ""
-        elif not piece and _rotated(path, log):
-            log = path.open(errors="replace")
-        elif not piece:
-            time.sleep(LOOK_AGAIN_S)
+    try:
+        while True:
+            piece = log.readline()
+            part += piece
+            if part.endswith("\n"):
+                yield part
+                part = ""
+            elif not piece and _rotated(path, log):
+                log.close()
+                log = path.open(errors="replace")
+            elif not piece:
+                time.sleep(LOOK_AGAIN_S)
+    finally:
+        log.close()
 
 
 def _rotated(path: Path, log: TextIO) -> bool:

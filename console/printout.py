@@ -10,8 +10,10 @@ from rich.text import Text
 
 from console.screen import Screen
 from shared.specs import Candidate, MetricName
-from shared.verdict.figures import ENGINE_TITLES, estimate, figure, limit, listing
+from shared.verdict.figures import ENGINE_TITLES, estimate, figure, listing
 from shared.verdict.report import CandidateRecord, Report
+
+VERDICTS = {"fail": "fails", "inconclusive": "unclear", "not_measured": "unknown"}
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,9 +30,9 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
 def candidates(report: Report, screen: Screen) -> None:
     """The measured candidates as a table, then the engines that could not run, with the reason."""
-    table = Table(box=None, padding=(0, 3, 0, 0), pad_edge=False)
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("  candidate")
-    for title in ("P50 ms", "P95 ms (95 % interval)", "images/s", "MB"):
+    for title in ("batch", "P50 ms", "P95 ms, interval", "images/s", "MB"):
         table.add_column(title, justify="right")
     table.add_column("verdict")
     for record in report.candidates:
@@ -43,11 +45,9 @@ def candidates(report: Report, screen: Screen) -> None:
 
 
 def _row(record: CandidateRecord, report: Report, chosen: bool) -> list[str]:
-    name = (
-        f"{'→' if chosen else ' '} {ENGINE_TITLES[record.engine]} {record.precision.upper()}, batch {record.batch_size}"
-    )
     return [
-        name,
+        f"{'→' if chosen else ' '} {ENGINE_TITLES[record.engine]} {record.precision.upper()}",
+        str(record.batch_size),
         _figure(record, "latency_p50_ms"),
         _interval(record, "latency_p95_ms"),
         _figure(record, "throughput_fps"),
@@ -71,8 +71,8 @@ def _verdict(record: CandidateRecord, report: Report, chosen: bool) -> str:
         return "chosen"
     missed = [judgement.verdict for judgement in record.constraints if judgement.verdict != "pass"]
     if missed:
-        return missed[0].replace("_", " ").replace("fail", "fails the limit")
-    return "equally fast" if _candidate(record) in report.decision.tied else "passes"
+        return VERDICTS[missed[0]]
+    return "tied" if _candidate(record) in report.decision.tied else "passes"
 
 
 def _candidate(record: CandidateRecord) -> Candidate:
@@ -92,11 +92,8 @@ def _left_out(report: Report) -> dict[str, list[str]]:
 
 def decision(report: Report, screen: Screen) -> None:
     """The choice, or that there is none, with its reasons."""
-    limits = listing([limit(constraint) for constraint in report.metadata.config.constraints])
-    if report.decision.selected is None:
-        screen.line(f"No candidate keeps the limit ({limits}).", style="bold yellow")
     for reason in report.decision.reasons:
-        screen.paragraph(reason)
+        screen.paragraph(reason, style="bold" if reason.startswith(("Chosen", "No choice")) else "")
     if report.decision.fragile:
         screen.paragraph("The choice is fragile: the intervals do not settle it.", style="yellow")
 
@@ -118,6 +115,6 @@ def _latency(answers: list[Answer]) -> str:
     client = statistics.median(answer.client_ms for answer in answers)
     parts = [
         f"{stage} {statistics.median(answer.split_ms[stage] for answer in answers):.2f}"
-        for stage in ("queue", "decode", "inference", "total")
+        for stage in ("queue", "decode", "inference")
     ]
-    return f"median {client:.1f} ms for a client; of it in the platform, ms: {', '.join(parts)}"
+    return f"median {client:.1f} ms for the client; in the platform: {', '.join(parts)} ms"

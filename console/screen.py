@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator
 
@@ -13,6 +14,9 @@ from rich.table import Table
 QUIET_S = 10.0
 """Without a terminal, a step that goes on says so this often."""
 
+PLAIN_WIDTH = 100
+"""Columns where there is no window to ask."""
+
 Advance = Callable[[float, str], None]
 """How far a step is, 0..1, and what it does now."""
 
@@ -22,6 +26,8 @@ class Screen:
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False, soft_wrap=True)
+        if console is None and not self.console.is_terminal and not os.environ.get("COLUMNS"):
+            self.console.width = PLAIN_WIDTH
 
     def line(self, text: str = "", style: str = "") -> None:
         """One line, exactly as it is written: brackets are no markup."""

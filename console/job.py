@@ -1,0 +1,214 @@
+"""The main job on real input, printed as it goes: upload, check, benchmark, report, predict."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from console import printout
+from console.client import Client, Format
+from console.groundwork import gateway_admin
+from console.screen import Screen
+from console.supervision import environment
+from shared import config
+from shared.specs import BenchmarkSpec, Constraint, Preprocessing
+from shared.verdict.figures import plural
+from shared.verdict.report import Report, parse
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "digits"
+MODEL_NAME = "digits (demo)"
+DESCRIPTION = "Handwritten digits: the example that ships with the platform, uploaded by `cvp demo`."
+FORMATS: tuple[Format, ...] = ("html", "pdf", "json", "csv")
+
+CHECK_BOUND_S = 120.0
+BENCHMARK_BOUND_S = 900.0
+"""The benchmark itself takes about half a minute; other people's jobs may be ahead of it."""
+
+FINGERPRINT = "from benchmarker.host import system_info; print(system_info().fingerprint)"
+
+
+def main_job(settings: config.Settings, screen: Screen, fresh: bool) -> None:
+    """Sign in, upload, check, benchmark, report, predict."""
+    screen.line()
+    screen.line("The main job on real input: a classifier of handwritten digits, from file to answer", style="bold")
+    key = _key(settings, screen)
+    with Client(settings, key) as client:
+        model = _model(client, screen)
+        report = _reused(client, model, settings) if not fresh else None
+        if report is None:
+            report = _measured(client, model, screen)
+        else:
+            screen.step(
+                "benchmark", f"reused: {report.id} of {report.metadata.created_at[:16]}Z, same model and machine"
+            )
+            screen.step("", "(`cvp demo --fresh` measures again)")
+        screen.line()
+        printout.candidates(report, screen)
+        screen.line()
+        printout.decision(report, screen)
+        screen.line()
+        _save(client, report, settings, screen)
+        _predict(client, model, screen)
+
+
+def _key(settings: config.Settings, screen: Screen) -> str:
+    path = settings.secrets / "demo.key"
+    key = path.read_text().strip() if path.exists() else ""
+    with Client(settings, key) as client:
+        if not key or not client.signed_in():
+            key = gateway_admin(settings, "key", "admin", "demo").strip()
+            path.unlink(missing_ok=True)
+            path.touch(mode=0o600)
+            path.write_text(key)
+    screen.step("sign in", f"as admin, with the API key in {typed(path)}")
+    return key
+
+
+def _model(client: Client, screen: Screen) -> dict[str, Any]:
+    """The example as a ready model: the one uploaded earlier, if file, contract and labels are the same."""
+    contract = msgspec.json.decode((EXAMPLE / "preprocessing.json").read_bytes(), type=Preprocessing)
+    labels = msgspec.json.decode((EXAMPLE / "labels.json").read_bytes(), type=list[str])
+    path = EXAMPLE / "digits.onnx"
+    for model in client.models():
+        if _same(model, path, contract, labels):
+            screen.step("upload", f"not needed: {path.name} is model {model['id']} already")
+            return model
+    with screen.bar("upload") as advance:
+        size = path.stat().st_size
+        model = client.upload_model(
+            path,
+            name=MODEL_NAME,
+            task_type="classification",
+            description=DESCRIPTION,
+            preprocessing=contract,
+            labels=labels,
+            on_bytes=lambda sent: advance(sent / size, ""),
+        )
+    screen.step("upload", f"{path.name}, {size / 1000:.0f} kB, with its preprocessing and labels: {model['id']}")
+    began = time.monotonic()
+    with screen.waiting("check") as say:
+        say("in a process of its own, with limits")
+        model = client.wait_for_model(model["id"], CHECK_BOUND_S)
+    screen.step("check", f"ready after {time.monotonic() - began:.1f} s: {_signature(model)}")
+    return model
+
+
+def _same(model: dict[str, Any], path: Path, contract: Preprocessing, labels: list[str]) -> bool:
+    return (
+        model["name"] == MODEL_NAME
+        and model["status"] == "ready"
+        and model["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+        and (model["preprocessing"] or {}).get("hash") == contract.hash
+        and model["labels"] == labels
+    )
+
+
+def _signature(model: dict[str, Any]) -> str:
+    def tensor(info: dict[str, Any]) -> str:
+        return f"{info['name']} {info['dtype']}[{', '.join(map(str, info['shape']))}]"
+
+    return f"{', '.join(map(tensor, model['inputs']))} → {', '.join(map(tensor, model['outputs']))}"
+
+
+def order(model_id: str) -> BenchmarkSpec:
+    """What the demo measures: every engine at two batch sizes, with a limit that a digit classifier should keep."""
+    return BenchmarkSpec(
+        model_id=model_id,
+        batch_sizes=(1, 8),
+        num_iterations=2000,
+        max_seconds=20,
+        constraints=(Constraint(metric="latency_p95_ms", op="<=", value=5),),
+    )
+
+
+def _reused(client: Client, model: dict[str, Any], settings: config.Settings) -> Report | None:
+    """The latest report on this model, if it answers the same order on the same machine and software."""
+    for found in client.reports():
+        if found["model_id"] == model["id"]:
+            report = parse(client.export(found["id"], "json"))
+            same = report.metadata.config == order(model["id"]) and report.metadata.fingerprint == _fingerprint(
+                settings
+            )
+            return report if same else None
+    return None
+
+
+def _fingerprint(settings: config.Settings) -> str:
+    """What this machine would be called in a report made now."""
+    asked = [sys.executable, "-P", "-c", FINGERPRINT]
+    done = subprocess.run(asked, env=environment(settings), capture_output=True, text=True, timeout=60, check=False)
+    return done.stdout.strip()
+
+
+def _measured(client: Client, model: dict[str, Any], screen: Screen) -> Report:
+    job = client.benchmark(order(model["id"]))
+    began = time.monotonic()
+    with screen.bar("benchmark") as advance:
+        job = client.wait_for_benchmark(job["id"], BENCHMARK_BOUND_S, lambda state: advance(*_progress(state)))
+    report = parse(client.export(job["report_id"], "json"))
+    measured = sum(record.status == "measured" for record in report.candidates)
+    took = time.monotonic() - began
+    screen.step("benchmark", f"{plural(measured, 'candidate')} measured in {took:.0f} s, in interleaved rounds")
+    return report
+
+
+def _progress(job: dict[str, Any]) -> tuple[float, str]:
+    """How far a benchmark is, and what it does."""
+    if job["status"] == "queued":
+        return 0.0, "waiting for its turn"
+    if job["status"] == "completed":
+        return 1.0, "writing the report"
+    at = job["progress"]
+    if "fraction" not in at:
+        return 0.0, "starting"
+    outcome = f"{at['p50_ms']:.3f} ms" if "p50_ms" in at else "failed"
+    return float(at["fraction"]), f"round {at['round']}/{at['rounds']}  {at['candidate']}  {outcome}"
+
+
+def _save(client: Client, report: Report, settings: config.Settings, screen: Screen) -> None:
+    folder = settings.root / "demo"
+    folder.mkdir(exist_ok=True)
+    for form in FORMATS:
+        (folder / f"report.{form}").write_bytes(client.export(report.id, form))
+    screen.step("report", f"{typed(folder / 'report.html')}, and as .pdf .json .csv beside it")
+
+
+def _predict(client: Client, model: dict[str, Any], screen: Screen) -> None:
+    images = sorted((EXAMPLE / "held-out").glob("*.png"))
+    answers = []
+    with screen.bar("predict") as advance:
+        for done, image in enumerate(images, start=1):
+            answers.append(_ask(client, model["id"], image))
+            advance(done / len(images), image.name)
+    right = sum(answer.predicted == answer.label for answer in answers)
+    screen.step("predict", f"{right} of {len(answers)} held-out digits right, as PNG over HTTP")
+    printout.predictions(answers, screen)
+
+
+def _ask(client: Client, model_id: str, image: Path) -> printout.Answer:
+    content = image.read_bytes()
+    began = time.perf_counter()
+    answer = client.predict(model_id, content)
+    client_ms = (time.perf_counter() - began) * 1000
+    best = answer["predictions"][0][0]
+    return printout.Answer(
+        label=image.stem.rpartition("-")[2],
+        predicted=best["label"],
+        confidence=best["confidence"],
+        client_ms=client_ms,
+        split_ms=answer["latency_ms"],
+    )
+
+
+def typed(path: Path) -> str:
+    """A path as one would type it here."""
+    with contextlib.suppress(ValueError):
+        return str(path.relative_to(Path.cwd()))
+    return str(path)

@@ -1,0 +1,229 @@
+"""What people read: logs, the results of the main job, the findings of the doctor, a port that is taken."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+import pytest
+from rich.console import Console
+
+from console import doctor, groundwork, job, logs, printout
+from console.screen import Screen
+from shared import config
+from shared.specs import Constraint
+from shared.verdict.report import build
+from tests.unit.measurements import CONSTRAINTS, measurement_set
+
+LINE = '{"time":"2026-01-31T08:15:30.250Z","level":"warn","service":"gateway","message":"slow","ms":12}\n'
+
+
+def screen(*, terminal: bool = False, width: int = 80) -> tuple[Screen, io.StringIO]:
+    told = io.StringIO()
+    return Screen(Console(file=told, force_terminal=terminal, width=width, highlight=False)), told
+
+
+# --- logs -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_log_line_is_made_readable():
+    assert click.unstyle(logs.readable(LINE)) == "08:15:30.250 warn  slow  ms=12\n"
+
+
+def test_a_trace_stands_below_its_line():
+    line = json.dumps(json.loads(LINE) | {"trace": "Traceback\n  ValueError"})
+    assert click.unstyle(logs.readable(line)).endswith("ms=12\nTraceback\n  ValueError\n")
+
+
+@pytest.mark.parametrize("line", ["plain text\n", '{"other": "json"}\n', "[1]\n", "\n"])
+def test_what_is_no_log_line_stays_as_it_is(line: str):
+    assert logs.readable(line) == line
+
+
+def test_only_the_last_lines_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "broker.log").write_text("".join(f"{number}\n" for number in range(100)))
+    logs.show(tmp_path, "broker", lines=3, follow=False, pretty=False)
+    assert capsys.readouterr().out == "97\n98\n99\n"
+
+
+def test_an_unknown_log_lists_those_there_are(tmp_path: Path):
+    (tmp_path / "broker.log").touch()
+    with pytest.raises(click.ClickException, match="there are: broker"):
+        logs.show(tmp_path, "../secrets", lines=3, follow=False, pretty=False)
+
+
+def test_following_gives_whole_lines_and_survives_rotation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "gateway.log"
+    path.write_text("before\n")
+
+    def append(text: str) -> None:
+        with path.open("a") as log:
+            log.write(text)
+
+    happenings: Iterator[Callable[[], object]] = iter(
+        [
+            lambda: append("half a "),
+            lambda: append("line\n"),
+            lambda: path.rename(tmp_path / "gateway.log.1"),
+            lambda: path.write_text("after\n"),
+        ]
+    )
+    monkeypatch.setattr(logs.time, "sleep", lambda _: next(happenings)())
+    with path.open() as log:
+        log.read()
+        with contextlib.closing(logs.added(path, log)) as grown:
+            assert [next(grown), next(grown)] == ["half a line\n", "after\n"]
+
+
+# --- results ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_table_marks_the_choice_and_fits_eighty_columns():
+    to, told = screen()
+    report = build(measurement_set(constraints=CONSTRAINTS[:1]), "rep_1")
+    printout.candidates(report, to)
+    printout.decision(report, to)
+    lines = told.getvalue().splitlines()
+    assert lines[1].split()[:5] == ["→", "ONNX", "Runtime", "FP32", "1"]
+    assert lines[1].split()[-1] == "chosen"
+    assert [line.split()[-1] for line in lines[2:5]] == ["fails", "passes", "fails"]
+    assert any(line.startswith("  TensorRT: unavailable, TensorRT needs an NVIDIA GPU") for line in lines)
+    assert any(line.startswith("Chosen: ONNX Runtime FP32, batch 1") for line in lines)
+    assert max(map(len, lines)) <= 80
+    assert "\x1b" not in told.getvalue()
+
+
+def test_no_choice_is_said_with_what_would_change_it():
+    to, told = screen()
+    limit = Constraint(metric="latency_p95_ms", op="<=", value=1)
+    report = build(measurement_set(constraints=(limit,)), "rep_1")
+    printout.candidates(report, to)
+    printout.decision(report, to)
+    assert "→" not in told.getvalue()
+    assert "No choice" in told.getvalue()
+    assert "would pass" in told.getvalue()
+
+
+def answer(label: str, predicted: str) -> printout.Answer:
+    split = {"queue": 0.1, "decode": 0.2, "inference": 0.3, "total": 0.7}
+    return printout.Answer(label=label, predicted=predicted, confidence=0.61, client_ms=3.0, split_ms=split)
+
+
+def test_wrong_predictions_are_named_also_without_colour():
+    to, told = screen()
+    printout.predictions([answer("4", "4"), answer("7", "1")], to)
+    assert "wrong: a 7 was taken for a 1 (61% sure)" in told.getvalue()
+    assert "median 3.0 ms" in told.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("state", "part", "what"),
+    [
+        ({"status": "queued", "progress": {}}, 0.0, "waiting for its turn"),
+        ({"status": "running", "progress": {}}, 0.0, "starting"),
+        ({"status": "completed", "progress": {}}, 1.0, "writing the report"),
+        (
+            {
+                "status": "running",
+                "progress": {"fraction": 0.4, "round": 2, "rounds": 5, "candidate": "openvino/fp32/b8", "p50_ms": 0.25},
+            },
+            0.4,
+            "round 2/5  openvino/fp32/b8  0.250 ms",
+        ),
+    ],
+)
+def test_progress_of_a_benchmark_in_words(state: dict[str, object], part: float, what: str):
+    assert job._progress(state) == (part, what)
+
+
+def test_a_bar_without_a_terminal_is_an_occasional_plain_line(monkeypatch: pytest.MonkeyPatch):
+    to, told = screen()
+    now = [0.0]
+    monkeypatch.setattr("console.screen.time.monotonic", lambda: now[0])
+    with to.bar("benchmark") as advance:
+        for tenth in range(10):
+            now[0] += 3
+            advance(tenth / 10, "round 1/2")
+    assert told.getvalue().splitlines() == ["  benchmark:  30% round 1/2", "  benchmark:  70% round 1/2"]
+
+
+def test_brackets_in_a_message_are_no_markup():
+    to, told = screen(terminal=True)
+    to.step("check", "image float32[batch, 1, 8, 8] [red]")
+    assert "[batch, 1, 8, 8] [red]" in told.getvalue()
+
+
+# --- findings ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> config.Settings:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("PORT", str(probe.getsockname()[1]))
+    monkeypatch.setenv("DATA_DIR", str(tmp_path / "data"))
+    return config.load()
+
+
+def test_a_taken_port_names_who_has_it_and_another(settings: config.Settings):
+    with socket.create_server(("127.0.0.1", settings.port)), pytest.raises(click.ClickException) as caught:
+        groundwork.require_free_port(settings)
+    assert f"(process {os.getpid()})" in caught.value.message
+    assert f"PORT={settings.port + 1}" in caught.value.message
+    groundwork.require_free_port(settings)
+
+
+def test_a_host_that_is_none_is_called_that():
+    with pytest.raises(click.ClickException, match=r"HOST='no\.such\.invalid'"):
+        groundwork.require_free_port(config.load({"HOST": "no.such.invalid"}))
+
+
+def test_a_healthy_machine_has_nothing_wrong(settings: config.Settings, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(doctor, "DISK_MB", 1)
+    monkeypatch.setattr(doctor.shutil, "which", lambda _: None)
+    findings = list(doctor.examine())
+    assert [finding.text for finding in findings if finding.wrong] == []
+    subjects = {finding.subject for finding in findings}
+    assert {"SQLite", "folders", "disk", "port", "onnxruntime", "openvino", "tensorrt", "pytorch", "GPU"} <= subjects
+
+
+def test_what_is_wrong_says_what_to_do_and_counts(
+    settings: config.Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    (tmp_path / "data").write_text("a file where the folder should be")
+    to, told = screen()
+    assert doctor.show(to) == 1
+    assert "set DATA_DIR" in told.getvalue()
+    assert "1 of 4 need attention." in told.getvalue()
+
+
+def test_a_bad_setting_is_a_finding(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PORT", "0")
+    assert [finding.text[:8] for finding in doctor.examine() if finding.wrong] == ["PORT='0'"]
+
+
+def test_a_full_disk_is_a_finding(settings: config.Settings, monkeypatch: pytest.MonkeyPatch):
+    settings.make_folders()
+    monkeypatch.setattr(doctor, "DISK_MB", 10**12)
+    assert doctor.disk(settings).wrong
+
+
+def test_engines_that_cannot_be_loaded_are_a_finding(monkeypatch: pytest.MonkeyPatch):
+    crash = subprocess.CompletedProcess([], -11, b"", b"Fatal: libcuda\n")
+    monkeypatch.setattr(doctor.subprocess, "run", lambda *_, **__: crash)
+    (finding,) = doctor.engines()
+    assert finding.wrong
+    assert "libcuda" in finding.text
+
+
+def test_a_machine_without_any_engine_is_not_well(monkeypatch: pytest.MonkeyPatch):
+    table = json.dumps([["onnxruntime", "fp32", "not installed"]]).encode()
+    monkeypatch.setattr(doctor.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, table, b""))
+    assert [finding.wrong for finding in doctor.engines()] == [False, True]
