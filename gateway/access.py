@@ -82,7 +82,7 @@ class Gate:
         if needed == "nobody" or method == "OPTIONS":  # OPTIONS says which methods there are, nothing else
             return
         if needed is None and path in _METHODS:
-            raise MethodNotAllowed(f"This path takes {', '.join(sorted(_METHODS[path]))}.")
+            raise MethodNotAllowed(", ".join(sorted(_METHODS[path])))
         identity = await self._credentials.identify(scope["headers"])
         scope["state"]["account"], scope["state"]["identity"] = identity.account, identity
         if needed is None or RANK[identity.account.role] < RANK[needed]:

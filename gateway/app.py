@@ -33,7 +33,7 @@ def create_app(context: Context) -> Litestar:
     app = Litestar(
         [api],
         guards=[context.gate.check],
-        dependencies={"context": Provide(functools.partial(_given, context), sync_to_thread=False)},
+        dependencies={"context": Provide(lambda: context, sync_to_thread=False)},
         state=State({"context": context}),
         lifespan=[functools.partial(_running, context)],
         exception_handlers={HTTPException: errors.answer, Exception: errors.answer},
@@ -47,10 +47,6 @@ def create_app(context: Context) -> Litestar:
     docs.complete(app.openapi_schema)
     app.asgi_handler = Exchanges(app.asgi_handler)
     return app
-
-
-def _given(context: Context) -> Context:
-    return context
 
 
 @asynccontextmanager

@@ -79,8 +79,7 @@ class Context:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Open the database, sweep what a predecessor left behind, keep the caches true."""
-        connection.open_db(self.settings.db_file)
+        """Sweep what a predecessor left behind, fill the caches and keep them true. The database is open already."""
         try:
             await self.store.write(_tidy, self.models)
             await self.caches.refresh()

@@ -103,6 +103,9 @@ def config(version: str) -> OpenAPIConfig:
         description=DESCRIPTION,
         path="/schema",
         use_handler_docstrings=True,
+        operation_id_creator=lambda handler, _method, _path: (
+            f"{sorted(handler.resolve_tags())[0]}_{handler.handler_name}"
+        ),
         components=Components(security_schemes=schemes),  # type: ignore[arg-type]  # schemes or references
         render_plugins=[Page(path="/"), JsonRenderPlugin(path="/openapi.json"), YamlRenderPlugin(path="/openapi.yaml")],
     )

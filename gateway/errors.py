@@ -48,6 +48,10 @@ class MethodNotAllowed(errors.AppError):
 
     code, status, title = "method_not_allowed", 405, "Method not allowed"
 
+    def __init__(self, allowed: str) -> None:
+        super().__init__(f"This path takes {allowed}; /schema lists every call.")
+        self.allowed = allowed
+
 
 def answer(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     """The answer to a request that ended in `error`."""
@@ -91,7 +95,7 @@ def _by_status(error: HTTPException) -> errors.AppError | None:
         case HTTPStatus.NOT_FOUND:
             return errors.NotFound("There is no such path; /schema lists every call.")
         case HTTPStatus.METHOD_NOT_ALLOWED:
-            return MethodNotAllowed("This path does not take this method; /schema lists every call.")
+            return MethodNotAllowed((error.headers or {}).get("Allow", "other methods"))
         case HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
             return errors.TooLarge("The body is larger than this call takes.")
         case HTTPStatus.UNSUPPORTED_MEDIA_TYPE:
@@ -112,6 +116,8 @@ def _headers(error: errors.AppError, cause: Exception) -> dict[str, str]:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     elif error.retryable and error.status in (429, 503):
         headers["Retry-After"] = "1"
+    if isinstance(error, MethodNotAllowed):
+        headers["Allow"] = error.allowed
     if isinstance(error, errors.Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
     return headers

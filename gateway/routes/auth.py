@@ -6,8 +6,7 @@ from litestar import Router, delete, get, post
 from litestar.params import FromPath, JSONBody
 
 from gateway import passwords, schemas, tokens
-from gateway.context import Context
-from gateway.routes.common import Cursor, Http, Limit, account_of, identity_of, iso, listing, problems
+from gateway.routes.common import Cursor, Http, Injected, Limit, account_of, identity_of, iso, listing, problems
 from shared import clock, errors
 from shared.db import accounts
 from shared.db.tables import ApiKey
@@ -16,7 +15,7 @@ DAY_MS = 24 * 3600 * 1000
 
 
 @post("/login", status_code=200, responses=problems(422, 401, signed_in=False))
-async def login(data: JSONBody[schemas.Login], context: Context) -> schemas.SignedIn:
+async def login(data: JSONBody[schemas.Login], context: Injected) -> schemas.SignedIn:
     """Sign in with name and password; the token is good for 24 hours."""
     found = await context.store.read(accounts.by_name, data.username)
     password_hash = found[1] if found else None
@@ -29,7 +28,7 @@ async def login(data: JSONBody[schemas.Login], context: Context) -> schemas.Sign
 
 
 @post("/logout", status_code=204, responses=problems(409))
-async def logout(request: Http, context: Context) -> None:
+async def logout(request: Http, context: Injected) -> None:
     """End this sign-in; its token is worth nothing from now on."""
     session_id = identity_of(request).session_id
     if session_id is None:
@@ -47,7 +46,7 @@ async def verify(request: Http) -> schemas.Verified:
 
 @get("/api-keys", responses=problems(422))
 async def list_keys(
-    request: Http, context: Context, limit: Limit = 50, cursor: Cursor = None
+    request: Http, context: Injected, limit: Limit = 50, cursor: Cursor = None
 ) -> schemas.Listing[schemas.ApiKey]:
     """Your own API keys."""
     page = await context.store.read(accounts.keys, account_of(request).id, limit=limit, cursor=cursor)
@@ -55,7 +54,7 @@ async def list_keys(
 
 
 @post("/api-keys", responses=problems(422))
-async def add_key(request: Http, data: JSONBody[schemas.NewKey], context: Context) -> schemas.FreshApiKey:
+async def add_key(request: Http, data: JSONBody[schemas.NewKey], context: Injected) -> schemas.FreshApiKey:
     """Make an API key with your own role. `key` is shown this once."""
     key = tokens.new_key()
     expires_at_ms = None if data.expires_in_days is None else clock.now_ms() + data.expires_in_days * DAY_MS
@@ -69,7 +68,7 @@ async def add_key(request: Http, data: JSONBody[schemas.NewKey], context: Contex
 
 
 @delete("/api-keys/{key_id:str}", responses=problems(404))
-async def revoke_key(request: Http, key_id: FromPath[str], context: Context) -> None:
+async def revoke_key(request: Http, key_id: FromPath[str], context: Injected) -> None:
     """Revoke one of your own keys."""
     await context.store.write(accounts.revoke_key, key_id, account_of(request).id)
     await context.caches.refresh()

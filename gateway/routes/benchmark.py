@@ -20,6 +20,7 @@ from gateway.routes.common import (
     Cursor,
     Http,
     IdempotencyKey,
+    Injected,
     Limit,
     accepted,
     account_of,
@@ -56,7 +57,7 @@ HEADING = ("benchmark_id", "created_at", "benchmark_status", "model_id", "model_
 
 @post("/", status_code=202, operation_class=BenchmarkOperation, responses=problems(404, 409, 415, 422, 429))
 async def order(
-    request: Http, data: JSONBody[BenchmarkSpec], context: Context, idempotency_key: IdempotencyKey = None
+    request: Http, data: JSONBody[BenchmarkSpec], context: Injected, idempotency_key: IdempotencyKey = None
 ) -> Response[bytes]:
     """Benchmark a model: every engine this machine has, every batch size asked for, then a decision and a report."""
     body_sha256 = hashlib.sha256(await request.body()).hexdigest()
@@ -69,7 +70,7 @@ async def order(
 @get("/", responses=problems(422))
 async def list_benchmarks(
     *,
-    context: Context,
+    context: Injected,
     limit: Limit = 50,
     cursor: Cursor = None,
     model_id: FromQuery[str | None] = None,
@@ -84,13 +85,13 @@ async def list_benchmarks(
 
 
 @get("/{benchmark_id:str}", responses=problems(404))
-async def get_benchmark(benchmark_id: FromPath[str], context: Context) -> schemas.BenchmarkJob:
+async def get_benchmark(benchmark_id: FromPath[str], context: Injected) -> schemas.BenchmarkJob:
     """A benchmark as it stands; `report_id` is set once its report is written."""
     return _benchmark(await context.store.read(benchmarks.find, benchmark_id))
 
 
 @get("/{benchmark_id:str}/report", responses=problems(404))
-async def get_report(benchmark_id: FromPath[str], context: Context) -> File:
+async def get_report(benchmark_id: FromPath[str], context: Injected) -> File:
     """The report of a benchmark: its canonical record."""
     row = await context.store.read(benchmarks.find, benchmark_id)
     if row.report_id is None:
@@ -99,7 +100,7 @@ async def get_report(benchmark_id: FromPath[str], context: Context) -> File:
 
 
 @post("/{benchmark_id:str}/cancel", status_code=202, responses=problems(404, 409))
-async def cancel(request: Http, benchmark_id: FromPath[str], context: Context) -> schemas.BenchmarkJob:
+async def cancel(request: Http, benchmark_id: FromPath[str], context: Injected) -> schemas.BenchmarkJob:
     """Cancel a benchmark: at once while it waits, within seconds while it runs. Engineers cancel their own."""
     await context.store.write(_cancel, benchmark_id, account_of(request))
     row = await context.store.read(benchmarks.find, benchmark_id)

@@ -7,10 +7,12 @@ from typing import Annotated, Any, TypeAlias, TypeVar
 
 import msgspec
 from litestar import Request, Response
+from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import HeaderParameter, QueryParameter
 
 from gateway.auth import Identity
+from gateway.context import Context
 from gateway.errors import PROBLEM_JSON, Problem
 from gateway.schemas import Listing
 from shared import clock, errors
@@ -21,6 +23,7 @@ from shared.db.pages import Page
 V1 = "/api/v1"
 
 Http: TypeAlias = Request[Any, Any, Any]
+Injected: TypeAlias = NamedDependency[Context]
 Limit: TypeAlias = Annotated[int, QueryParameter(ge=1, le=200, description="Items in the page.")]
 Cursor: TypeAlias = Annotated[
     str | None, QueryParameter(max_length=100, description="`next_cursor` of the page before.")

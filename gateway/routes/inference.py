@@ -5,8 +5,7 @@ from __future__ import annotations
 from litestar import Router, get
 
 from gateway import schemas
-from gateway.context import Context
-from gateway.routes.common import problems
+from gateway.routes.common import Injected, problems
 from gateway.routes.predict import predict
 from shared.db.registry import CatalogEntry
 from shared.wire.messages import Status
@@ -15,13 +14,13 @@ MB = 2**20
 
 
 @get("/models", responses=problems())
-async def list_served(context: Context) -> list[schemas.ServedModel]:
+async def list_served(context: Injected) -> list[schemas.ServedModel]:
     """The models that take predictions now, and what they take."""
     return [_served(entry) for entry in context.caches.models.values()]
 
 
 @get("/health", responses=problems())
-async def health(context: Context) -> schemas.InferenceHealth:
+async def health(context: Injected) -> schemas.InferenceHealth:
     """Workers, queue, and which models are in memory where."""
     status, _ = context.broker.status()
     expected = len(context.settings.inference_farm)

@@ -9,8 +9,7 @@ from litestar import Router, get
 from litestar.params import FromPath, FromQuery
 
 from gateway import schemas
-from gateway.context import Context
-from gateway.routes.common import Cursor, Limit, iso, listing, problems
+from gateway.routes.common import Cursor, Injected, Limit, iso, listing, problems
 from shared import clock
 from shared.db import jobs, tables
 from shared.specs import JobKind, JobStatus
@@ -18,7 +17,7 @@ from shared.specs import JobKind, JobStatus
 
 @get("/", responses=problems(422))
 async def list_jobs(
-    context: Context,
+    context: Injected,
     limit: Limit = 50,
     cursor: Cursor = None,
     kind: FromQuery[JobKind | None] = None,
@@ -30,7 +29,7 @@ async def list_jobs(
 
 
 @get("/{job_id:str}", responses=problems(404))
-async def get_job(job_id: FromPath[str], context: Context) -> schemas.Job:
+async def get_job(job_id: FromPath[str], context: Injected) -> schemas.Job:
     """A job and its story."""
     row = await context.store.read(jobs.find, job_id)
     story = await context.store.read(jobs.history, job_id)

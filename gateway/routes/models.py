@@ -18,6 +18,7 @@ from gateway.routes.common import (
     Cursor,
     Http,
     IdempotencyKey,
+    Injected,
     Limit,
     accepted,
     account_of,
@@ -42,7 +43,7 @@ WHY_NOT_TRAINABLE = "An ONNX file holds a finished graph; training needs the mod
     responses=problems(409, 413, 415, 422, 429),
     operation_id="UploadModel",
 )
-async def upload(request: Http, context: Context, idempotency_key: IdempotencyKey = None) -> Response[bytes]:
+async def upload(request: Http, context: Injected, idempotency_key: IdempotencyKey = None) -> Response[bytes]:
     """Upload a model. The fields come before the file; it is checked in the background: poll until `ready`."""
     limit = uploads.MODEL_BYTES + uploads.FORM_BYTES
     if (request.content_length or 0) > limit:
@@ -69,7 +70,7 @@ async def upload(request: Http, context: Context, idempotency_key: IdempotencyKe
 @get("/", responses=problems(422))
 async def list_models(
     *,
-    context: Context,
+    context: Injected,
     limit: Limit = 50,
     cursor: Cursor = None,
     name: FromQuery[str | None] = None,
@@ -84,13 +85,13 @@ async def list_models(
 
 
 @get("/{model_id:str}", responses=problems(404))
-async def get_model(model_id: FromPath[str], context: Context) -> schemas.Model:
+async def get_model(model_id: FromPath[str], context: Injected) -> schemas.Model:
     """A model and, once it is ready, what its check found out."""
     return _model(await context.store.read(registry.model, model_id))
 
 
 @delete("/{model_id:str}", responses=problems(404))
-async def delete_model(model_id: FromPath[str], context: Context) -> None:
+async def delete_model(model_id: FromPath[str], context: Injected) -> None:
     """Delete a model and the files nobody else uses; reports about it stay."""
     await context.store.write(_delete, context, model_id)
     await context.caches.refresh()
@@ -98,7 +99,7 @@ async def delete_model(model_id: FromPath[str], context: Context) -> None:
 
 
 @get("/{model_id:str}/onnx", responses=problems(404, 409))
-async def download(model_id: FromPath[str], context: Context) -> File:
+async def download(model_id: FromPath[str], context: Injected) -> File:
     """The model as an ONNX file."""
     row = await context.store.read(registry.model, model_id)
     registry.described(row)
@@ -109,7 +110,7 @@ async def download(model_id: FromPath[str], context: Context) -> File:
 
 
 @get("/{model_id:str}/deployment", responses=problems(404, 409))
-async def deployment(model_id: FromPath[str], context: Context) -> schemas.Deployment:
+async def deployment(model_id: FromPath[str], context: Injected) -> schemas.Deployment:
     """What serves the model now."""
     serves = await context.store.read(_serves, model_id)
     return schemas.Deployment(model_id=model_id, status="active", **msgspec.structs.asdict(serves))

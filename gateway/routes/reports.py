@@ -10,7 +10,7 @@ from litestar.response import File
 
 from gateway import schemas
 from gateway.context import Context
-from gateway.routes.common import Cursor, Http, Limit, listing, problems
+from gateway.routes.common import Cursor, Http, Injected, Limit, listing, problems
 from shared import clock, errors
 from shared.db import benchmarks, tables
 
@@ -29,7 +29,7 @@ NO_SCRIPTS = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-
 
 @get("/", responses=problems(422))
 async def list_reports(
-    context: Context,
+    context: Injected,
     limit: Limit = 50,
     cursor: Cursor = None,
     model_id: FromQuery[str | None] = None,
@@ -43,14 +43,14 @@ async def list_reports(
 
 
 @get("/{report_id:str}", responses=problems(404))
-async def get_report(report_id: FromPath[str], context: Context) -> File:
+async def get_report(report_id: FromPath[str], context: Injected) -> File:
     """The canonical record: what every view and export is made from."""
     return record(context, await context.store.read(benchmarks.report, report_id))
 
 
 @get("/{report_id:str}/view", responses=problems(404, 422))
 async def view(
-    request: Http, report_id: FromPath[str], context: Context, level: FromQuery[Level] = "technical"
+    request: Http, report_id: FromPath[str], context: Injected, level: FromQuery[Level] = "technical"
 ) -> File:
     """The report for reading: `technical` with every figure, or `simple`; JSON, or HTML where `Accept` prefers it."""
     row = await context.store.read(benchmarks.report, report_id)
@@ -59,7 +59,7 @@ async def view(
 
 
 @get("/{report_id:str}/export", responses=problems(404, 422))
-async def export(report_id: FromPath[str], context: Context, format: FromQuery[Format] = "pdf") -> File:
+async def export(report_id: FromPath[str], context: Injected, format: FromQuery[Format] = "pdf") -> File:
     """The report as a file to keep or pass on."""
     row = await context.store.read(benchmarks.report, report_id)
     return _file(context, row, f"report.{format}", "attachment")

@@ -15,7 +15,7 @@ from litestar.response import Stream
 from gateway import schemas
 from gateway.auth import credential_of
 from gateway.context import Context
-from gateway.routes.common import Http, problems
+from gateway.routes.common import Http, Injected, problems
 from gateway.routes.inference import inference_health
 from shared import config
 
@@ -27,7 +27,7 @@ SECRETS = frozenset({"TLS_KEY"})
 
 
 @get("/health", responses={503: ResponseSpec(schemas.Health, description="The platform is down.")})
-async def health(request: Http, context: Context) -> Response[schemas.Health]:
+async def health(request: Http, context: Injected) -> Response[schemas.Health]:
     """How the platform is; signed-in users see its parts."""
     parts = _components(context)
     states = {part.status for part in parts.values()}
@@ -47,7 +47,7 @@ async def live() -> schemas.Probe:
 
 
 @get("/health/ready", responses={503: ResponseSpec(schemas.Probe, description="Not ready, with why.")})
-async def ready(context: Context) -> Response[schemas.Probe]:
+async def ready(context: Injected) -> Response[schemas.Probe]:
     """Requests may be sent here: the database, the broker and an inference process answer, and we are not stopping."""
     why_not = _why_not_ready(context)
     if why_not:
@@ -71,7 +71,7 @@ async def settings_in_force() -> list[schemas.Setting]:
 @get("/events", responses=problems(), media_type="text/event-stream")
 async def events(
     request: Http,
-    context: Context,
+    context: Injected,
     last_event_id: Annotated[str | None, HeaderParameter(name="Last-Event-ID", max_length=64)] = None,
 ) -> Stream:
     """Server-sent events `{seq, topic, time, body}`; after a `resync` event read the lists again."""

@@ -7,20 +7,19 @@ from litestar import Router, delete, get, patch, post
 from litestar.params import FromPath, JSONBody
 
 from gateway import passwords, schemas
-from gateway.context import Context
-from gateway.routes.common import Cursor, Limit, listing, problems
+from gateway.routes.common import Cursor, Injected, Limit, listing, problems
 from shared import clock
 from shared.db import accounts, tables
 
 
 @get("/", responses=problems(422))
-async def list_users(context: Context, limit: Limit = 50, cursor: Cursor = None) -> schemas.Listing[schemas.User]:
+async def list_users(context: Injected, limit: Limit = 50, cursor: Cursor = None) -> schemas.Listing[schemas.User]:
     """All users."""
     return listing(await context.store.read(accounts.users, limit=limit, cursor=cursor), _user)
 
 
 @post("/", responses=problems(409, 422))
-async def add_user(data: JSONBody[schemas.NewUser], context: Context) -> schemas.User:
+async def add_user(data: JSONBody[schemas.NewUser], context: Injected) -> schemas.User:
     """Make a user."""
     password_hash = await context.store.hash(passwords.hashed, data.password)
     account = await context.store.write(accounts.add_user, data.username, password_hash, data.role)
@@ -28,7 +27,7 @@ async def add_user(data: JSONBody[schemas.NewUser], context: Context) -> schemas
 
 
 @patch("/{user_id:str}", responses=problems(404, 409, 422))
-async def change_user(user_id: FromPath[str], data: JSONBody[schemas.UserChange], context: Context) -> schemas.User:
+async def change_user(user_id: FromPath[str], data: JSONBody[schemas.UserChange], context: Injected) -> schemas.User:
     """Change a user's role or password; takes effect at once."""
     password_hash = None if data.password is None else await context.store.hash(passwords.hashed, data.password)
     if data.role is not None or password_hash is not None:
@@ -38,7 +37,7 @@ async def change_user(user_id: FromPath[str], data: JSONBody[schemas.UserChange]
 
 
 @delete("/{user_id:str}", responses=problems(404, 409))
-async def delete_user(user_id: FromPath[str], context: Context) -> None:
+async def delete_user(user_id: FromPath[str], context: Injected) -> None:
     """Delete a user; sign-ins and keys end at once, what they made stays."""
     await context.store.write(accounts.delete_user, user_id)
     await context.caches.refresh()

@@ -1,0 +1,102 @@
+"""The gateway process: one HTTP server on one event loop, and its orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterator
+
+import uvicorn
+import uvloop
+
+from gateway.app import create_app
+from gateway.context import Context
+from shared import config, process
+from shared.db import connection
+from shared.wire.client import BrokerClient
+from shared.wire.events import AsyncEventFeed
+
+NOTICE_S = 0.5
+"""Between saying "not ready" and closing the port, so that whoever balances load looks once more."""
+
+DRAIN_S = 20
+"""Requests under way get this long to finish; a prediction is bounded by its own limits, an upload is cut."""
+
+logger = logging.getLogger(__name__)
+
+
+class Server(uvicorn.Server):
+    """uvicorn, but our `Stop` decides when it ends."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals to `shared.process`."""
+        yield
+
+
+def main(settings: config.Settings, stop: process.Stop) -> None:
+    """Serve until asked to stop."""
+    connection.open_db(settings.db_file)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    uvloop.run(serve(settings, stop))
+
+
+async def serve(settings: config.Settings, stop: process.Stop) -> None:
+    """The server and everything behind it, on the running loop.
+
+    Raises:
+        RuntimeError: A background task died, or the server could not start; the supervisor restarts us.
+    """
+    async with (
+        BrokerClient(settings.broker_endpoint, "gateway") as broker,
+        AsyncEventFeed(settings.events_endpoint) as feed,
+    ):
+        context = Context(settings, broker, feed)
+        server = Server(_uvicorn(settings, context))
+        watch = asyncio.create_task(_end(server, context, stop))
+        try:
+            await server.serve()
+        finally:
+            watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)
+        if context.broken.is_set() or not server.started:
+            raise RuntimeError("the gateway did not start, or lost a background task; see the log above")
+
+
+def _uvicorn(settings: config.Settings, context: Context) -> uvicorn.Config:
+    return uvicorn.Config(
+        create_app(context),
+        host=settings.host,
+        port=settings.port,
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=65,
+        timeout_graceful_shutdown=DRAIN_S,
+        ssl_certfile=settings.tls_cert if settings.tls_enabled else None,
+        ssl_keyfile=settings.tls_key if settings.tls_enabled else None,
+    )
+
+
+async def _end(server: uvicorn.Server, context: Context, stop: process.Stop) -> None:
+    """Wait for the wish to stop, or for a broken part; then drain."""
+    wished = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_reader(stop.read_fd, wished.set)
+    try:
+        waits = [asyncio.create_task(event.wait()) for event in (wished, context.broken)]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        loop.remove_reader(stop.read_fd)
+    logger.info("draining", extra={"broken": context.broken.is_set()})
+    context.drain()
+    await asyncio.sleep(NOTICE_S)
+    server.should_exit = True
+
+
+if __name__ == "__main__":
+    process.service("gateway", main)
