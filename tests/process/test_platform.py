@@ -302,7 +302,7 @@ def test_the_platform_comes_back_after_its_supervisor_was_killed(platform: Platf
 
 
 def test_up_twice_and_status(platform: Platform):
-    assert "already" in platform.cvp("up").stdout
+    assert "Already running" in platform.cvp("up").stdout
     said = platform.cvp("status").stdout
     for name in ("gateway", "broker", "inferencer", "benchmarker", "preparer", "reporter"):
         assert name in said
