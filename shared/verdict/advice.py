@@ -28,7 +28,10 @@ def recommendations(measurements: MeasurementSet, assessments: Sequence[Assessme
     if measurements.conditions:
         found.append("Read the conditions of the run first; where they can be removed, measure again.")
     if decision.fragile:
-        found.append(f"The choice is fragile: measure longer to settle it ({_longer(measurements)}).")
+        found.append(
+            "The choice is fragile, another run may choose differently: measure longer to settle it "
+            f"({_longer(measurements)})."
+        )
     open_limits = [item for item in assessments if _undecided(item)]
     if open_limits:
         names = listing([title(item.candidate) for item in open_limits])

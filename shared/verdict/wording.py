@@ -116,11 +116,13 @@ def _against(metric: MetricName, cost: Interval, fastest: str) -> str:
 
 def speed(metric: MetricName, fastest: Assessment, others: Sequence[tuple[Assessment, str, Interval]]) -> list[str]:
     """The fastest with its figure, and every other contender against it."""
+    if not others:
+        return [f"{title(fastest.candidate)} has {fastest.text(metric)}."]
     said = [f"Fastest by estimate: {title(fastest.candidate)} with {fastest.text(metric)}."]
     for other, standing, cost in others:
         against = _against(metric, cost, "the fastest")
         said.append(f"{title(other.candidate)}: {other.text(metric)}; {against}: {_means(standing, cost)}.")
-    return [*said, MARGIN] if others else said
+    return [*said, MARGIN]
 
 
 def _means(standing: str, cost: Interval) -> str:

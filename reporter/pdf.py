@@ -1,0 +1,231 @@
+"""The report on paper: the simple view on the first page, the technical view after it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from xml.sax.saxutils import escape
+
+from reportlab.graphics.shapes import Drawing
+from reportlab.lib.pagesizes import A4
+from reportlab.lib.units import mm
+from reportlab.pdfgen.canvas import Canvas
+from reportlab.platypus import (
+    BaseDocTemplate,
+    CondPageBreak,
+    Flowable,
+    Frame,
+    KeepTogether,
+    PageBreak,
+    PageTemplate,
+    Paragraph,
+    Spacer,
+    Table,
+)
+
+from reporter.charts import WIDTH, latency_key, latency_panels, throughput_chart
+from reporter.paper import (
+    CAPTION,
+    CELL,
+    CELL_BOLD,
+    CELL_RIGHT,
+    CELL_RIGHT_BOLD,
+    FACTS,
+    FIGURE,
+    FIGURES,
+    HEAD_LEFT,
+    HEAD_RIGHT,
+    HEADING,
+    KICKER,
+    LEAD,
+    LIST,
+    MEANING,
+    SMALL_MUTED,
+    SUBHEADING,
+    TITLE,
+    TONES,
+    WARNING,
+    rows_style,
+    warning_style,
+)
+from reporter.shapes import PAINTS
+from reporter.simple import SimpleView
+from reporter.technical import Cell, Fact, TechnicalView
+from reporter.technical import Table as DataTable
+from shared.verdict.report import Report
+
+MARGIN = (A4[0] - WIDTH) / 2
+"""Left and right, so that the charts fill the text's width."""
+
+
+def pdf(report: Report, simple: SimpleView, technical: TechnicalView) -> bytes:
+    """The document; the same report gives the same bytes."""
+    out = io.BytesIO()
+    document = BaseDocTemplate(
+        out,
+        pagesize=A4,
+        title=printable(f"{report.metadata.model.name}: benchmark report"),
+        author="cv-platform",
+        subject=report.id,
+        lang="en",
+        invariant=1,
+    )
+    frame = Frame(MARGIN, 20 * mm, WIDTH, A4[1] - 38 * mm, leftPadding=0, rightPadding=0, topPadding=0, bottomPadding=0)
+    document.addPageTemplates(PageTemplate(frames=[frame], onPage=lambda canvas, _: _foot(canvas, report)))
+    document.build([*_simple(report, simple), PageBreak(), *_technical(report, technical)])
+    return out.getvalue()
+
+
+def printable(text: str) -> str:
+    """The text with every character that the page's fonts lack spelt as its code point, `U+8F66`."""
+    return "".join(c if _has_glyph(c) else f"[U+{ord(c):04X}]" for c in text)
+
+
+def _has_glyph(character: str) -> bool:
+    if character in "≤≥→":  # found in the Symbol font, which stands in for what Helvetica lacks
+        return True
+    try:
+        character.encode("cp1252")
+    except UnicodeEncodeError:
+        return False
+    return character.isprintable()
+
+
+def _foot(canvas: Canvas, report: Report) -> None:
+    canvas.saveState()
+    canvas.setFont("Helvetica", 7.5)
+    canvas.setFillColor(PAINTS["muted"])
+    canvas.drawString(MARGIN, 12 * mm, f"{report.id}   SHA-256 {report.content_sha256[:16]}…")
+    canvas.drawRightString(A4[0] - MARGIN, 12 * mm, f"Page {canvas.getPageNumber()}")
+    canvas.restoreState()
+
+
+# --- parts ----------------------------------------------------------------------------------------------------------
+
+
+def _paragraph(text: str, style: object) -> Paragraph:
+    return Paragraph(escape(printable(text)), style)
+
+
+def _list(items: Sequence[str], numbered: bool = False) -> list[Flowable]:
+    return [
+        Paragraph(escape(printable(item)), LIST, bulletText=f"{index}." if numbered else "•")
+        for index, item in enumerate(items, start=1)
+    ]
+
+
+def _section(title: str, parts: Sequence[Flowable]) -> list[Flowable]:
+    """A heading that stays with the first of its parts."""
+    if not parts:
+        return []
+    return [KeepTogether([_paragraph(title, HEADING), parts[0]]), *parts[1:]]
+
+
+def _conditions(report: Report) -> list[Flowable]:
+    said = [f"• {escape(printable(condition))}" for condition in report.metadata.conditions]
+    lines = ["<b>Conditions of this run</b>", *said] if said else []
+    if report.decision.fragile:
+        lines.append("<b>Fragile choice.</b> The intervals do not settle which candidate is fastest.")
+    if not lines:
+        return []
+    return [Table([[Paragraph("<br/>".join(lines), WARNING)]], colWidths=[WIDTH], style=warning_style()), Spacer(0, 8)]
+
+
+# --- first page -----------------------------------------------------------------------------------------------------
+
+
+def _simple(report: Report, view: SimpleView) -> list[Flowable]:
+    parts: list[Flowable] = [
+        _paragraph(f"Benchmark report  ·  {view.model}  ·  {view.created_at}", KICKER),
+        _paragraph(view.headline, TITLE),
+        _paragraph(view.summary, LEAD),
+        *_conditions(report),
+    ]
+    if view.figures:
+        if view.selected is None:
+            parts.append(_paragraph(f"What comes nearest: {view.figures_of}", HEADING))
+        parts.append(_key_figures(view))
+    parts += _section("Why", _list(view.why))
+    parts += _section("How to deploy it", _list(view.deployment_steps, numbered=True))
+    parts += _section("Before you rely on it", _list(view.caveats))
+    return parts
+
+
+def _key_figures(view: SimpleView) -> Table:
+    width = WIDTH / len(view.figures)
+    cells = [
+        [
+            _paragraph(item.label, MEANING),
+            Paragraph(f"{escape(item.figure)} <font size='10'>{escape(item.unit)}</font>", FIGURE),
+            _paragraph(item.meaning, MEANING),
+        ]
+        for item in view.figures
+    ]
+    return Table([cells], colWidths=[width] * len(cells), style=FIGURES)
+
+
+# --- technical pages ------------------------------------------------------------------------------------------------
+
+
+def _technical(report: Report, view: TechnicalView) -> list[Flowable]:
+    return [
+        *_section("How the choice was made", _list(view.reasons, numbered=True)),
+        *_charts(report),
+        *[part for table in view.tables for part in _table(table)],
+        *_section("Not chosen, and why", _facts(view.passed_over)),
+        *_section("Remarks on single candidates", _facts(view.notes)),
+        *_section("Method", _list(view.method)),
+        *_section("Model, machine and order", _facts(view.facts)),
+    ]
+
+
+def _charts(report: Report) -> list[Flowable]:
+    found: list[Flowable] = []
+    panels: list[Drawing] = latency_panels(report)
+    if panels:
+        found.append(KeepTogether([_paragraph("Latency", HEADING), latency_key(), panels[0]]))
+        found += panels[1:]
+    throughput = throughput_chart(report)
+    if throughput:
+        found.append(KeepTogether([_paragraph("Throughput", HEADING), throughput]))
+    return found
+
+
+def _table(table: DataTable) -> list[Flowable]:
+    first = 128.0
+    width = (WIDTH - first) / len(table.columns)
+    head = [_paragraph("Candidate", HEAD_LEFT)] + [
+        Paragraph("<br/>".join(escape(printable(part)) for part in column if part), HEAD_RIGHT)
+        for column in table.columns
+    ]
+    rows = [
+        [_paragraph(row.name, CELL_BOLD if row.selected else CELL), *(_cell(cell, row.selected) for cell in row.cells)]
+        for row in table.rows
+    ]
+    chosen = [index for index, row in enumerate(table.rows, start=1) if row.selected]
+    grid = Table(
+        [head, *rows], colWidths=[first, *[width] * len(table.columns)], repeatRows=1, style=rows_style(chosen)
+    )
+    note = [_paragraph(table.note, CAPTION)] if table.note else []
+    return [CondPageBreak(110), _paragraph(table.title, SUBHEADING), grid, *note]
+
+
+def _cell(cell: Cell, selected: bool) -> Paragraph:
+    text = escape(printable(cell.text))
+    if cell.tone:
+        text = f"<font color='{TONES[cell.tone]}'>{text}</font>"
+    if cell.detail:
+        text += f"<br/><font name='Helvetica' size='7' color='#5b6673'>{escape(printable(cell.detail))}</font>"
+    return Paragraph(text, CELL_RIGHT_BOLD if selected else CELL_RIGHT)
+
+
+def _facts(facts: Sequence[Fact]) -> list[Flowable]:
+    """One table a line, so that a long list breaks between pages."""
+    return [
+        Table(
+            [[_paragraph(fact.label, SMALL_MUTED), _paragraph(fact.text, CELL)]],
+            colWidths=[128.0, WIDTH - 128.0],
+            style=FACTS,
+        )
+        for fact in facts
+    ]

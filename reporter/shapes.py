@@ -1,0 +1,123 @@
+"""What the charts are drawn with: fonts, named colours, a linear scale and a few vector shapes."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from reportlab.graphics.shapes import Circle, Line, Polygon, Rect, String
+from reportlab.lib.colors import HexColor
+from reportlab.pdfbase.pdfmetrics import stringWidth
+
+Point = tuple[float, float]
+
+FONT, BOLD, SIZE, SMALL = "Helvetica", "Helvetica-Bold", 8.0, 7.5
+
+COLOURS: dict[str, str] = {
+    "ink": "#1b2430",
+    "muted": "#5b6673",
+    "grid": "#dfe3e8",
+    "band": "#eaf2fb",
+    "paper": "#ffffff",
+    "onnxruntime": "#0072b2",
+    "openvino": "#c85200",
+    "tensorrt": "#00795a",
+    "pytorch": "#8f4f7f",
+    "muted-tint": "#c8ccd1",
+    "onnxruntime-tint": "#a6cee5",
+    "openvino-tint": "#ecc2a6",
+    "tensorrt-tint": "#a6d0c5",
+    "pytorch-tint": "#d8c1d2",
+}
+"""Engines in the hues of Okabe and Ito, darkened where text needs it: told apart with any colour vision, and on a grey
+printer by their labels. Pages replace the colours by name for a dark background."""
+
+PAINTS = {name: HexColor(value) for name, value in COLOURS.items()}
+
+
+class Axis(NamedTuple):
+    """A linear scale from zero: its upper end, the places of its ticks, and where it lies on paper."""
+
+    top: float
+    ticks: list[float]
+    start: float
+    length: float
+
+    def at(self, value: float) -> float:
+        """Where a value lies."""
+        return self.start + self.length * value / self.top
+
+    def labels(self, unit: str = "") -> list[str]:
+        """The ticks as text, with as many decimals as their step needs; the last one carries the unit."""
+        places = max(0, -math.floor(math.log10(self.ticks[1]) + 1e-9))
+        texts = [f"{tick:,.{places}f}" for tick in self.ticks]
+        return [*texts[:-1], f"{texts[-1]} {unit}".rstrip()]
+
+
+def axis(largest: float, start: float, length: float, most_ticks: int = 7) -> Axis:
+    """A scale from zero to a little beyond `largest`, its ticks at 1, 2 or 5 times a power of ten."""
+    top = 1.04 * max(largest, 1e-9)
+    rough = top / (most_ticks - 1)
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * (1 - 1e-9))
+    return Axis(top, [step * index for index in range(math.floor(top / step) + 1)], start, length)
+
+
+def words(at: Point, text: str, colour: str, *, font: str = FONT, anchor: str = "start", size: float = SIZE) -> String:
+    """Text, its baseline starting, centred or ending at a point."""
+    return String(*at, text, fontName=font, fontSize=size, fillColor=PAINTS[colour], textAnchor=anchor)
+
+
+def stroke(start: Point, end: Point, colour: str, width: float = 1.0) -> Line:
+    """A straight line."""
+    return Line(*start, *end, strokeColor=PAINTS[colour], strokeWidth=width)
+
+
+def box(corner: Point, width: float, height: float, colour: str) -> Rect:
+    """A filled rectangle from its lower left corner."""
+    return Rect(*corner, width, height, fillColor=PAINTS[colour], strokeColor=None)
+
+
+def dot(centre: Point, radius: float, colour: str) -> Circle:
+    """A filled circle."""
+    return Circle(*centre, radius, fillColor=PAINTS[colour], strokeColor=None)
+
+
+def ring(centre: Point, radius: float, colour: str, *, inside: str | None = None, width: float = 1.2) -> Circle:
+    """A circle's outline, with or without a filling."""
+    fill = PAINTS[inside] if inside else None
+    return Circle(*centre, radius, fillColor=fill, strokeColor=PAINTS[colour], strokeWidth=width)
+
+
+def diamond(centre: Point, radius: float, colour: str) -> Polygon:
+    """A square standing on its corner."""
+    x, y = centre
+    corners = [x - radius, y, x, y + radius, x + radius, y, x, y - radius]
+    return Polygon(corners, fillColor=PAINTS[colour], strokeColor=None)
+
+
+def whisker(low: Point, high: Point, colour: str) -> list[Line]:
+    """A line between two points with a short bar across each end."""
+    dx, dy = (0.0, 3.0) if low[1] == high[1] else (3.0, 0.0)
+    ends = [stroke((x - dx, y - dy), (x + dx, y + dy), colour) for x, y in (low, high)]
+    return [stroke(low, high, colour), *ends]
+
+
+def fit(text: str, width: float, font: str, size: float = SIZE) -> str:
+    """The text, shortened with an ellipsis where it would be too wide."""
+    if stringWidth(text, font, size) <= width:
+        return text
+    while text and stringWidth(f"{text}…", font, size) > width:
+        text = text[:-1]
+    return text.rstrip(" ,") + "…"
+
+
+def spread(places: list[float], least: float, low: float, high: float) -> list[float]:
+    """Ascending places moved apart to at least `least`, around where they were and, if there is room, within bounds."""
+    moved: list[float] = []
+    for place in places:
+        moved.append(max(place, moved[-1] + least) if moved else place)
+    if not moved:
+        return []
+    shift = max(min((places[-1] - moved[-1]) / 2, high - moved[-1]), low - moved[0])
+    return [place + shift for place in moved]

@@ -1,0 +1,266 @@
+"""The technical view: every figure with its interval, verdicts, ratios, what was not measured, method, machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from reporter.lookup import candidate_of, is_selected, limit_of, measured, short, subject, way, when
+from shared.specs import MetricName
+from shared.verdict.constraints import Judgement, Verdict
+from shared.verdict.figures import (
+    QUANTITIES,
+    capital,
+    decimals,
+    engine_title,
+    factor,
+    figure,
+    listing,
+    plural,
+    quantity,
+    span,
+)
+from shared.verdict.metrics import Metric
+from shared.verdict.report import DELTA_METRICS, CandidateRecord, Delta, Report
+from shared.verdict.wording import METHOD
+
+NONE = "–"
+LATENCIES: tuple[MetricName, ...] = ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms", "latency_mean_ms")
+RESOURCES: tuple[MetricName, ...] = ("throughput_fps", "cpu_util_pct", "memory_mb", "load_ms", "artifact_mb")
+VERDICTS: dict[Verdict, str] = {
+    "pass": "pass",
+    "fail": "fail",
+    "inconclusive": "inconclusive",
+    "not_measured": "not measured",
+}
+
+
+class Cell(msgspec.Struct, frozen=True, kw_only=True):
+    """What stands in a table: a figure, its interval below it, and a word that qualifies it."""
+
+    text: str
+    detail: str = ""
+    tone: Verdict | None = None
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """A candidate in a table."""
+
+    key: str
+    name: str
+    selected: bool
+    cells: list[Cell]
+
+
+class Table(msgspec.Struct, frozen=True, kw_only=True):
+    """A table of candidates; `columns` are label and unit."""
+
+    title: str
+    columns: list[tuple[str, str]]
+    rows: list[Row]
+    note: str = ""
+
+
+class Fact(msgspec.Struct, frozen=True, kw_only=True):
+    """A label with its text."""
+
+    label: str
+    text: str
+
+
+class TechnicalView(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything in a report, in the order it is read."""
+
+    level: str = "technical"
+    report_id: str
+    model: str
+    created_at: str
+    conditions: list[str]
+    reasons: list[str]
+    tables: list[Table]
+    passed_over: list[Fact]
+    notes: list[Fact]
+    recommendations: list[str]
+    deployment_steps: list[str]
+    method: list[str]
+    facts: list[Fact]
+
+
+def technical_view(report: Report) -> TechnicalView:
+    """The view of a report."""
+    tables = [_metrics_table(report, "Latency of a call", LATENCIES), _metrics_table(report, "Resources", RESOURCES)]
+    tables += [table for table in (_constraints_table(report), _deltas_table(report)) if table]
+    return TechnicalView(
+        report_id=report.id,
+        model=report.metadata.model.name,
+        created_at=when(report.metadata.created_at),
+        conditions=report.metadata.conditions,
+        reasons=report.decision.reasons,
+        tables=[table for table in tables if table.rows],
+        passed_over=_passed_over(report),
+        notes=_notes(report),
+        recommendations=report.recommendations,
+        deployment_steps=report.deployment_steps,
+        method=list(METHOD),
+        facts=_facts(report),
+    )
+
+
+def _row(report: Report, record: CandidateRecord, cells: list[Cell]) -> Row:
+    candidate = candidate_of(record)
+    return Row(key=candidate.key, name=short(report, record), selected=is_selected(report, record), cells=cells)
+
+
+def _heading(metric: MetricName) -> tuple[str, str]:
+    return capital(QUANTITIES[metric].label.removesuffix(" latency")), QUANTITIES[metric].unit
+
+
+def _metrics_table(report: Report, name: str, columns: Sequence[MetricName]) -> Table:
+    records = measured(report)
+    return Table(
+        title=name,
+        columns=[_heading(metric) for metric in columns],
+        rows=[_row(report, record, [_cell(record.metrics[metric]) for metric in columns]) for record in records],
+        note=_sample(records),
+    )
+
+
+def _cell(found: Metric) -> Cell:
+    if found.value is None:
+        return Cell(text=NONE, detail=found.note or "")
+    return Cell(text=figure(found.value), detail=_interval(found.value, found.low, found.high))
+
+
+def _interval(value: float, low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f"({span(low, high, decimals(value))})"
+
+
+def _sample(records: Sequence[CandidateRecord]) -> str:
+    """`700 calls in 5 blocks per candidate; 95 % intervals in brackets.`"""
+    calls = sorted({record.metrics["latency_p50_ms"].n for record in records})
+    blocks = sorted({record.metrics["throughput_fps"].n for record in records})
+    if not calls:
+        return ""
+    return f"{_extent(calls, 'call')} in {_extent(blocks, 'block')} per candidate; 95 % intervals in brackets."
+
+
+def _extent(counts: Sequence[int], noun: str) -> str:
+    return plural(counts[0], noun) if len(counts) == 1 else f"{counts[0]:,} to {plural(counts[-1], noun)}"
+
+
+def _constraints_table(report: Report) -> Table | None:
+    if not report.metadata.config.constraints:
+        return None
+    return Table(
+        title="Constraints",
+        columns=[(capital(limit_of(constraint)), "") for constraint in report.metadata.config.constraints],
+        rows=[
+            _row(report, record, [_verdict(record, judgement) for judgement in record.constraints])
+            for record in measured(report)
+        ],
+        note="Only a pass passes: the whole interval must keep the limit.",
+    )
+
+
+def _verdict(record: CandidateRecord, judgement: Judgement) -> Cell:
+    found = record.metrics[judgement.metric]
+    detail = (
+        found.note or ""
+        if found.value is None
+        else f"{figure(found.value)} {_interval(found.value, found.low, found.high)}"
+    )
+    return Cell(text=VERDICTS[judgement.verdict], detail=detail.strip(), tone=judgement.verdict)
+
+
+def _deltas_table(report: Report) -> Table | None:
+    base = subject(report)
+    if base is None or not report.deltas:
+        return None
+    by_key: dict[str, dict[MetricName, Delta]] = {}
+    for delta in report.deltas:
+        by_key.setdefault(delta.to, {})[delta.metric] = delta
+    records = {candidate_of(record).key: record for record in measured(report)}
+    return Table(
+        title=f"Compared with {short(report, base)}",
+        columns=[
+            (_heading(metric)[0] if metric != "latency_p95_ms" else "P95 latency", "") for metric in DELTA_METRICS
+        ],
+        rows=[
+            _row(report, records[key], [_ratio(found.get(metric)) for metric in DELTA_METRICS])
+            for key, found in by_key.items()
+        ],
+        note="Ratio of each candidate's figure to that of the candidate it is compared with.",
+    )
+
+
+def _ratio(delta: Delta | None) -> Cell:
+    if delta is None:
+        return Cell(text=NONE)
+    detail = "" if delta.low is None or delta.high is None else f"({span(delta.low, delta.high, 2)})"
+    return Cell(text=factor(delta.ratio), detail=detail)
+
+
+def _passed_over(report: Report) -> list[Fact]:
+    """Why each candidate was not chosen; those of one engine with one reason share a line."""
+    records = {candidate_of(record): record for record in report.candidates}
+    why = {candidate: "tied on speed, lost on memory, file size or order" for candidate in report.decision.tied}
+    why |= {rejection.candidate: rejection.why for rejection in report.decision.rejected}
+    grouped: dict[tuple[str, str], list[int]] = {}
+    for candidate, reason in why.items():
+        grouped.setdefault((way(report, records[candidate]), reason), []).append(candidate.batch_size)
+    return [
+        Fact(label=f"{name}, batch {listing([f'{batch:,}' for batch in sorted(set(batches))])}", text=capital(reason))
+        for (name, reason), batches in grouped.items()
+    ]
+
+
+def _notes(report: Report) -> list[Fact]:
+    return [
+        Fact(label=short(report, record), text=capital(note)) for record in report.candidates for note in record.notes
+    ]
+
+
+def _facts(report: Report) -> list[Fact]:
+    """Model, machine, order and provenance."""
+    return [*_model_facts(report), *_machine_facts(report), *_order_facts(report)]
+
+
+def _model_facts(report: Report) -> list[Fact]:
+    model = report.metadata.model
+    inputs = "; ".join(f"{info.name} {info.dtype} [{', '.join(map(str, info.shape))}]" for info in model.inputs)
+    return [
+        Fact(label="Model", text=f"{model.name} ({model.id}), {model.task_type}"),
+        Fact(label="Parameters", text=f"{model.parameters:,}; file {model.file_size:,} bytes"),
+        Fact(label="Input", text=inputs),
+        Fact(label="Preprocessing", text=model.preprocessing_hash or "none"),
+        Fact(label="Model SHA-256", text=model.sha256),
+    ]
+
+
+def _machine_facts(report: Report) -> list[Fact]:
+    system = report.metadata.system
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(system.versions.items()))
+    return [
+        Fact(label="Processor", text=f"{system.cpu}, {plural(system.cores, 'core')}"),
+        Fact(label="GPU", text=system.gpu or "none"),
+        Fact(label="Main memory", text=quantity("memory_mb", f"{system.memory_mb:,}")),
+        Fact(label="System", text=f"{system.os}; Python {system.python}"),
+        Fact(label="Software", text=versions),
+        Fact(label="Fingerprint", text=system.fingerprint),
+    ]
+
+
+def _order_facts(report: Report) -> list[Fact]:
+    config, source = report.metadata.config, report.metadata.measurements
+    calls = f"up to {plural(config.num_iterations, 'call')} or {config.max_seconds:g} s per candidate"
+    warm_up = f"at least {plural(config.num_warmup, 'warm-up call')} per launch"
+    providers = sorted({f"{engine_title(candidate_of(r))}: {r.provider} on {r.device}" for r in measured(report)})
+    return [
+        Fact(label="Objective", text=config.objective),
+        Fact(label="Ordered", text=f"{calls}, {warm_up}, {config.isolation}, seed {config.seed}"),
+        *([Fact(label="Ran on", text="; ".join(providers))] if providers else []),
+        Fact(label="Measured at", text=report.metadata.created_at),
+        Fact(label="Measurements", text=f"{source.id}, SHA-256 {source.sha256}"),
+        Fact(label="Report SHA-256", text=report.content_sha256),
+    ]
