@@ -1,0 +1,608 @@
+"""The broker's rules one by one, then all of them under random schedules."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from broker.core import PROBE_AFTER_S, Core, Outgoing
+from broker.lane import Lane
+from shared.wire import codec
+from shared.wire.messages import (
+    DEAD_AFTER_S,
+    AskStatus,
+    Assign,
+    Bye,
+    Done,
+    Event,
+    Failed,
+    Heartbeat,
+    LoadedModel,
+    Publish,
+    Ready,
+    Status,
+    Submit,
+    WhoAreYou,
+)
+
+CLIENT = b"gateway-0"
+A, B = b"inferencer-0", b"inferencer-1"
+
+
+def core(limit: int = 100, limit_bytes: int = 10_000) -> Core:
+    return Core("boot", Lane(limit, limit_bytes), wall=lambda: "2026-01-31T08:15:30.250Z")
+
+
+def submit(request_id: str, queue_ms: float = 30_000, inference_ms: float = 30_000) -> Submit:
+    return Submit(
+        request_id=request_id, model_id="mdl", form="images", queue_ttl_ms=queue_ms, inference_ttl_ms=inference_ms
+    )
+
+
+def ready(worker: bytes, credit: int = 1, boot: str = "1", inflight: tuple[str, ...] = ()) -> Ready:
+    return Ready(worker_id=worker.decode(), boot_id=boot, credit=credit, inflight=list(inflight))
+
+
+def done(request_id: str) -> Done:
+    return Done(
+        request_id=request_id,
+        engine="onnxruntime",
+        precision="fp32",
+        batch_size=1,
+        queue_ms=0,
+        decode_ms=0,
+        inference_ms=0,
+    )
+
+
+def failed(request_id: str) -> Failed:
+    return Failed(request_id=request_id, code="bad_image", message="no image")
+
+
+def serving(*workers: bytes, credit: int = 1, **limits: int) -> Core:
+    """A core that these workers have introduced themselves to, at time 0."""
+    broker = core(**limits)
+    for worker in workers:
+        broker.handle(0, worker, ready(worker, credit))
+    return broker
+
+
+def assigned(out: list[Outgoing]) -> list[tuple[bytes | None, str]]:
+    return [(to, message.request_id) for to, message, _ in out if isinstance(message, Assign)]
+
+
+def answers(out: list[Outgoing]) -> dict[str, str]:
+    """What clients were told: request id to `done` or the code of the failure."""
+    return {
+        message.request_id: message.code if isinstance(message, Failed) else "done"
+        for _, message, _ in out
+        if isinstance(message, Done | Failed)
+    }
+
+
+def keep_alive(broker: Core, now_s: float, *workers: bytes) -> list[Outgoing]:
+    return [out for worker in workers for out in broker.handle(now_s, worker, Heartbeat(boot_id="1"))]
+
+
+# --- the way of a request -------------------------------------------------------------------------------------------
+
+
+def test_a_request_goes_to_a_worker_and_its_answer_to_the_client_with_all_blobs():
+    broker = serving(A)
+    out = broker.handle(1.0, CLIENT, submit("r"), [b"jpeg", b"png"])
+    [(to, assign, blobs)] = out
+    assert (to, blobs) == (A, [b"jpeg", b"png"])
+    assert assign == Assign(request_id="r", model_id="mdl", form="images", ttl_ms=30_000, waited_ms=0)
+    assert broker.handle(2.0, A, done("r"), [b"{}"]) == [Outgoing(CLIENT, done("r"), [b"{}"])]
+    assert broker.idle
+
+
+def test_a_failure_of_the_worker_reaches_the_client_as_it_is():
+    broker = serving(A)
+    broker.handle(0, CLIENT, submit("r"))
+    assert broker.handle(0, A, failed("r")) == [Outgoing(CLIENT, failed("r"))]
+
+
+def test_work_beyond_the_credit_waits_in_order_and_the_wait_is_told():
+    broker = serving(A, credit=2)
+    out = [sent for number in range(4) for sent in broker.handle(number, CLIENT, submit(f"r{number}"))]
+    assert assigned(out) == [(A, "r0"), (A, "r1")]
+    out = broker.handle(10, A, done("r1"))
+    assert assigned(out) == [(A, "r2")]
+    assert out[-1].message.waited_ms == 8_000
+
+
+def test_work_goes_to_the_worker_with_most_free_credit_then_to_the_one_that_rested_longest():
+    broker = core()
+    broker.handle(0, A, ready(A, credit=3))
+    broker.handle(0, B, ready(B, credit=2))
+    out = [sent for number in range(5) for sent in broker.handle(1 + number, CLIENT, submit(f"r{number}"))]
+    assert [to for to, _ in assigned(out)] == [A, B, A, B, A]
+
+
+@pytest.mark.parametrize("answer", [done, failed])
+def test_an_answer_gives_the_credit_back_and_a_heartbeat_does_not(answer):
+    broker = serving(A)
+    broker.handle(0, CLIENT, submit("r0"))
+    broker.handle(0, CLIENT, submit("r1"))
+    assert assigned(keep_alive(broker, 1, A)) == []
+    assert assigned(broker.handle(1, A, answer("r0"))) == [(A, "r1")]
+
+
+def test_answers_from_workers_that_do_not_hold_the_request_are_dropped():
+    broker = serving(A, B)
+    [(holder, _)] = assigned(broker.handle(0, CLIENT, submit("r")))
+    other = B if holder == A else A
+    assert broker.handle(0, other, done("r")) == []
+    assert broker.handle(0, other, done("never-heard-of")) == []
+    assert answers(broker.handle(0, holder, done("r"))) == {"r": "done"}
+    assert broker.handle(0, holder, done("r")) == []
+
+
+# --- refusals -------------------------------------------------------------------------------------------------------
+
+
+def refused(out: list[Outgoing]) -> Failed:
+    [(to, message, _)] = out
+    assert to == CLIENT
+    assert isinstance(message, Failed)
+    return message
+
+
+def test_without_a_worker_requests_are_refused_with_a_time_to_come_back():
+    failure = refused(core().handle(0, CLIENT, submit("r")))
+    assert failure.code == "unavailable"
+    assert failure.retry_after_ms > 0
+
+
+def test_a_worker_without_credit_is_no_worker():
+    broker = serving(A, credit=0)
+    assert refused(broker.handle(0, CLIENT, submit("r"))).code == "unavailable"
+
+
+def test_the_lane_is_bounded_by_count():
+    broker = serving(A, limit=2)
+    for number in range(3):
+        broker.handle(0, CLIENT, submit(f"r{number}"))
+    assert refused(broker.handle(0, CLIENT, submit("r3"))).code == "queue_full"
+
+
+def test_the_lane_is_bounded_by_bytes_and_an_answer_makes_room():
+    broker = serving(A, limit_bytes=1_000)
+    broker.handle(0, CLIENT, submit("held"), [b"x" * 1_000])
+    broker.handle(0, CLIENT, submit("waits"), [b"x" * 600])
+    assert refused(broker.handle(0, CLIENT, submit("over"), [b"x" * 401])).code == "queue_full"
+    assert broker.handle(0, CLIENT, submit("fits"), [b"x" * 200, b"x" * 200]) == []
+    assert assigned(broker.handle(0, A, done("held"))) == [(A, "waits")]
+    assert broker.handle(0, CLIENT, submit("now"), [b"x" * 600]) == []
+
+
+def test_a_request_that_could_never_wait_is_too_large():
+    broker = serving(A, limit_bytes=1_000)
+    assert refused(broker.handle(0, CLIENT, submit("r"), [b"x" * 1_001])).code == "too_large"
+
+
+def test_an_id_in_use_is_a_conflict_until_its_worker_lets_go():
+    broker = serving(A)
+    broker.handle(0, CLIENT, submit("r", inference_ms=1_000))
+    assert refused(broker.handle(0, CLIENT, submit("r"))).code == "conflict"
+    broker.tick(1.5)  # answered as too late, still with the worker
+    assert refused(broker.handle(2, CLIENT, submit("r"))).code == "conflict"
+    broker.handle(3, A, done("r"))
+    assert assigned(broker.handle(4, CLIENT, submit("r"))) == [(A, "r")]
+
+
+@pytest.mark.parametrize("ttl", [0.0, -1.0, float("nan"), float("inf"), 1e12])
+def test_time_limits_that_are_none_are_refused(ttl):
+    broker = serving(A)
+    assert refused(broker.handle(0, CLIENT, submit("q", queue_ms=ttl))).code == "invalid"
+    assert refused(broker.handle(0, CLIENT, submit("i", inference_ms=ttl))).code == "invalid"
+
+
+def busy_core(stay_s: float, **limits: int) -> tuple[Core, float]:
+    """A core whose only worker has answered a score of requests, each `stay_s` after it was given."""
+    broker, now_s = serving(A, **limits), 0.0
+    for number in range(20):
+        broker.handle(now_s, CLIENT, submit(f"warm{number}"))
+        now_s += stay_s
+        broker.handle(now_s, A, done(f"warm{number}"))
+    return broker, now_s
+
+
+def test_a_full_lane_says_when_to_come_back_from_the_measured_rate():
+    broker, now_s = busy_core(stay_s=0.5, limit=10)
+    for number in range(11):
+        broker.handle(now_s, CLIENT, submit(f"r{number}"))
+    assert refused(broker.handle(now_s, CLIENT, submit("over"))).retry_after_ms == pytest.approx(5_000)
+
+
+def test_a_request_that_cannot_be_reached_in_time_is_refused_at_once():
+    broker, now_s = busy_core(stay_s=0.5)
+    for number in range(11):
+        broker.handle(now_s, CLIENT, submit(f"r{number}"))
+    assert refused(broker.handle(now_s, CLIENT, submit("hasty", queue_ms=4_000))).code == "queue_full"
+    assert broker.handle(now_s, CLIENT, submit("patient", queue_ms=6_000)) == []
+
+
+# --- deadlines ------------------------------------------------------------------------------------------------------
+
+
+def test_a_request_that_waits_too_long_fails_without_being_assigned():
+    broker = serving(A)
+    broker.handle(0, CLIENT, submit("busy"))
+    broker.handle(0, CLIENT, submit("patient", queue_ms=9_000))
+    broker.handle(0, CLIENT, submit("late", queue_ms=2_000))
+    keep_alive(broker, 1, A)
+    assert answers(broker.tick(1.9)) == {}
+    assert answers(broker.tick(2.1)) == {"late": "deadline_exceeded"}
+    assert assigned(broker.handle(3, A, done("busy"))) == [(A, "patient")]
+
+
+def test_a_deadline_that_passed_between_two_ticks_is_still_kept():
+    broker = serving(A)
+    broker.handle(0, CLIENT, submit("busy"))
+    broker.handle(0, CLIENT, submit("late", queue_ms=50))
+    out = broker.handle(0.06, A, done("busy"))
+    assert answers(out) == {"busy": "done", "late": "deadline_exceeded"}
+    assert assigned(out) == []
+
+
+def test_an_inference_that_takes_too_long_fails_and_keeps_its_credit_until_it_is_answered():
+    broker = serving(A)
+    broker.handle(0, CLIENT, submit("slow", inference_ms=1_000))
+    broker.handle(0, CLIENT, submit("next"))
+    out = broker.tick(1.1)
+    assert answers(out) == {"slow": "deadline_exceeded"}
+    assert assigned(out) == []
+    out = broker.handle(2, A, done("slow"))
+    assert answers(out) == {}
+    assert assigned(out) == [(A, "next")]
+
+
+# --- workers come and go --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("message", [Heartbeat(boot_id="1"), done("r"), failed("r")])
+def test_a_stranger_is_asked_who_it_is(message):
+    assert core().handle(0, A, message) == [Outgoing(A, WhoAreYou())]
+
+
+def test_a_known_name_with_another_life_is_asked_who_it_is():
+    assert serving(A).handle(1, A, Heartbeat(boot_id="2")) == [Outgoing(A, WhoAreYou())]
+
+
+def test_what_a_worker_says_it_still_holds_costs_no_credit_unless_we_gave_it():
+    broker = core()
+    broker.handle(0, A, ready(A, credit=1, inflight=("from-an-earlier-broker",)))
+    assert assigned(broker.handle(0, CLIENT, submit("r"))) == [(A, "r")]
+    assert assigned(broker.handle(0, CLIENT, submit("r2"))) == []
+    broker.handle(1, A, ready(A, credit=1, inflight=("r",)))
+    assert assigned(broker.tick(1)) == []
+
+
+def test_a_silent_worker_is_probed_then_given_up_and_its_work_done_elsewhere():
+    broker = serving(A)
+    broker.handle(0, CLIENT, submit("r"))
+    broker.handle(0, B, ready(B))
+    assert Outgoing(A, WhoAreYou()) in broker.tick(PROBE_AFTER_S + 0.1)
+    assert Outgoing(A, WhoAreYou()) not in broker.tick(PROBE_AFTER_S + 0.2)
+    keep_alive(broker, DEAD_AFTER_S, B)
+    out = broker.tick(DEAD_AFTER_S + 0.1)
+    assert assigned(out) == [(B, "r")]
+    [retry] = [message for _, message, _ in out if isinstance(message, Assign)]
+    assert retry.alone
+    assert retry.ttl_ms == pytest.approx(30_000 - 15_100)
+    late = broker.handle(DEAD_AFTER_S + 0.2, A, done("r"))
+    assert late == [Outgoing(A, WhoAreYou())]
+    assert answers(broker.handle(DEAD_AFTER_S + 0.3, B, done("r"))) == {"r": "done"}
+
+
+def test_a_worker_that_restarted_gets_its_lost_work_again():
+    broker = serving(A)
+    broker.handle(0, CLIENT, submit("r"))
+    out = broker.handle(1, A, ready(A, boot="2"))
+    assert assigned(out) == [(A, "r")]
+    assert answers(out) == {}
+
+
+def test_a_request_that_kills_a_worker_while_alone_is_poison_and_its_batch_mates_are_not():
+    broker = serving(A, credit=4)
+    for number in range(3):
+        broker.handle(0, CLIENT, submit(f"r{number}"))
+    out = broker.handle(1, A, ready(A, credit=4, boot="2"))
+    assert assigned(out) == [(A, "r0")]  # one by one, although there is credit for all
+    out = broker.handle(2, A, ready(A, credit=4, boot="3"))
+    assert answers(out) == {"r0": "poison_request"}
+    assert assigned(out) == [(A, "r1")]
+    assert assigned(broker.handle(3, A, done("r1"))) == [(A, "r2")]
+    assert answers(broker.handle(4, A, done("r2"))) == {"r2": "done"}
+
+
+def test_nothing_joins_a_worker_that_runs_a_request_alone():
+    broker = serving(A, credit=4)
+    broker.handle(0, CLIENT, submit("suspect"))
+    broker.handle(1, A, ready(A, credit=4, boot="2"))
+    assert assigned(broker.handle(2, CLIENT, submit("other"))) == []
+    assert assigned(broker.handle(3, A, done("suspect"))) == [(A, "other")]
+
+
+def test_a_retry_keeps_its_time_limit():
+    broker = serving(A)
+    broker.handle(0, CLIENT, submit("r", inference_ms=5_000))
+    broker.handle(4, B, ready(B))
+    broker.handle(4, CLIENT, submit("keeps-b-busy"))
+    assert assigned(broker.undelivered(4, Outgoing(A, WhoAreYou()))) == []
+    assert answers(broker.tick(5.1)) == {"r": "deadline_exceeded"}
+
+
+def test_an_assignment_that_cannot_be_delivered_goes_elsewhere_without_blame():
+    broker = serving(A, B)
+    [lost] = broker.handle(0, CLIENT, submit("r"))
+    out = broker.undelivered(0, lost)
+    [again] = [message for _, message, _ in out if isinstance(message, Assign)]
+    assert not again.alone
+    assert broker.roster.get(lost.to) is None
+
+
+def test_an_answer_that_cannot_be_delivered_is_forgotten():
+    broker = serving(A)
+    broker.handle(0, CLIENT, submit("r"))
+    [answer] = broker.handle(0, A, done("r"))
+    assert broker.undelivered(0, answer) == []
+    assert broker.idle
+
+
+def test_a_leaving_worker_gets_nothing_new_and_goes_when_all_is_answered():
+    broker = serving(A, credit=4)
+    broker.handle(0, CLIENT, submit("r"))
+    broker.handle(0, B, ready(B))
+    broker.handle(1, A, Bye(boot_id="1"))
+    assert assigned(broker.handle(1, CLIENT, submit("r2"))) == [(B, "r2")]
+    assert answers(broker.handle(2, A, done("r"))) == {"r": "done"}
+    assert broker.roster.get(A) is None
+
+
+def test_an_old_goodbye_does_not_send_the_successor_away():
+    broker = serving(A)
+    broker.handle(1, A, ready(A, boot="2"))
+    broker.handle(1, A, Bye(boot_id="1"))
+    assert assigned(broker.handle(2, CLIENT, submit("r"))) == [(A, "r")]
+
+
+# --- draining -------------------------------------------------------------------------------------------------------
+
+
+def test_a_draining_broker_refuses_what_is_new_and_finishes_what_it_has():
+    broker = serving(A)
+    broker.handle(0, CLIENT, submit("held"))
+    broker.handle(0, CLIENT, submit("waits"))
+    broker.drain()
+    assert refused(broker.handle(0, CLIENT, submit("new"))).code == "unavailable"
+    assert assigned(broker.handle(1, A, done("held"))) == [(A, "waits")]
+    assert not broker.idle
+    broker.handle(2, A, done("waits"))
+    assert broker.idle
+
+
+def test_a_draining_broker_without_workers_lets_nobody_wait():
+    broker = serving(A)
+    broker.handle(0, CLIENT, submit("held"))
+    broker.handle(0, CLIENT, submit("waits"))
+    broker.drain()
+    assert answers(broker.handle(1, A, Bye(boot_id="1"))) == {"waits": "unavailable"}
+
+
+def test_an_ending_broker_answers_everybody():
+    broker = serving(A)
+    broker.handle(0, CLIENT, submit("held"))
+    broker.handle(0, CLIENT, submit("waits"))
+    broker.drain()
+    assert answers(broker.abandon()) == {"held": "unavailable", "waits": "unavailable"}
+    assert broker.idle
+
+
+# --- status and events ----------------------------------------------------------------------------------------------
+
+
+def test_the_status_tells_what_is_there():
+    broker = serving(A, limit=7, limit_bytes=700)
+    model = LoadedModel(model_id="mdl", engine="onnxruntime", precision="fp32", batch_size=1, memory_mb=9.5)
+    broker.handle(1, A, Heartbeat(boot_id="1", models=[model]))
+    for number in range(3):
+        broker.handle(1, CLIENT, submit(f"r{number}"), [b"four"])
+    broker.handle(1, A, done("r0"))
+    broker.handle(1, CLIENT, submit("r1"))
+    [(to, status, _)] = broker.handle(3, CLIENT, AskStatus())
+    assert (to, type(status)) == (CLIENT, Status)
+    [worker] = status.workers
+    assert (worker.worker_id, worker.busy, worker.credit, worker.silent_ms) == ("inferencer-0", 1, 0, 2_000)
+    assert worker.models == [model]
+    assert (status.depth, status.depth_limit, status.queued_bytes, status.queued_bytes_limit) == (1, 7, 4, 700)
+    assert (status.in_flight, status.completed, status.failed, status.draining) == (1, 1, 1, False)
+
+
+def test_an_announcement_becomes_an_event_with_the_next_number():
+    broker = core()
+    out = [broker.handle(0, b"benchmarker", Publish(topic="job.7", body={"progress": number})) for number in range(2)]
+    assert [event for [(to, event, _)] in out] == [
+        Event(seq=seq, boot_id="boot", topic="job.7", time="2026-01-31T08:15:30.250Z", body={"progress": seq - 1})
+        for seq in (1, 2)
+    ]
+    assert all(to is None for [(to, _, _)] in out)
+
+
+def test_the_coming_and_going_of_workers_is_announced():
+    broker = core()
+    out = (
+        broker.handle(0, A, ready(A)) + broker.handle(1, A, ready(A, boot="2")) + broker.handle(2, A, Bye(boot_id="2"))
+    )
+    assert [event.body["state"] for _, event, _ in out] == ["ready", "lost", "ready", "left"]
+
+
+# --- random schedules -----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Inferencer:
+    """What a worker process would remember. `reachable` is whether its process exists."""
+
+    name: bytes
+    boot: int = 0
+    credit: int = 1
+    reachable: bool = False
+    holds: list[str] = field(default_factory=list)
+    answered: list[str] = field(default_factory=list)
+
+
+workers = st.integers(0, 2)
+ttls = st.sampled_from([1.0, 500.0, 5_000.0, 30_000.0])
+
+
+@settings(max_examples=150, stateful_step_count=60, deadline=None)
+class Schedules(RuleBasedStateMachine):
+    """Clients, workers and time do what they like; after every step the broker's promises hold."""
+
+    LIMIT, LIMIT_BYTES, MAX_CREDIT = 5, 100, 4
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now_s = 0.0
+        self.core = core(self.LIMIT, self.LIMIT_BYTES)
+        self.farm = [Inferencer(b"inferencer-%d" % number) for number in range(3)]
+        self.submitted: Counter[tuple[bytes, str]] = Counter()
+        self.answers: Counter[tuple[bytes, str]] = Counter()
+        self.seq = 0
+
+    def deliver(self, out: list[Outgoing]) -> None:
+        """Act as the sockets do; every message must also be writable."""
+        waiting = list(out)
+        while waiting:
+            outgoing = waiting.pop(0)
+            to, message, blobs = outgoing
+            codec.encode(message, blobs)
+            worker = next((worker for worker in self.farm if worker.name == to), None)
+            if worker is not None and not worker.reachable:
+                waiting += self.core.undelivered(self.now_s, outgoing)
+            elif isinstance(message, Assign):
+                assert worker is not None
+                worker.holds.append(message.request_id)
+            elif isinstance(message, WhoAreYou):
+                assert worker is not None
+                waiting += self.core.handle(self.now_s, worker.name, self.introduction(worker))
+            elif isinstance(message, Event):
+                assert message.seq == self.seq + 1
+                self.seq += 1
+            elif isinstance(message, Done | Failed):
+                assert to is not None
+                self.answers[to, message.request_id] += 1
+
+    def says(self, worker: Inferencer, message: Done | Failed | Heartbeat | Bye | Ready) -> None:
+        self.deliver(self.core.handle(self.now_s, worker.name, message))
+
+    def introduction(self, worker: Inferencer) -> Ready:
+        return ready(worker.name, worker.credit, str(worker.boot), tuple(worker.holds))
+
+    @rule(client=st.sampled_from([b"gateway-0", b"gateway-1"]), number=st.integers(0, 30), size=st.integers(0, 110))
+    def submit_without_hurry(self, client: bytes, number: int, size: int) -> None:
+        self.submit(client, number, size, 30_000.0, 30_000.0)
+
+    @rule(client=st.just(b"gateway-0"), number=st.integers(0, 30), size=st.just(1), queue_ms=ttls, inference_ms=ttls)
+    def submit(self, client: bytes, number: int, size: int, queue_ms: float, inference_ms: float) -> None:
+        request_id = f"r{number}"
+        self.submitted[client, request_id] += 1
+        message = submit(request_id, queue_ms, inference_ms)
+        self.deliver(self.core.handle(self.now_s, client, message, [b"x" * size]))
+
+    @rule(number=workers, credit=st.integers(0, MAX_CREDIT))
+    def start(self, number: int, credit: int) -> None:
+        worker = self.farm[number]
+        worker.boot, worker.credit, worker.reachable, worker.holds = worker.boot + 1, credit, True, []
+        self.says(worker, self.introduction(worker))
+
+    @rule(number=workers)
+    def die(self, number: int) -> None:
+        self.farm[number].reachable, self.farm[number].holds = False, []
+
+    @rule(number=workers)
+    def heartbeat(self, number: int) -> None:
+        worker = self.farm[number]
+        if worker.reachable:
+            self.says(worker, Heartbeat(boot_id=str(worker.boot)))
+
+    @rule(number=workers)
+    def leave(self, number: int) -> None:
+        self.says(self.farm[number], Bye(boot_id=str(self.farm[number].boot)))
+
+    @rule(number=workers, which=st.integers(0, 10), answer=st.sampled_from([done, failed]))
+    def answer(self, number: int, which: int, answer) -> None:
+        worker = self.farm[number]
+        if worker.holds:
+            request_id = worker.holds.pop(which % len(worker.holds))
+            worker.answered.append(request_id)
+            self.says(worker, answer(request_id))
+
+    @rule(number=workers, other=workers, which=st.integers(0, 10))
+    def answer_again_or_for_another(self, number: int, other: int, which: int) -> None:
+        """Late, double and foreign answers; not for what the worker holds now, which would be the true answer."""
+        worker, pool = self.farm[number], self.farm[other].answered + self.farm[other].holds + ["never-heard-of"]
+        request_id = pool[which % len(pool)]
+        if request_id not in worker.holds:
+            self.says(worker, done(request_id))
+
+    @rule(seconds=st.sampled_from([0.0, 0.05, 0.4, 1.0, 3.0, 16.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.now_s += seconds
+        self.deliver(self.core.tick(self.now_s))
+        assert all(request.deadline_s > self.now_s for request in self.core.lane._queue)
+        assert all(request.deadline_s > self.now_s for worker in self.core.roster for request in worker.unanswered)
+
+    @precondition(lambda self: self.now_s > 20)
+    @rule()
+    def drain(self) -> None:
+        self.core.drain()
+
+    @invariant()
+    def nobody_is_answered_twice(self) -> None:
+        assert self.answers <= self.submitted
+
+    @invariant()
+    def credit_is_kept(self) -> None:
+        for worker in self.core.roster:
+            assert len(worker.holds) <= worker.credit <= self.MAX_CREDIT
+            assert 0 <= worker.free <= worker.credit
+
+    @invariant()
+    def requests_that_run_alone_do(self) -> None:
+        for worker in self.core.roster:
+            assert not any(request.alone for request in worker.unanswered) or len(worker.unanswered) == 1
+
+    @invariant()
+    def the_lane_keeps_its_bounds(self) -> None:
+        lane = self.core.lane
+        waiting = list(lane._queue)
+        admitted = [request for request in waiting if request.assigned_s is None]
+        assert len(admitted) <= self.LIMIT
+        assert sum(request.size_bytes for request in admitted) <= self.LIMIT_BYTES
+        assert lane.queued_bytes == sum(request.size_bytes for request in waiting)
+
+    @invariant()
+    def nothing_waits_while_a_worker_could_take_it(self) -> None:
+        head = self.core.lane.head()
+        assert head is None or self.core.roster.pick(head) is None
+
+    def teardown(self) -> None:
+        """However it stands: once time has passed, every request has been answered exactly once."""
+        for _ in range(70):
+            self.now_s += 1.0
+            self.deliver(self.core.tick(self.now_s))
+        assert self.answers == self.submitted
+        assert self.core.idle
+        assert len(self.core.lane) == 0
+
+
+TestSchedules = Schedules.TestCase
