@@ -8,7 +8,7 @@ from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 
 from gateway.auth import Credentials
-from gateway.errors import MethodNotAllowed
+from gateway.errors import NO_SUCH_PATH, MethodNotAllowed
 from shared import errors
 from shared.db.accounts import Role
 
@@ -58,10 +58,6 @@ TABLE: dict[tuple[str, str], Minimum] = {
     ("GET", "/schema/openapi.yaml"): "nobody",
 }
 
-_METHODS: dict[str, set[str]] = {}
-for _method, _path in TABLE:
-    _METHODS.setdefault(_path, set()).add(_method)
-
 
 class Gate:
     """The guard before every handler; it runs before any of the body is read."""
@@ -73,19 +69,24 @@ class Gate:
         """Let the request pass, with `scope["state"]["account"]` set, or refuse it.
 
         Raises:
+            errors.NotFound: The path is not in the table: it exists for nobody.
+            MethodNotAllowed: The path is, with other methods.
             errors.Unauthorized: The call needs an identity and the request has none.
-            errors.Forbidden: The role is not enough, or the call is not in the table.
+            errors.Forbidden: The role is not enough.
         """
         scope = connection.scope
-        method, path = str(scope.get("method")), scope["path_template"]
-        needed = TABLE.get((method, path))
-        if needed == "nobody" or method == "OPTIONS":  # OPTIONS says which methods there are, nothing else
+        needed = _needed(str(scope.get("method")), scope["path_template"])
+        if needed == "nobody":
             return
-        if needed is None and path in _METHODS:
-            raise MethodNotAllowed(", ".join(sorted(_METHODS[path])))
         identity = await self._credentials.identify(scope["headers"])
         scope["state"]["account"], scope["state"]["identity"] = identity.account, identity
-        if needed is None or RANK[identity.account.role] < RANK[needed]:
-            raise errors.Forbidden(
-                f"Your role is {identity.account.role}; this call needs {needed or 'more than any role'}."
-            )
+        if RANK[identity.account.role] < RANK[needed]:
+            raise errors.Forbidden(f"Your role is {identity.account.role}; this call needs {needed}.")
+
+
+def _needed(method: str, path: str) -> Minimum:
+    needed = TABLE.get((method, path))
+    if needed is None:
+        methods = sorted(known for known, template in TABLE if template == path)
+        raise MethodNotAllowed(", ".join(methods)) if methods else errors.NotFound(NO_SUCH_PATH)
+    return needed

@@ -14,6 +14,7 @@ from litestar.exceptions import HTTPException, ValidationException
 from shared import errors
 
 PROBLEM_JSON = "application/problem+json"
+NO_SUCH_PATH = "There is no such path; /schema lists every call."
 CLIENT_CLOSED = 499
 """What the log shows for a client that left before its answer; nothing is sent."""
 
@@ -93,7 +94,7 @@ def as_app_error(error: Exception) -> errors.AppError | None:
 def _by_status(error: HTTPException) -> errors.AppError | None:
     match error.status_code:
         case HTTPStatus.NOT_FOUND:
-            return errors.NotFound("There is no such path; /schema lists every call.")
+            return errors.NotFound(NO_SUCH_PATH)
         case HTTPStatus.METHOD_NOT_ALLOWED:
             return MethodNotAllowed((error.headers or {}).get("Allow", "other methods"))
         case HTTPStatus.REQUEST_ENTITY_TOO_LARGE:

@@ -1,0 +1,268 @@
+"""A whole gateway for tests: the real application and database, a broker and an event feed that are made up."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+from litestar.testing import TestClient
+
+from gateway import tokens
+from gateway.app import create_app
+from gateway.context import Context
+from shared import config, errors
+from shared.artifacts import ArtifactStore
+from shared.db import accounts, connection, registry
+from shared.db.tables import Model
+from shared.specs import ModelDescription, Preprocessing, Resize, TensorInfo
+from shared.wire.client import Answer
+from shared.wire.events import Resync
+from shared.wire.messages import Done, Event, Status, Submit, WorkerStatus
+
+ONNX = b"\x08\x07" + bytes(500)
+"""Bytes that could begin an ONNX file; the gateway looks no deeper."""
+
+ROLES = ("viewer", "engineer", "admin")
+
+
+class FakeBroker:
+    """Answers every prediction at once with `results`, or raises `failure`."""
+
+    def __init__(self) -> None:
+        self.alive = True
+        self.failure: errors.AppError | None = None
+        self.results: dict[str, Any] = {"predictions": [[{"class_id": 6, "label": "six", "confidence": 0.5}]]}
+        self.submitted: list[tuple[Submit, list[bytes]]] = []
+        self.published: list[tuple[str, dict[str, Any]]] = []
+        self.rung: list[str] = []
+        self.workers = [WorkerStatus(worker_id="inferencer-0", busy=1, credit=1, silent_ms=3.0)]
+
+    def status(self) -> tuple[Status | None, float]:
+        if not self.alive:
+            return None, 60.0
+        return (
+            Status(
+                boot_id="b",
+                depth=3,
+                depth_limit=1000,
+                queued_bytes=2**20,
+                queued_bytes_limit=2**28,
+                in_flight=1,
+                draining=False,
+                completed=5,
+                failed=0,
+                workers=self.workers,
+            ),
+            0.1,
+        )
+
+    async def submit(self, request: Submit, blobs: Sequence[bytes]) -> Answer:
+        self.submitted.append((request, list(blobs)))
+        if self.failure is not None:
+            raise self.failure
+        done = Done(
+            request_id=request.request_id,
+            engine="onnxruntime",
+            precision="fp32",
+            batch_size=2,
+            queue_ms=1.0,
+            decode_ms=2.0,
+            inference_ms=3.0,
+        )
+        return done, [msgspec.json.encode(self.results)]
+
+    def publish(self, topic: str, body: dict[str, Any]) -> None:
+        self.published.append((topic, body))
+
+    def doorbell(self, lane: str) -> None:
+        self.rung.append(lane)
+
+
+class Feed:
+    """Events put in by the test, from any thread."""
+
+    def __init__(self) -> None:
+        self._items: asyncio.Queue[Event | Resync] = asyncio.Queue()
+
+    def __aiter__(self) -> AsyncIterator[Event | Resync]:
+        return self
+
+    async def __anext__(self) -> Event | Resync:
+        return await self._items.get()
+
+    def put(self, item: Event | Resync) -> None:
+        self._items.put_nowait(item)
+
+
+class Gateway:
+    """A running gateway; calls are relative to `/api/v1`."""
+
+    def __init__(self, client: TestClient[Any], context: Context, broker: FakeBroker) -> None:
+        self.client, self.context, self.broker = client, context, broker
+        self.keys = {role: new_key(f"a-{role}", role) for role in ROLES}
+
+    def call(self, role: str | None, method: str, path: str, **options: Any) -> httpx.Response:
+        headers = dict(options.pop("headers", {}))
+        if role is not None:
+            headers["X-API-Key"] = self.keys[role]
+        url = path if path.startswith("/schema") else f"/api/v1{path}"
+        return self.client.request(method, url, headers=headers, **options)
+
+    def get(self, path: str, role: str | None = "engineer", **options: Any) -> httpx.Response:
+        return self.call(role, "GET", path, **options)
+
+    def post(self, path: str, role: str | None = "engineer", **options: Any) -> httpx.Response:
+        return self.call(role, "POST", path, **options)
+
+    def delete(self, path: str, role: str | None = "admin", **options: Any) -> httpx.Response:
+        return self.call(role, "DELETE", path, **options)
+
+    def refresh(self) -> None:
+        """Let the caches look now."""
+        self.client.blocking_portal.call(self.context.caches.refresh)
+
+    def staged(self) -> list[Path]:
+        """Files of uploads that are under way."""
+        return list(self.context.models.root.glob("staging/*"))
+
+
+def settings_at(folder: Path) -> config.Settings:
+    settings = config.load({"DATA_DIR": str(folder)})
+    settings.make_folders()
+    return settings
+
+
+def context_at(folder: Path, broker: FakeBroker | None = None, feed: Feed | None = None) -> Context:
+    return Context(settings_at(folder), broker or FakeBroker(), feed or Feed())
+
+
+@contextmanager
+def gateway_at(folder: Path) -> Iterator[Gateway]:
+    broker = FakeBroker()
+    context = context_at(folder, broker)
+    with TestClient(create_app(context), raise_server_exceptions=False) as client:
+        yield Gateway(client, context, broker)
+
+
+def new_key(username: str, role: str) -> str:
+    """A user with that role, and an API key of theirs."""
+    account = accounts.add_user(username, "unusable", role)
+    key = tokens.new_key()
+    accounts.add_key(account.id, "test", tokens.fingerprint(key), tokens.hint(key), None)
+    return key
+
+
+def problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    """Check that the answer is a problem as documented."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    body = response.json()
+    assert (body["status"], body["code"]) == (status, code), body
+    assert body["request_id"] == response.headers["x-request-id"]
+    assert body["title"] and body["detail"] and body["type"].endswith(code)
+    return body
+
+
+def fields_of(response: httpx.Response) -> set[str]:
+    """The fields a 422 complains about."""
+    return {item["field"] for item in problem(response, 422, "invalid")["errors"]}
+
+
+def ready_model(folder: Path, name: str = "digits", content: bytes = ONNX) -> str:
+    """A model as the preparer leaves it."""
+    owner = accounts.by_name("a-engineer")
+    assert owner is not None
+    with connection.write():
+        stored = ArtifactStore(settings_at(folder).models).put(content)
+        model_id = registry.add_model(stored, owner[0].id, name=name, framework="onnx", task_type="classification")
+        registry.keep_artifact(stored, "models")
+        description = ModelDescription(
+            inputs=[TensorInfo(name="x", dtype="float32", shape=["batch", 1, 8, 8])],
+            outputs=[TensorInfo(name="y", dtype="float32", shape=["batch", 10])],
+            opset=18,
+            ir_version=10,
+            parameters=10,
+            dynamic_batch=True,
+            preprocessing=Preprocessing(resize=Resize(height=8, width=8), color="L"),
+            labels=[str(digit) for digit in range(10)],
+        )
+        Model.update(
+            status="ready",
+            onnx_sha256=stored.sha256,
+            onnx_size=stored.size_bytes,
+            description_json=description,
+        ).where(Model.id == model_id).execute()
+        registry.bump("models")
+    return model_id
+
+
+class Conversation:
+    """One request spoken in raw ASGI, for what an HTTP client cannot do: stop half-way, listen, fall silent."""
+
+    def __init__(self, method: str, path: str, key: str, headers: dict[str, str] | None = None) -> None:
+        given = {"host": "test", "x-api-key": key, **(headers or {})}
+        self.scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": method,
+            "scheme": "http",
+            "path": path,
+            "raw_path": path.encode(),
+            "root_path": "",
+            "query_string": b"",
+            "headers": [(name.encode(), value.encode()) for name, value in given.items()],
+            "client": ("test", 1),
+            "server": ("test", 80),
+            "extensions": {},
+        }
+        self.incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self.sent: list[dict[str, Any]] = []
+
+    def say(self, body: bytes, *, more: bool) -> None:
+        self.incoming.put_nowait({"type": "http.request", "body": body, "more_body": more})
+
+    def leave(self) -> None:
+        self.incoming.put_nowait({"type": "http.disconnect"})
+
+    async def send(self, message: dict[str, Any]) -> None:
+        self.sent.append(message)
+
+    @property
+    def status(self) -> int:
+        return next((message["status"] for message in self.sent if message["type"] == "http.response.start"), 0)
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(message.get("body", b"") for message in self.sent)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        start = next(message for message in self.sent if message["type"] == "http.response.start")
+        return {name.decode(): value.decode() for name, value in start["headers"]}
+
+
+def converse(context: Context, talk: Conversation, meanwhile: Callable[[], Any] | None = None) -> None:
+    """Serve one raw conversation; `meanwhile` runs beside it (a coroutine function)."""
+    app: Any = create_app(context)
+
+    async def main() -> None:
+        async with context.running(), asyncio.timeout(20):
+            serving = asyncio.create_task(app(talk.scope, talk.incoming.get, talk.send))
+            if meanwhile is not None:
+                await meanwhile()
+            await serving
+
+    asyncio.run(main())
+
+
+def form(fields: dict[str, Any], content: bytes = ONNX, filename: str = "digits.onnx") -> dict[str, Any]:
+    """Options of an upload for `Gateway.post`."""
+    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in fields.items()}
+    return {"data": texts, "files": {"file": (filename, content)}}
