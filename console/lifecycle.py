@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 
@@ -12,6 +13,7 @@ from console.client import Client
 from console.groundwork import gateway_admin, migrate, require_free_port
 from console.supervision import (
     UP,
+    NotAnswering,
     Program,
     Supervisor,
     differences,
@@ -85,11 +87,8 @@ def down(settings: config.Settings, say: Say) -> bool:
     was_up = supervisor.lives()
     if was_up:
         _wait_until_it_answers(supervisor)
-        try:
-            for stage in STAGES:
-                _drain(supervisor, stage, say)
-        finally:
-            supervisor.shut_down()  # also after a second Ctrl-C: supervisord ends the rest by itself
+        with contextlib.suppress(NotAnswering):  # somebody else stops it too, and it ended meanwhile: the locks tell
+            _stop(supervisor, say)
     leftovers = wait_until_free(settings.run, (), 0.0)
     if leftovers and not was_up:
         say(f"waiting for what a killed supervisord left behind: {', '.join(leftovers)}")
@@ -212,6 +211,14 @@ def _will_not_end(settings: config.Settings, held: list[str]) -> click.ClickExce
     return click.ClickException(
         f"Still running: {', '.join(held)}. End them with `kill -9 {' '.join(map(str, pids))}` and try again."
     )
+
+
+def _stop(supervisor: Supervisor, say: Say) -> None:
+    try:
+        for stage in STAGES:
+            _drain(supervisor, stage, say)
+    finally:
+        supervisor.shut_down()  # also after a second Ctrl-C: supervisord ends the rest by itself
 
 
 def _drain(supervisor: Supervisor, names: tuple[str, ...], say: Say) -> None:

@@ -10,12 +10,12 @@ import subprocess
 import sys
 import time
 import xmlrpc.client
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
+from supervisor.xmlrpc import Faults
 
 from shared import config, process
 
@@ -45,14 +45,16 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
         return self.name in names or self.group in names
 
 
+class NotAnswering(click.ClickException):
+    """supervisord is not there, hangs, or is ending already."""
+
+
 class Supervisor:
     """The supervisord of one RUN_DIR. Its lock says whether it lives; its socket takes the calls."""
 
     def __init__(self, settings: config.Settings) -> None:
         self.settings = settings
         self.lock = process.FileLock(settings.run / "supervisord.lock")
-        transport = _UnixTransport(settings.run / "supervisor.sock")
-        self._api: Any = xmlrpc.client.ServerProxy("http://localhost", transport=transport).supervisor
 
     def lives(self) -> bool:
         """Whether a supervisord holds the lock, or somebody is just starting one."""
@@ -81,15 +83,14 @@ class Supervisor:
     def answers(self) -> bool:
         """Whether it takes calls now."""
         try:
-            self._api.getState()
-        except (OSError, http.client.HTTPException):
+            self._call("getState")
+        except NotAnswering:
             return False
         return True
 
     def programs(self) -> list[Program]:
         """All programs in the order they are started."""
-        with self._reached():
-            rows = self._api.getAllProcessInfo()
+        rows: list[dict[str, Any]] = self._call("getAllProcessInfo")
         return [_program(row) for row in sorted(rows, key=lambda row: (_order(row["group"]), row["name"]))]
 
     def has_started(self, program: Program) -> bool:
@@ -98,33 +99,36 @@ class Supervisor:
 
     def pid(self) -> int:
         """Process id of supervisord."""
-        with self._reached():
-            return int(self._api.getPID())
+        return int(self._call("getPID"))
 
     def start_program(self, program: Program) -> None:
         """Ask for a start and do not wait; a program that is up already stays as it is."""
-        with self._reached(), _already("ALREADY_STARTED"):
-            self._api.startProcess(f"{program.group}:{program.name}", False)
+        self._call("startProcess", f"{program.group}:{program.name}", False, fine=Faults.ALREADY_STARTED)
 
     def stop_program(self, program: Program) -> None:
         """Ask for a drain and do not wait; a program that is down already stays as it is."""
-        with self._reached(), _already("NOT_RUNNING"):
-            self._api.stopProcess(f"{program.group}:{program.name}", False)
+        self._call("stopProcess", f"{program.group}:{program.name}", False, fine=Faults.NOT_RUNNING)
 
     def shut_down(self) -> None:
         """Ask for the end of everything, the gateway first, the broker last; do not wait."""
-        with self._reached():
-            self._api.shutdown()
+        self._call("shutdown")
 
-    @contextlib.contextmanager
-    def _reached(self) -> Iterator[None]:
+    def _call(self, method: str, *arguments: Any, fine: int | None = None) -> Any:
+        socket_path = self.settings.run / "supervisor.sock"
         try:
-            yield
+            with xmlrpc.client.ServerProxy("http://localhost", transport=_UnixTransport(socket_path)) as server:
+                return getattr(server.supervisor, method)(*arguments)
         except (OSError, http.client.HTTPException) as error:
-            raise click.ClickException(
-                f"supervisord does not answer on {self.settings.run / 'supervisor.sock'} ({error}). "
-                "`cvp status` tells whether the platform runs; data/logs/supervisord.log tells why not."
+            raise NotAnswering(
+                f"supervisord does not answer on {socket_path} ({error}). `cvp status` tells whether it runs, "
+                f"{self.settings.logs / 'supervisord.log'} why not."
             ) from error
+        except xmlrpc.client.Fault as fault:
+            if fault.faultCode == fine:
+                return None
+            if fault.faultCode == Faults.SHUTDOWN_STATE:
+                raise NotAnswering("The platform is being stopped; wait for it with `cvp down`.") from fault
+            raise click.ClickException(f"supervisord refused: {fault.faultString}") from fault
 
 
 class _UnixTransport(xmlrpc.client.Transport):
@@ -147,15 +151,6 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
-
-
-@contextlib.contextmanager
-def _already(fault: str) -> Iterator[None]:
-    try:
-        yield
-    except xmlrpc.client.Fault as error:
-        if not error.faultString.startswith(fault):
-            raise click.ClickException(f"supervisord refused: {error.faultString}") from error
 
 
 def _program(row: dict[str, Any]) -> Program:

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from reportlab.graphics.shapes import Drawing
+from reportlab.pdfbase.pdfmetrics import stringWidth
 
 from reporter.lookup import is_selected, measured, way
 from reporter.shapes import (
     BOLD,
     FONT,
+    SIZE,
     SMALL,
     Axis,
     axis,
@@ -30,9 +32,8 @@ from shared.verdict.report import CandidateRecord, Report
 
 WIDTH = 482.0
 """Points; the width of the text on an A4 page."""
-LABEL_WIDTH = 118.0
+LABEL_WIDTH_MOST = 180.0
 FIGURE_WIDTH = 104.0
-PLOT_WIDTH = WIDTH - LABEL_WIDTH - FIGURE_WIDTH - 12
 ROW = 22.0
 ROWS_A_PANEL = 24
 """More rows continue in another panel, so that a drawing always fits a page."""
@@ -45,16 +46,16 @@ def latency_panels(report: Report) -> list[Drawing]:
     timed = [record for record in measured(report) if record.metrics["latency_p50_ms"].value is not None]
     for batch in sorted({record.batch_size for record in timed}):
         rows = [record for record in timed if record.batch_size == batch]
-        scale = axis(max(map(_slowest, rows)), LABEL_WIDTH, PLOT_WIDTH)
+        scale = _rows_axis(report, max(map(_slowest, rows)))
         for start in range(0, len(rows), ROWS_A_PANEL):
             panels.append(_latency_panel(report, f"Batch {batch:,}", rows[start : start + ROWS_A_PANEL], scale))
     return panels
 
 
-def latency_key() -> Drawing:
+def latency_key(report: Report) -> Drawing:
     """What the marks of the latency panels mean."""
     drawing = Drawing(WIDTH, 14)
-    x, y = LABEL_WIDTH, 5.0
+    x, y = _label_width(report), 5.0
     drawing.add(ring((x, y), 3, "muted", inside="paper"))
     drawing.add(words((x + 7, y - 3), "median (P50)", "muted"))
     drawing.add(box((x + 66, y - 3.5), 14, 7, "muted-tint"))
@@ -92,7 +93,7 @@ def _latency_panel(report: Report, name: str, rows: Sequence[CandidateRecord], s
 def _throughput_bars(report: Report, rows: Sequence[CandidateRecord]) -> Drawing:
     top = FOOT + ROW * len(rows)
     drawing = Drawing(WIDTH, top + 4)
-    scale = axis(max(map(_most, rows)), LABEL_WIDTH, PLOT_WIDTH)
+    scale = _rows_axis(report, max(map(_most, rows)))
     _rows_frame(drawing, report, rows, scale, "images/s")
     for index, record in enumerate(rows):
         y, found = top - ROW * (index + 0.5), record.metrics["throughput_fps"]
@@ -116,9 +117,20 @@ def _rows_frame(drawing: Drawing, report: Report, rows: Sequence[CandidateRecord
         drawing.add(words((x, FOOT - 10), label, "muted", anchor="middle", size=SMALL))
 
 
+def _label_width(report: Report) -> float:
+    """Room for the longest name, the same in every panel of a report."""
+    widest = max(stringWidth(way(report, record), BOLD, SIZE) for record in measured(report))
+    return min(LABEL_WIDTH_MOST, widest + 22)
+
+
+def _rows_axis(report: Report, largest: float) -> Axis:
+    start = _label_width(report)
+    return axis(largest, start, WIDTH - start - FIGURE_WIDTH - 12)
+
+
 def _row_words(drawing: Drawing, report: Report, record: CandidateRecord, y: float, figure: str) -> None:
     font = _font(report, record)
-    drawing.add(words((6, y - 3), fit(way(report, record), LABEL_WIDTH - 14, font), "ink", font=font))
+    drawing.add(words((6, y - 3), fit(way(report, record), _label_width(report) - 14, font), "ink", font=font))
     drawing.add(words((WIDTH - 6, y - 3), figure, "ink", font=font, anchor="end"))
 
 
@@ -156,7 +168,7 @@ def _throughput_lines(report: Report, records: Sequence[CandidateRecord], batche
     lines: dict[str, list[CandidateRecord]] = {}
     for record in records:
         lines.setdefault(way(report, record), []).append(record)
-    left, right, plot_height = 40.0, WIDTH - 124, max(150.0, 20.0 * len(lines))
+    left, right, plot_height = 40.0, WIDTH - _label_width(report), max(150.0, 20.0 * len(lines))
     drawing = Drawing(WIDTH, 30 + plot_height + 18)
     scale = axis(max(map(_most, records)), 30.0, plot_height, most_ticks=8)
     inset = min(40.0, (right - left) / (2 * len(batches)))

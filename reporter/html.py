@@ -51,7 +51,7 @@ def page(report: Report, simple: SimpleView, technical: TechnicalView, level: Le
 
 def _latency(report: Report) -> list[Drawing]:
     panels = latency_panels(report)
-    return [latency_key(), *panels] if panels else []
+    return [latency_key(report), *panels] if panels else []
 
 
 def svg(drawing: Drawing, label: str) -> Markup:

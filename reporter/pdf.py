@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from functools import partial
 from xml.sax.saxutils import escape
 
 from reportlab.graphics.shapes import Drawing
 from reportlab.lib.pagesizes import A4
 from reportlab.lib.units import mm
+from reportlab.pdfbase.pdfmetrics import stringWidth
 from reportlab.pdfgen.canvas import Canvas
 from reportlab.platypus import (
     BaseDocTemplate,
@@ -48,11 +50,15 @@ from reporter.paper import (
     rows_style,
     warning_style,
 )
-from reporter.shapes import PAINTS
+from reporter.shapes import BOLD, FONT, PAINTS
 from reporter.simple import SimpleView
 from reporter.technical import Cell, Fact, TechnicalView
 from reporter.technical import Table as DataTable
 from shared.verdict.report import Report
+
+KEPT_TOGETHER = 10
+"""A table of at most so many rows is not broken between pages."""
+_SYMBOLS = "≤≥"
 
 MARGIN = (A4[0] - WIDTH) / 2
 """Left and right, so that the charts fill the text's width."""
@@ -71,8 +77,10 @@ def pdf(report: Report, simple: SimpleView, technical: TechnicalView) -> bytes:
         invariant=1,
     )
     frame = Frame(MARGIN, 20 * mm, WIDTH, A4[1] - 38 * mm, leftPadding=0, rightPadding=0, topPadding=0, bottomPadding=0)
-    document.addPageTemplates(PageTemplate(frames=[frame], onPage=lambda canvas, _: _foot(canvas, report)))
-    document.build([*_simple(report, simple), PageBreak(), *_technical(report, technical)])
+    document.addPageTemplates(PageTemplate(frames=[frame]))
+    foot = f"{report.id}   SHA-256 {report.content_sha256[:16]}…"
+    story = [*_simple(report, simple), PageBreak(), *_technical(report, technical)]
+    document.build(story, canvasmaker=partial(NumberedCanvas, foot=foot))
     return out.getvalue()
 
 
@@ -81,8 +89,14 @@ def printable(text: str) -> str:
     return "".join(c if _has_glyph(c) else f"[U+{ord(c):04X}]" for c in text)
 
 
+def markup(text: str) -> str:
+    """Text as paragraph markup: escaped, and what Helvetica lacks set in Symbol, so that its width is known."""
+    safe = escape(printable(text))
+    return "".join(f"<font name='Symbol'>{c}</font>" if c in _SYMBOLS else c for c in safe)
+
+
 def _has_glyph(character: str) -> bool:
-    if character in "≤≥→":  # found in the Symbol font, which stands in for what Helvetica lacks
+    if character in _SYMBOLS:
         return True
     try:
         character.encode("cp1252")
@@ -91,25 +105,41 @@ def _has_glyph(character: str) -> bool:
     return character.isprintable()
 
 
-def _foot(canvas: Canvas, report: Report) -> None:
-    canvas.saveState()
-    canvas.setFont("Helvetica", 7.5)
-    canvas.setFillColor(PAINTS["muted"])
-    canvas.drawString(MARGIN, 12 * mm, f"{report.id}   SHA-256 {report.content_sha256[:16]}…")
-    canvas.drawRightString(A4[0] - MARGIN, 12 * mm, f"Page {canvas.getPageNumber()}")
-    canvas.restoreState()
+class NumberedCanvas(Canvas):  # type: ignore[misc]
+    """Writes the foot of every page once the number of pages is known."""
+
+    def __init__(self, *args: object, foot: str, **options: object) -> None:
+        super().__init__(*args, **options)
+        self._foot = foot
+        self._pages: list[dict[str, object]] = []
+
+    def showPage(self) -> None:
+        """Keep the page for later."""
+        self._pages.append(dict(self.__dict__))
+        self._startPage()
+
+    def save(self) -> None:
+        """Write all pages."""
+        for number, page in enumerate(self._pages, start=1):
+            self.__dict__.update(page)
+            self.setFont(FONT, 7.5)
+            self.setFillColor(PAINTS["muted"])
+            self.drawString(MARGIN, 12 * mm, self._foot)
+            self.drawRightString(A4[0] - MARGIN, 12 * mm, f"Page {number} of {len(self._pages)}")
+            super().showPage()
+        super().save()
 
 
 # --- parts ----------------------------------------------------------------------------------------------------------
 
 
 def _paragraph(text: str, style: object) -> Paragraph:
-    return Paragraph(escape(printable(text)), style)
+    return Paragraph(markup(text), style)
 
 
 def _list(items: Sequence[str], numbered: bool = False) -> list[Flowable]:
     return [
-        Paragraph(escape(printable(item)), LIST, bulletText=f"{index}." if numbered else "•")
+        Paragraph(markup(item), LIST, bulletText=f"{index}." if numbered else "•")
         for index, item in enumerate(items, start=1)
     ]
 
@@ -122,7 +152,7 @@ def _section(title: str, parts: Sequence[Flowable]) -> list[Flowable]:
 
 
 def _conditions(report: Report) -> list[Flowable]:
-    said = [f"• {escape(printable(condition))}" for condition in report.metadata.conditions]
+    said = [f"• {markup(condition)}" for condition in report.metadata.conditions]
     lines = ["<b>Conditions of this run</b>", *said] if said else []
     if report.decision.fragile:
         lines.append("<b>Fragile choice.</b> The intervals do not settle which candidate is fastest.")
@@ -156,7 +186,7 @@ def _key_figures(view: SimpleView) -> Table:
     cells = [
         [
             _paragraph(item.label, MEANING),
-            Paragraph(f"{escape(item.figure)} <font size='10'>{escape(item.unit)}</font>", FIGURE),
+            Paragraph(f"{markup(item.figure)} <font size='10'>{markup(item.unit)}</font>", FIGURE),
             _paragraph(item.meaning, MEANING),
         ]
         for item in view.figures
@@ -183,7 +213,7 @@ def _charts(report: Report) -> list[Flowable]:
     found: list[Flowable] = []
     panels: list[Drawing] = latency_panels(report)
     if panels:
-        found.append(KeepTogether([_paragraph("Latency", HEADING), latency_key(), panels[0]]))
+        found.append(KeepTogether([_paragraph("Latency", HEADING), latency_key(report), panels[0]]))
         found += panels[1:]
     throughput = throughput_chart(report)
     if throughput:
@@ -192,11 +222,10 @@ def _charts(report: Report) -> list[Flowable]:
 
 
 def _table(table: DataTable) -> list[Flowable]:
-    first = 128.0
+    first = _names_width([row.name for row in table.rows])
     width = (WIDTH - first) / len(table.columns)
     head = [_paragraph("Candidate", HEAD_LEFT)] + [
-        Paragraph("<br/>".join(escape(printable(part)) for part in column if part), HEAD_RIGHT)
-        for column in table.columns
+        Paragraph("<br/>".join(markup(part) for part in column if part), HEAD_RIGHT) for column in table.columns
     ]
     rows = [
         [_paragraph(row.name, CELL_BOLD if row.selected else CELL), *(_cell(cell, row.selected) for cell in row.cells)]
@@ -206,25 +235,33 @@ def _table(table: DataTable) -> list[Flowable]:
     grid = Table(
         [head, *rows], colWidths=[first, *[width] * len(table.columns)], repeatRows=1, style=rows_style(chosen)
     )
-    note = [_paragraph(table.note, CAPTION)] if table.note else []
-    return [CondPageBreak(110), _paragraph(table.title, SUBHEADING), grid, *note]
+    parts = [_paragraph(table.title, SUBHEADING), grid, *([_paragraph(table.note, CAPTION)] if table.note else [])]
+    if len(rows) <= KEPT_TOGETHER:
+        return [KeepTogether(parts)]
+    return [CondPageBreak(110), *parts]
+
+
+def _names_width(names: Sequence[str]) -> float:
+    """Wide enough for the longest name, within reason."""
+    return min(190.0, max([stringWidth(name, BOLD, 8.5) + 10 for name in names], default=0.0))
 
 
 def _cell(cell: Cell, selected: bool) -> Paragraph:
-    text = escape(printable(cell.text))
+    text = markup(cell.text)
     if cell.tone:
         text = f"<font color='{TONES[cell.tone]}'>{text}</font>"
     if cell.detail:
-        text += f"<br/><font name='Helvetica' size='7' color='#5b6673'>{escape(printable(cell.detail))}</font>"
+        text += f"<br/><font name='Helvetica' size='7' color='#5b6673'>{markup(cell.detail)}</font>"
     return Paragraph(text, CELL_RIGHT_BOLD if selected else CELL_RIGHT)
 
 
 def _facts(facts: Sequence[Fact]) -> list[Flowable]:
     """One table a line, so that a long list breaks between pages."""
+    first = max(80.0, _names_width([fact.label for fact in facts]))
     return [
         Table(
             [[_paragraph(fact.label, SMALL_MUTED), _paragraph(fact.text, CELL)]],
-            colWidths=[128.0, WIDTH - 128.0],
+            colWidths=[first, WIDTH - first],
             style=FACTS,
         )
         for fact in facts

@@ -35,7 +35,10 @@ class SimpleView(msgspec.Struct, frozen=True, kw_only=True):
     figures: list[KeyFigure]
     why: list[str]
     deployment_steps: list[str]
+    conditions: list[str]
+    """What disturbed or qualifies the run."""
     caveats: list[str]
+    """What to do before relying on it."""
 
 
 def simple_view(report: Report) -> SimpleView:
@@ -52,7 +55,8 @@ def simple_view(report: Report) -> SimpleView:
         figures=_figures(shown) if shown else [],
         why=_why(report),
         deployment_steps=report.deployment_steps,
-        caveats=[*report.metadata.conditions, *report.recommendations],
+        conditions=report.metadata.conditions,
+        caveats=report.recommendations,
     )
 
 

@@ -14,6 +14,7 @@ from shared.verdict.figures import (
     capital,
     decimals,
     engine_title,
+    estimate,
     factor,
     figure,
     listing,
@@ -165,12 +166,11 @@ def _constraints_table(report: Report) -> Table | None:
 
 def _verdict(record: CandidateRecord, judgement: Judgement) -> Cell:
     found = record.metrics[judgement.metric]
-    detail = (
-        found.note or ""
-        if found.value is None
-        else f"{figure(found.value)} {_interval(found.value, found.low, found.high)}"
-    )
-    return Cell(text=VERDICTS[judgement.verdict], detail=detail.strip(), tone=judgement.verdict)
+    if found.value is None:
+        detail = (found.note or "").removeprefix("not measured: ")
+    else:
+        detail = estimate(found.value, found.low, found.high)
+    return Cell(text=VERDICTS[judgement.verdict], detail=detail, tone=judgement.verdict)
 
 
 def _deltas_table(report: Report) -> Table | None:
@@ -204,7 +204,10 @@ def _ratio(delta: Delta | None) -> Cell:
 def _passed_over(report: Report) -> list[Fact]:
     """Why each candidate was not chosen; those of one engine with one reason share a line."""
     records = {candidate_of(record): record for record in report.candidates}
-    why = {candidate: "tied on speed, lost on memory, file size or order" for candidate in report.decision.tied}
+    why = {
+        candidate: "about as fast as the fastest; lost on memory, file size or fixed order"
+        for candidate in report.decision.tied
+    }
     why |= {rejection.candidate: rejection.why for rejection in report.decision.rejected}
     grouped: dict[tuple[str, str], list[int]] = {}
     for candidate, reason in why.items():

@@ -115,7 +115,7 @@ def measurement_set(
             id="mdl_0193a5b2c7e04f1c9a2b7d01",
             name=name,
             task_type="classification",
-            sha256="3f" * 32,
+            sha256="c0ab4f7d19e2586b3ad0e7f1524c9b8803d6a1ef77b2c45e90f8d3126a5b7ce4",
             file_size=51_200,
             parameters=12_506,
             inputs=inputs,

@@ -27,7 +27,7 @@ SUBMIT = Submit(request_id="r", model_id="m", form="images", queue_ttl_ms=1, inf
 
 
 def members(union: object) -> set[type]:
-    return set(get_args(union)) if isinstance(union, UnionType) else {union}  # type: ignore[arg-type]
+    return set(get_args(union)) if isinstance(union, UnionType) else {union}
 
 
 def test_every_message_belongs_to_a_direction():
