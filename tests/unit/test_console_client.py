@@ -136,24 +136,45 @@ def test_every_wait_has_an_end():
         c.wait_for_model("mdl_1", 0.05)
 
 
+def benchmark(*states: dict[str, object], failed_jobs: list[dict[str, object]] | None = None) -> Handler:
+    """Serves the states of a benchmark one after the other, the last one for ever, and the jobs that failed."""
+    left = list(states)
+
+    def serve(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/jobs"):
+            return httpx.Response(200, json={"items": failed_jobs or []})
+        return httpx.Response(200, json=left.pop(0) if len(left) > 1 else left[0])
+
+    return serve
+
+
 def test_a_benchmark_is_done_when_its_report_is_there():
-    states = [
+    states: list[dict[str, object]] = [
         {"status": "queued", "report_id": None},
         {"status": "running", "report_id": None},
         {"status": "completed", "report_id": None},
         {"status": "completed", "report_id": "rep_1"},
     ]
-    answers = iter(states)
     heard: list[dict[str, object]] = []
-    with client(lambda _: httpx.Response(200, json=next(answers))) as c:
+    with client(benchmark(*states)) as c:
         assert c.wait_for_benchmark("job_1", 5, heard.append)["report_id"] == "rep_1"
     assert heard == states
 
 
+def test_a_report_that_failed_says_why():
+    failed: list[dict[str, object]] = [
+        {"parent_id": "job_0", "error": "another one"},
+        {"parent_id": "job_1", "error": "disk full"},
+    ]
+    serve = benchmark({"status": "completed", "report_id": None}, failed_jobs=failed)
+    with client(serve) as c, pytest.raises(errors.EngineFailed, match="disk full"):
+        c.wait_for_benchmark("job_1", 5, lambda _: None)
+
+
 def test_a_report_that_never_comes_is_the_reporters_fault(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(client_module, "REPORT_BOUND_S", 0.01)
-    answer = httpx.Response(200, json={"status": "completed", "report_id": None})
-    with client(lambda _: answer) as c, pytest.raises(errors.DeadlineExceeded, match="cvp logs reporter"):
+    serve = benchmark({"status": "completed", "report_id": None})
+    with client(serve) as c, pytest.raises(errors.DeadlineExceeded, match="cvp logs reporter"):
         c.wait_for_benchmark("job_1", 5, lambda _: None)
 
 
