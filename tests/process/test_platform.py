@@ -19,7 +19,12 @@ from tests.process.platform import DIGITS, Platform, running, settled, upload_di
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
 
-SMALL = {"engines": ["onnxruntime", "openvino", "tensorrt"], "num_iterations": 200, "max_seconds": 5}
+SMALL = {
+    "engines": ["onnxruntime", "openvino", "tensorrt"],
+    "batch_sizes": [1],
+    "num_iterations": 200,
+    "max_seconds": 5,
+}
 
 
 @pytest.fixture(scope="module")

@@ -39,6 +39,7 @@ def order(artifact: Path = DIGITS, **config: Any) -> MeasureOrder:
         model=model,
         dynamic_batch=True,
         config=BenchmarkSpec(**spec | config),
+        rounds=5,
     )
 
 
