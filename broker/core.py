@@ -131,11 +131,12 @@ class Core:
         return all(request.answered for request in self._requests.values())
 
     def abandon(self) -> list[Outgoing]:
-        """The broker ends: answer everybody who still waits."""
-        self.lane.clear()
-        for request in list(self._requests.values()):
-            if not request.answered:
-                self._refuse(request, _restarting())
+        """The broker ends soon: answer everybody who still waits. What workers still answer is dropped."""
+        for request in self.lane.clear():
+            self._refuse(request, _restarting())
+        for worker in self.roster:
+            for request in worker.unanswered:
+                self._give_up(request, _restarting())
         return self._flushed()
 
     # --- requests ---------------------------------------------------------------------------------------------------
@@ -224,6 +225,11 @@ class Core:
         del self._requests[request.submit.request_id]
         self._fail(request.client, request.submit.request_id, error)
 
+    def _give_up(self, request: Request, error: AppError) -> None:
+        """Answer a request whose worker is still at it: the credit stays taken until that one answers or dies."""
+        request.answered = True
+        self._fail(request.client, request.submit.request_id, error)
+
     def _fail(self, client: bytes, request_id: str, error: AppError) -> None:
         self._failed += 1
         retry_after_ms = None if error.retry_after_s is None else error.retry_after_s * 1000
@@ -274,8 +280,7 @@ class Core:
     def _look_after(self, now_s: float, worker: Worker) -> None:
         for request in worker.unanswered:
             if now_s >= request.deadline_s:
-                request.answered = True
-                self._fail(request.client, request.submit.request_id, _too_late(request))
+                self._give_up(request, _too_late(request))
         if now_s - worker.seen_s > DEAD_AFTER_S:
             self._lose(worker)
         elif now_s - max(worker.seen_s, worker.probed_s) > PROBE_AFTER_S:

@@ -22,6 +22,8 @@ from shared.wire.sockets import Socket
 
 TICK_MS = 100
 DRAIN_S = 10.0
+SETTLE_S = 0.5
+"""How long the broker stays after its last answer: a client loses what it has not read yet when the connection ends."""
 BURST = 64
 """Messages handled between two looks at the clock and at the wish to stop."""
 REPORT_EVERY_S = 10.0
@@ -58,9 +60,11 @@ class Loop:
         self._serve(until=lambda: bool(stop), wake_fd=stop.read_fd)
         logger.info("draining")
         self._core.drain()
-        end_s = time.monotonic() + DRAIN_S
-        self._serve(until=lambda: self._core.idle or time.monotonic() >= end_s)
+        drained_s = time.monotonic() + DRAIN_S
+        self._serve(until=lambda: self._core.idle or time.monotonic() >= drained_s)
         self._send_all(self._core.abandon())
+        settled_s = time.monotonic() + SETTLE_S
+        self._serve(until=lambda: time.monotonic() >= settled_s)
 
     def _serve(self, until: Callable[[], bool], wake_fd: int | None = None) -> None:
         poller = zmq.Poller()

@@ -44,6 +44,8 @@ def publisher(endpoint: str) -> Socket:
 def dealer(endpoint: str, identity: bytes = b"") -> Socket:
     """A connection to the broker. `send` is false while there is no broker: nothing is kept for one that comes later.
 
+    The price (libzmq's `ZMQ_IMMEDIATE`): what was received and not read yet is lost when the broker goes.
+
     Args:
         endpoint: The broker's ROUTER.
         identity: The name the broker answers to, one live process each; empty for a sender that expects no answers.

@@ -404,6 +404,7 @@ def test_an_ending_broker_answers_everybody():
     broker.drain()
     assert answers(broker.abandon()) == {"held": "unavailable", "waits": "unavailable"}
     assert broker.idle
+    assert answers(broker.handle(1, A, done("held"))) == {}
 
 
 # --- status and events ----------------------------------------------------------------------------------------------
@@ -565,6 +566,13 @@ class Schedules(RuleBasedStateMachine):
     @rule()
     def drain(self) -> None:
         self.core.drain()
+
+    @precondition(lambda self: self.core.draining)
+    @rule()
+    def abandon(self) -> None:
+        self.deliver(self.core.abandon())
+        assert self.core.idle
+        assert self.answers == self.submitted
 
     @invariant()
     def nobody_is_answered_twice(self) -> None:
