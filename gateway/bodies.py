@@ -96,9 +96,10 @@ def decode(body: bytes, type_: type[T]) -> T:
         errors.InvalidInput: Not JSON, or not as the struct says; `errors` has one entry for each wrong field.
     """
     try:
-        return msgspec.json.decode(body, type=type_)
-    except msgspec.ValidationError as error:
-        raise _refusal(body, type_, error) from None
+        try:
+            return msgspec.json.decode(body, type=type_)
+        except msgspec.ValidationError as error:
+            raise _refusal(body, type_, error) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise errors.InvalidInput(f"The body is not valid JSON: {error}.") from None
     except RecursionError:

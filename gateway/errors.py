@@ -108,7 +108,8 @@ def _by_status(error: HTTPException) -> errors.AppError | None:
 
 def _litestar_fields(error: ValidationException) -> list[dict[str, str]]:
     found = error.extra if isinstance(error.extra, list) else []
-    return [{"field": str(item.get("key", "body")), "message": str(item.get("message", ""))} for item in found]
+    named = [(str(item.get("key", "data")), str(item.get("message", ""))) for item in found]
+    return [{"field": "body" if key == "data" else key, "message": message} for key, message in named]
 
 
 def _headers(error: errors.AppError, cause: Exception) -> dict[str, str]:

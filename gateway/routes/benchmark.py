@@ -137,7 +137,7 @@ async def _table(context: Context, page: Page[Any]) -> Response[Any]:
     headers = {"Content-Disposition": 'attachment; filename="benchmarks.csv"'}
     if page.next_cursor:
         headers["X-Next-Cursor"] = page.next_cursor
-    return Response(_csv(rows), media_type="text/csv; charset=utf-8", headers=headers)
+    return Response(_csv(rows), media_type="text/csv", headers=headers)
 
 
 def _csv(rows: list[dict[str, Any]]) -> bytes:

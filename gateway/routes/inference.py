@@ -42,19 +42,21 @@ def inference_health(status: Status | None, expected: int) -> schemas.InferenceH
 
 
 def _loaded(status: Status | None) -> list[schemas.LoadedModel]:
-    held: dict[tuple[str, str, str], schemas.LoadedModel] = {}
+    held: dict[tuple[str, str, str], list[tuple[str, float]]] = {}
     for worker in status.workers if status else []:
         for model in worker.models:
-            name = (model.model_id, model.engine, model.precision)
-            before = held.get(name)
-            held[name] = schemas.LoadedModel(
-                id=model.model_id,
-                engine=model.engine,
-                precision=model.precision,
-                loaded_in=[*(before.loaded_in if before else []), worker.worker_id],
-                memory_mb=round((before.memory_mb if before else 0.0) + model.memory_mb, 1),
-            )
-    return list(held.values())
+            places = held.setdefault((model.model_id, model.engine, model.precision), [])
+            places.append((worker.worker_id, model.memory_mb))
+    return [
+        schemas.LoadedModel(
+            id=model_id,
+            engine=engine,
+            precision=precision,
+            loaded_in=[worker_id for worker_id, _ in places],
+            memory_mb=round(sum(memory_mb for _, memory_mb in places), 1),
+        )
+        for (model_id, engine, precision), places in held.items()
+    ]
 
 
 def _served(entry: CatalogEntry) -> schemas.ServedModel:

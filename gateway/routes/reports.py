@@ -19,9 +19,9 @@ Format = Literal["pdf", "html", "json", "csv"]
 
 MEDIA_TYPES: dict[Format, str] = {
     "pdf": "application/pdf",
-    "html": "text/html; charset=utf-8",
+    "html": "text/html",
     "json": "application/json",
-    "csv": "text/csv; charset=utf-8",
+    "csv": "text/csv",
 }
 NO_SCRIPTS = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"}
 """A report is a picture: whatever found its way into it, nothing in it runs or loads."""

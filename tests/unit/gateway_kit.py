@@ -17,9 +17,8 @@ from gateway import tokens
 from gateway.app import create_app
 from gateway.context import Context
 from shared import config, errors
-from shared.artifacts import ArtifactStore
 from shared.db import accounts, connection, registry
-from shared.db.tables import Model
+from shared.db.tables import Artifact, Benchmark, BenchmarkResult, Idempotency, Job, JobEvent, Model, Report
 from shared.specs import ModelDescription, Preprocessing, Resize, TensorInfo
 from shared.wire.client import Answer
 from shared.wire.events import Resync
@@ -105,6 +104,7 @@ class Gateway:
 
     def __init__(self, client: TestClient[Any], context: Context, broker: FakeBroker) -> None:
         self.client, self.context, self.broker = client, context, broker
+        self.folder = context.settings.root
         self.keys = {role: new_key(f"a-{role}", role) for role in ROLES}
 
     def call(self, role: str | None, method: str, path: str, **options: Any) -> httpx.Response:
@@ -122,6 +122,22 @@ class Gateway:
 
     def delete(self, path: str, role: str | None = "admin", **options: Any) -> httpx.Response:
         return self.call(role, "DELETE", path, **options)
+
+    def reset(self) -> None:
+        """Forget everything but the users, for the next test."""
+        with connection.write():
+            for table in (Idempotency, Report, BenchmarkResult, Benchmark, JobEvent, Job, Model, Artifact):
+                table.delete().execute()
+            registry.bump("models")
+        for path in self.files():
+            path.unlink()
+        self.broker.__init__()  # type: ignore[misc]
+        self.refresh()
+
+    def files(self) -> list[Path]:
+        """Every stored file."""
+        roots = (self.context.models.root, self.context.reports.root)
+        return [path for root in roots for path in root.rglob("*") if path.is_file()]
 
     def refresh(self) -> None:
         """Let the caches look now."""
@@ -150,6 +166,16 @@ def gateway_at(folder: Path) -> Iterator[Gateway]:
         yield Gateway(client, context, broker)
 
 
+@contextmanager
+def fresh_gateway_at(folder: Path) -> Iterator[Gateway]:
+    """The same with a database of its own, for several tests; between them call `reset()`."""
+    connection.migrate(folder / "db" / "cv-platform.db")
+    connection.open_db(folder / "db" / "cv-platform.db")
+    with gateway_at(folder) as running:
+        yield running
+    connection.database.close()
+
+
 def new_key(username: str, role: str) -> str:
     """A user with that role, and an API key of theirs."""
     account = accounts.add_user(username, "unusable", role)
@@ -174,12 +200,12 @@ def fields_of(response: httpx.Response) -> set[str]:
     return {item["field"] for item in problem(response, 422, "invalid")["errors"]}
 
 
-def ready_model(folder: Path, name: str = "digits", content: bytes = ONNX) -> str:
+def ready_model(gateway: Gateway, name: str = "digits", content: bytes = ONNX) -> str:
     """A model as the preparer leaves it."""
     owner = accounts.by_name("a-engineer")
     assert owner is not None
     with connection.write():
-        stored = ArtifactStore(settings_at(folder).models).put(content)
+        stored = gateway.context.models.put(content)
         model_id = registry.add_model(stored, owner[0].id, name=name, framework="onnx", task_type="classification")
         registry.keep_artifact(stored, "models")
         description = ModelDescription(
@@ -233,6 +259,8 @@ class Conversation:
 
     async def send(self, message: dict[str, Any]) -> None:
         self.sent.append(message)
+        if message["type"] == "http.response.body" and not message.get("more_body"):
+            self.leave()  # as a server does once the answer is complete
 
     @property
     def status(self) -> int:

@@ -1,0 +1,352 @@
+"""Models over HTTP: uploads good, bad and interrupted; lists, details, download, deletion."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from gateway import exchange, uploads
+from shared import errors
+from shared.artifacts import Staging
+from shared.db import jobs, registry
+from shared.db.tables import Artifact, Idempotency, Job, Model
+from tests.unit.gateway_kit import (
+    ONNX,
+    Conversation,
+    Gateway,
+    context_at,
+    converse,
+    fields_of,
+    form,
+    fresh_gateway_at,
+    problem,
+    ready_model,
+)
+
+GOOD = {"name": "digits", "task_type": "classification"}
+PREPROCESSING = {"resize": {"height": 8, "width": 8}, "color": "L"}
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    with fresh_gateway_at(tmp_path_factory.mktemp("gateway")) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def gateway(running: Gateway) -> Iterator[Gateway]:
+    yield running
+    running.reset()
+
+
+def nothing_is_left(gateway: Gateway) -> None:
+    assert gateway.files() == []
+    assert (Model.select().count(), Job.select().count(), Artifact.select().count()) == (0, 0, 0)
+
+
+def test_an_upload_becomes_a_model_a_job_and_a_file(gateway: Gateway) -> None:
+    extra = {
+        "description": "Ünïcode",
+        "preprocessing": PREPROCESSING,
+        "labels": ["zero", "one"],
+        "input_shape": [1, 1, 8, 8],
+    }
+    response = gateway.post("/models", **form(GOOD | extra))
+    assert response.status_code == 202, response.text
+    model = response.json()
+    assert response.headers["location"] == f"/api/v1/models/{model['id']}"
+    assert (model["status"], model["file_size"], model["description"]) == ("converting", len(ONNX), "Ünïcode")
+    assert model["labels"] == ["zero", "one"] and len(model["preprocessing"]["hash"]) == 16
+    assert gateway.get(f"/models/{model['id']}").json() == model
+    assert gateway.context.models.path(model["sha256"]).read_bytes() == ONNX
+    assert gateway.staged() == []
+    job = jobs.find(gateway.get("/jobs").json()["items"][0]["id"])
+    assert (job.kind, job.status) == ("convert", "queued")
+    assert job.spec == {"model_id": model["id"], "input_shape": [1, 1, 8, 8]}
+    assert gateway.broker.rung == ["cpu"]
+
+
+def test_the_same_bytes_twice_are_one_file(gateway: Gateway) -> None:
+    first, second = (gateway.post("/models", **form(GOOD)).json() for _ in range(2))
+    assert first["id"] != second["id"] and len(gateway.files()) == 1
+    gateway.delete(f"/models/{first['id']}")
+    assert len(gateway.files()) == 1
+    gateway.delete(f"/models/{second['id']}")
+    assert gateway.files() == []
+
+
+BAD_FIELDS: list[tuple[dict[str, Any], set[str]]] = [
+    ({"task_type": "classification"}, {"name"}),
+    ({"name": "", "task_type": "poetry"}, {"name", "task_type"}),
+    (GOOD | {"architecture": "resnet18"}, {"architecture"}),
+    (GOOD | {"framework": "pytorch"}, {"framework"}),
+    (GOOD | {"labels": "[1"}, {"labels"}),
+    (GOOD | {"labels": [1]}, {"labels[0]"}),
+    (GOOD | {"labels": "[" * 100_000}, {"labels"}),
+    (GOOD | {"labels": '["a"], "name": "smuggled"'}, {"labels"}),
+    (GOOD | {"input_shape": [1, 0]}, {"input_shape[1]"}),
+    (GOOD | {"preprocessing": {"resize": {"height": 0, "width": 8}}}, {"preprocessing.resize.height"}),
+    (GOOD | {"preprocessing": PREPROCESSING | {"colour": "L"}}, {"preprocessing"}),
+    ({"name": "a" * 201, "labels": [1], "input_shape": []}, {"name", "labels[0]", "input_shape", "task_type"}),
+]
+
+
+@pytest.mark.parametrize(("fields", "wrong"), BAD_FIELDS)
+def test_wrong_fields(gateway: Gateway, fields: dict[str, Any], wrong: set[str]) -> None:
+    assert fields_of(gateway.post("/models", **form(fields))) == wrong
+    nothing_is_left(gateway)
+
+
+@pytest.mark.parametrize(
+    ("content", "filename", "status", "code"),
+    [
+        (b"", "a.onnx", 422, "invalid"),
+        (b"\x89PNG\r\n", "a.onnx", 415, "unsupported_media"),
+        (b"PK\x03\x04", "a.onnx", 415, "unsupported_media"),
+        (ONNX, "a.pt", 415, "unsupported_media"),
+        (ONNX, "../../etc/passwd", 415, "unsupported_media"),
+    ],
+)
+def test_wrong_files(gateway: Gateway, content: bytes, filename: str, status: int, code: str) -> None:
+    problem(gateway.post("/models", **form(GOOD, content, filename)), status, code)
+    nothing_is_left(gateway)
+
+
+def multipart(*parts: tuple[str, str | None, bytes]) -> dict[str, Any]:
+    body = b"".join(
+        b'--x\r\nContent-Disposition: form-data; name="%s"%s\r\n\r\n%s\r\n'
+        % (name.encode(), f'; filename="{filename}"'.encode() if filename else b"", content)
+        for name, filename, content in parts
+    )
+    return {"content": body + b"--x--\r\n", "headers": {"content-type": "multipart/form-data; boundary=x"}}
+
+
+FIELDS: list[tuple[str, str | None, bytes]] = [("name", None, b"a"), ("task_type", None, b"detection")]
+FILE: tuple[str, str | None, bytes] = ("file", "a.onnx", ONNX)
+
+
+@pytest.mark.parametrize(
+    ("parts", "wrong"),
+    [
+        ([*FIELDS, FILE, ("description", None, b"late")], "description"),
+        ([FIELDS[0], FILE, FIELDS[1]], "task_type"),
+        ([*FIELDS, FIELDS[0], FILE], "name"),
+        (FIELDS, "file"),
+        ([*FIELDS, ("file", None, b"no file name")], "file"),
+        ([*FIELDS, ("model", "a.onnx", ONNX)], "model"),
+        ([*FIELDS, FILE, FILE], "file"),
+        ([*FIELDS, ("description", None, b"\xff"), FILE], "description"),
+    ],
+)
+def test_wrong_order_and_wrong_parts(gateway: Gateway, parts: list[tuple[str, str | None, bytes]], wrong: str) -> None:
+    assert fields_of(gateway.post("/models", **multipart(*parts))) == {wrong}
+    nothing_is_left(gateway)
+
+
+def test_parts_have_limits(gateway: Gateway) -> None:
+    many = [("name", None, b"a")] + [(f"field{number}", None, b"") for number in range(20)]
+    problem(gateway.post("/models", **multipart(*many)), 413, "too_large")
+    long = ("description", None, b"a" * (2**20 + 1))
+    problem(gateway.post("/models", **multipart(*FIELDS, long, FILE)), 413, "too_large")
+    nothing_is_left(gateway)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "content", "status"),
+    [
+        ("application/json", b"{}", 415),
+        ("", b"abc", 415),
+        ("multipart/form-data", b"abc", 415),
+        ("multipart/form-data; boundary=x", b"abc", 422),
+        ("multipart/form-data; boundary=x", b"", 422),
+        ("multipart/form-data; boundary=x", multipart(*FIELDS, FILE)["content"][:-8], 422),
+    ],
+)
+def test_bodies_that_are_no_form(gateway: Gateway, content_type: str, content: bytes, status: int) -> None:
+    response = gateway.post("/models", content=content, headers={"content-type": content_type})
+    problem(response, status, "unsupported_media" if status == 415 else "invalid")
+    nothing_is_left(gateway)
+
+
+def test_a_file_over_the_limit(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "MODEL_BYTES", 2**20)
+    assert gateway.post("/models", **form(GOOD, b"\x08" * 2**20)).status_code == 202
+    problem(gateway.post("/models", **form(GOOD, b"\x08" * (2**20 + 1))), 413, "too_large")
+    assert gateway.staged() == [] and len(gateway.files()) == 1
+
+
+def test_a_body_that_announces_too_much_is_refused_unread(gateway: Gateway) -> None:
+    context, key = context_at(gateway.folder), gateway.keys["engineer"]
+    talk = Conversation("POST", "/api/v1/models", key, {"content-length": str(2**40)})
+    talk.leave()
+    converse(context, talk)
+    assert talk.status == 413
+    assert talk.headers["connection"] == "close"
+    assert json.loads(talk.body)["code"] == "too_large"
+
+
+def upload_until(talk: Conversation, written: int) -> bytes:
+    """Say the beginning of an upload; returns the rest."""
+    body = multipart(*FIELDS, ("file", "a.onnx", b"\x08" * 100_000))["content"]
+    talk.say(body[:written], more=True)
+    return body[written:]
+
+
+def test_an_interrupted_upload_leaves_nothing(gateway: Gateway) -> None:
+    context, key = context_at(gateway.folder), gateway.keys["engineer"]
+    talk = Conversation(
+        "POST",
+        "/api/v1/models",
+        key,
+        {"content-type": "multipart/form-data; boundary=x", "content-length": "100500", "idempotency-key": "k"},
+    )
+    upload_until(talk, 50_000)
+    talk.leave()
+    converse(context, talk)
+    nothing_is_left(gateway)
+    assert Idempotency.select().count() == 0, "the key may be used for another try"
+
+
+def test_an_upload_that_falls_silent_is_ended(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "BODY_PAUSE_S", 0.05)
+    monkeypatch.setattr(exchange, "LINGER_S", 0.05)
+    context, key = context_at(gateway.folder), gateway.keys["engineer"]
+    headers = {"content-type": "multipart/form-data; boundary=x", "content-length": "100500"}
+    talk = Conversation("POST", "/api/v1/models", key, headers)
+    upload_until(talk, 50_000)
+    converse(context, talk)
+    assert talk.status == 504
+    assert json.loads(talk.body)["code"] == "deadline_exceeded"
+    assert list(context.models.root.glob("staging/*")) == []
+
+
+def test_what_a_dead_predecessor_left_is_swept(gateway: Gateway) -> None:
+    (gateway.context.models.root / "staging").mkdir(exist_ok=True)
+    (gateway.context.models.root / "staging" / "up_1").write_bytes(b"half")
+    talk = Conversation("GET", "/api/v1/health/live", "")
+    talk.say(b"", more=False)
+    converse(context_at(gateway.folder), talk)
+    assert gateway.staged() == []
+
+
+def test_a_full_disk_is_said(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise errors.Unavailable("The upload cannot be stored (No space left on device).", retry_after_s=60)
+
+    monkeypatch.setattr(Staging, "write", full)
+    response = gateway.post("/models", **form(GOOD))
+    problem(response, 503, "unavailable")
+    assert response.headers["retry-after"] == "60"
+    nothing_is_left(gateway)
+
+
+def test_a_full_job_queue_takes_nothing(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    insert = jobs.insert
+    monkeypatch.setattr(jobs, "insert", lambda *args, **options: insert(*args, **options | {"limit": 0}))
+    problem(gateway.post("/models", **form(GOOD)), 429, "queue_full")
+    nothing_is_left(gateway)
+
+
+def test_idempotency(gateway: Gateway) -> None:
+    key = {"Idempotency-Key": "first"}
+    first = gateway.post("/models", headers=key, **form(GOOD))
+    again = gateway.post("/models", headers=key, **form(GOOD))
+    assert (again.status_code, again.json(), again.headers["location"]) == (
+        202,
+        first.json(),
+        first.headers["location"],
+    )
+    assert Model.select().count() == 1
+    problem(gateway.post("/models", headers=key, **form(GOOD | {"name": "other"})), 409, "conflict")
+    problem(gateway.post("/models", headers=key, **form(GOOD, ONNX + b"x")), 409, "conflict")
+    assert gateway.post("/models", "admin", headers=key, **form(GOOD)).json()["id"] != first.json()["id"]
+    assert gateway.staged() == []
+
+
+def test_a_refused_upload_frees_its_key(gateway: Gateway) -> None:
+    key = {"Idempotency-Key": "first"}
+    assert gateway.post("/models", headers=key, **form(GOOD, b"")).status_code == 422
+    assert gateway.post("/models", headers=key, **form(GOOD)).status_code == 202
+
+
+def test_a_key_in_work_is_refused(gateway: Gateway) -> None:
+    Idempotency.insert(
+        user_id=gateway.get("/auth/verify").json()["user"]["id"],
+        route="POST /api/v1/models",
+        key="busy",
+        body_sha256="",
+        created_at_ms=2**50,
+    ).execute()
+    problem(gateway.post("/models", headers={"Idempotency-Key": "busy"}, **form(GOOD)), 409, "conflict")
+    assert Idempotency.select().count() == 1
+
+
+def test_lists_in_pages(gateway: Gateway) -> None:
+    ids = [gateway.post("/models", **form(GOOD | {"name": f"m{number}"})).json()["id"] for number in range(5)]
+    seen: list[str] = []
+    cursor: str | None = ""
+    while cursor is not None:
+        page = gateway.get("/models", params={"limit": 2} | ({"cursor": cursor} if cursor else {})).json()
+        seen += [item["id"] for item in page["items"]]
+        cursor = page["next_cursor"]
+    assert seen == sorted(ids, reverse=True)
+    assert [item["name"] for item in gateway.get("/models?name=m3").json()["items"]] == ["m3"]
+    assert gateway.get("/models?status=ready").json() == {"items": [], "next_cursor": None}
+    assert gateway.get("/models?task_type=detection").json()["items"] == []
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=201", "limit=x", "status=good", "task_type=x", "cursor=%27--"])
+def test_bad_queries(gateway: Gateway, query: str) -> None:
+    assert fields_of(gateway.get(f"/models?{query}")) == {query.partition("=")[0]}
+
+
+def test_a_ready_model(gateway: Gateway) -> None:
+    model_id = ready_model(gateway, name='we"ird/../näme\r\n')
+    model = gateway.get(f"/models/{model_id}").json()
+    assert (model["status"], model["input_shape"], model["output_shape"]) == (
+        "ready",
+        ["batch", 1, 8, 8],
+        ["batch", 10],
+    )
+    assert model["inputs"] == [{"name": "x", "dtype": "float32", "shape": ["batch", 1, 8, 8]}]
+    assert model["trainable"] is False and model["why_not"]
+    file = gateway.get(f"/models/{model_id}/onnx")
+    assert file.content == ONNX
+    assert file.headers["content-disposition"] == 'attachment; filename="we_ird_.._n_me.onnx"'
+    deployment = gateway.get(f"/models/{model_id}/deployment").json()
+    assert deployment == {
+        "model_id": model_id,
+        "engine": "onnxruntime",
+        "precision": "fp32",
+        "batch_size": registry.DEFAULT_BATCH,
+        "threads": 1,
+        "source": "default",
+        "status": "active",
+    }
+
+
+def test_a_model_that_is_not_ready(gateway: Gateway) -> None:
+    model_id = gateway.post("/models", **form(GOOD)).json()["id"]
+    for call in ("onnx", "deployment"):
+        problem(gateway.get(f"/models/{model_id}/{call}"), 409, "conflict")
+    Model.update(status="failed", error="no graph").where(Model.id == model_id).execute()
+    assert gateway.get(f"/models/{model_id}").json()["error"] == "no graph"
+    assert "no graph" in problem(gateway.get(f"/models/{model_id}/onnx"), 409, "conflict")["detail"]
+
+
+def test_deleting(gateway: Gateway) -> None:
+    model_id = ready_model(gateway)
+    assert gateway.delete(f"/models/{model_id}").status_code == 204
+    assert gateway.files() == []
+    assert gateway.broker.published == [("models", {"id": model_id, "status": "deleted"})]
+    calls: list[Callable[[], Any]] = [
+        lambda: gateway.get(f"/models/{model_id}"),
+        lambda: gateway.get(f"/models/{model_id}/onnx"),
+        lambda: gateway.delete(f"/models/{model_id}"),
+        lambda: gateway.post(f"/inference/predict?model_id={model_id}"),
+    ]
+    for call in calls:
+        problem(call(), 404, "not_found")
