@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 import traceback
@@ -50,6 +51,9 @@ def _unexpected(failure: Exception) -> str:
 @click.version_option(package_name="cv-platform", prog_name="cvp")
 def main() -> None:
     """Run the platform on this machine. Settings come from the environment; `cvp config` lists them."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without arrows shows a question mark and goes on
+            stream.reconfigure(errors="replace")
     os.umask(0o077)  # like supervisord's: database, keys and reports are for this user
 
 

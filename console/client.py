@@ -147,6 +147,10 @@ class Client:
                 break
         raise errors.DeadlineExceeded(f"Benchmark {job_id} has no report yet; `cvp logs reporter` shows why.")
 
+    def cancel_benchmark(self, job_id: str) -> Json:
+        """Take a benchmark back, whether it waits or runs."""
+        return self._call("POST", f"benchmark/{job_id}/cancel")
+
     def export(self, report_id: str, form: Format) -> bytes:
         """A report as a file."""
         return self._send("GET", f"reports/{report_id}/export", params={"format": form}).content

@@ -21,6 +21,8 @@ from console.screen import Screen
 from console.supervision import Supervisor, settings_in_force
 from shared import config
 
+ENDINGS = (signal.SIGTERM, signal.SIGHUP)
+
 
 def run(settings: config.Settings, screen: Screen, *, fresh: bool, start: bool, keep: bool) -> None:
     """The whole job; with `start` between up and down, with `keep` held until Ctrl-C.
@@ -28,31 +30,27 @@ def run(settings: config.Settings, screen: Screen, *, fresh: bool, start: bool, 
     Raises:
         click.ClickException, errors.AppError: One sentence on what happened and what to do.
     """
-    if not start:
-        supervisor = Supervisor(settings)
-        if not supervisor.lives():
-            raise click.ClickException(
-                f"The platform does not run (data in {settings.root}). `cvp up` starts it; so does `cvp demo --start`."
-            )
-        settings = settings_in_force(supervisor)
-        main_job(settings, screen, fresh)
-        where_next(settings, screen, "`cvp down` stops the platform.")
+    supervisor = Supervisor(settings)
+    if start:
+        with _started(settings, screen) as by_us:
+            main_job(settings, screen, fresh)
+            where_next(settings, screen, _ending(by_us=by_us, keep=keep))
+            if by_us and keep:
+                hold(supervisor)
         return
-    with started(settings, screen) as by_us:
-        main_job(settings, screen, fresh)
-        if not by_us:
-            where_next(settings, screen, "The platform was running before and goes on; `cvp down` stops it.")
-        elif keep:
-            where_next(settings, screen, "Ctrl-C stops the platform.")
-            hold(Supervisor(settings))
-        else:
-            where_next(settings, screen, "The platform stops now; `make run` keeps it running.")
+    if not supervisor.lives():
+        raise click.ClickException(
+            f"The platform does not run (data in {settings.root}). `cvp up` starts it; so does `cvp demo --start`."
+        )
+    settings = settings_in_force(supervisor)
+    main_job(settings, screen, fresh)
+    where_next(settings, screen, _ending(by_us=False, keep=False))
 
 
 @contextlib.contextmanager
-def started(settings: config.Settings, screen: Screen) -> Iterator[bool]:
+def _started(settings: config.Settings, screen: Screen) -> Iterator[bool]:
     """The platform, up; stopped at the end, whatever happens, if it was us who started it. Gives whether it was."""
-    for ending in (signal.SIGTERM, signal.SIGHUP):
+    for ending in ENDINGS:
         signal.signal(ending, _interrupt)
     with screen.waiting("Starting") as say:
         begun = lifecycle.up(settings, say)
@@ -63,14 +61,23 @@ def started(settings: config.Settings, screen: Screen) -> Iterator[bool]:
         yield begun.by_us
     finally:
         if begun.by_us:
-            screen.line()
-            with screen.waiting("Stopping") as say:
-                lifecycle.down(settings, say)
-            screen.line("Stopped.")
+            _stop(settings, screen)
+
+
+def _stop(settings: config.Settings, screen: Screen) -> None:
+    try:
+        screen.line()
+        with screen.waiting("Stopping") as say:
+            lifecycle.down(settings, say)
+        screen.line("Stopped.")
+    except (OSError, ValueError):  # nobody reads what we print any more; what we started ends all the same
+        lifecycle.down(settings, lambda _: None)
 
 
 def _interrupt(signum: int, _frame: FrameType | None) -> None:
     """SIGTERM and a closed terminal end things as Ctrl-C does; without a terminal nobody can be told."""
+    for ending in ENDINGS:
+        signal.signal(ending, signal.SIG_IGN)  # a closing terminal sends more than one
     if signum == signal.SIGHUP:
         nowhere = os.open(os.devnull, os.O_RDWR)
         for fd in (1, 2):
@@ -87,15 +94,25 @@ def hold(supervisor: Supervisor) -> None:
 
 def where_next(settings: config.Settings, screen: Screen, ending: str) -> None:
     """What somebody who has just watched this wants to open or type now."""
-    cvp = "cvp" if shutil.which("cvp") else typed(Path(sys.executable).parent / "cvp")
     screen.line()
     screen.line("Where to go next", style="bold")
     for what, why in (
         (f"{address(settings)}/schema", "API documentation"),
         (typed(settings.root / "demo" / "report.html"), "the report, in a browser"),
-        (f"{cvp} passwd", "a new password for the user admin"),
-        (f"{cvp} status", "the processes; `logs NAME`, `restart NAME`, `doctor` too"),
+        (f"{_cvp()} passwd", "another password for the user admin (the first start printed one)"),
+        (f"{_cvp()} status", "the processes; `logs NAME`, `restart NAME`, `doctor` too"),
     ):
         screen.line(f"  {what:<36} {why}")
     screen.line()
     screen.line(ending)
+
+
+def _ending(*, by_us: bool, keep: bool) -> str:
+    if not by_us:
+        return f"The platform was running before and goes on; `{_cvp()} down` stops it."
+    return "Ctrl-C stops the platform." if keep else "The platform stops now; `make run` keeps it running."
+
+
+def _cvp() -> str:
+    """The command as it can be typed here."""
+    return "cvp" if shutil.which("cvp") else typed(Path(sys.executable).parent / "cvp")

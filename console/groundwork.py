@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from console.supervision import environment
 from shared import config
+
+if TYPE_CHECKING:
+    import psutil
 
 
 def migrate(settings: config.Settings) -> list[str]:
@@ -78,12 +83,17 @@ def _why_not_listen(settings: config.Settings, error: OSError) -> str:
 
 
 def _by_whom(port: int) -> str:
+    """Who listens on a port, as far as this user may see."""
     import psutil
 
-    try:
+    with contextlib.suppress(psutil.Error):
         for each in psutil.net_connections("tcp"):
             if each.status == psutil.CONN_LISTEN and each.laddr.port == port and each.pid:
-                return f" by {psutil.Process(each.pid).name()} (process {each.pid})"
-    except psutil.Error:
-        pass
+                return f" by {_named(psutil.Process(each.pid))}"
     return ""
+
+
+def _named(process: psutil.Process) -> str:
+    if process.cmdline()[1:] == ["-m", "gateway"]:
+        return f"another copy of this platform (DATA_DIR={process.environ().get('DATA_DIR')})"
+    return f"{process.name()} (process {process.pid})"

@@ -17,7 +17,7 @@ from console.client import Client, Format
 from console.groundwork import gateway_admin
 from console.screen import Screen
 from console.supervision import environment
-from shared import config
+from shared import config, errors
 from shared.specs import BenchmarkSpec, Constraint, Preprocessing
 from shared.verdict.figures import plural
 from shared.verdict.report import Report, parse
@@ -122,7 +122,7 @@ def order(model_id: str) -> BenchmarkSpec:
     return BenchmarkSpec(
         model_id=model_id,
         batch_sizes=(1, 8),
-        num_iterations=2000,
+        num_iterations=10_000,
         max_seconds=20,
         constraints=(Constraint(metric="latency_p95_ms", op="<=", value=5),),
     )
@@ -150,8 +150,13 @@ def _fingerprint(settings: config.Settings) -> str:
 def _measured(client: Client, model: dict[str, Any], screen: Screen) -> Report:
     job = client.benchmark(order(model["id"]))
     began = time.monotonic()
-    with screen.bar("benchmark") as advance:
-        job = client.wait_for_benchmark(job["id"], BENCHMARK_BOUND_S, lambda state: advance(*_progress(state)))
+    try:
+        with screen.bar("benchmark") as advance:
+            job = client.wait_for_benchmark(job["id"], BENCHMARK_BOUND_S, lambda state: advance(*_progress(state)))
+    except KeyboardInterrupt:
+        with contextlib.suppress(errors.AppError):
+            client.cancel_benchmark(job["id"])  # else it would go on, or start again with the platform
+        raise
     report = parse(client.export(job["report_id"], "json"))
     measured = sum(record.status == "measured" for record in report.candidates)
     took = time.monotonic() - began

@@ -68,8 +68,9 @@ def up(settings: config.Settings, say: Say) -> Started:
     try:
         wait_until_ready(supervisor, say)
     except BaseException:
-        say("it did not come up; stopping it again")
-        down(settings, say)
+        with contextlib.suppress(OSError, ValueError):  # nobody reads any more: stop all the same
+            say("it did not come up; stopping it again")
+        down(settings, lambda _: None)
         raise
     return Started(by_us=True, first_sign_in=first_sign_in)
 
@@ -151,7 +152,8 @@ def _missing(supervisor: Supervisor) -> str:
         if program.given_up:
             raise click.ClickException(_why_not_up(supervisor.settings, program))
     missing = [program.name for program in programs if not supervisor.has_started(program)]
-    return f"waiting for {', '.join(missing)}" if missing else ""
+    more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+    return f"waiting for {', '.join(missing[:3])}{more}" if missing else ""
 
 
 def _why_not_up(settings: config.Settings, program: Program) -> str:
