@@ -14,8 +14,8 @@ from shared.artifacts import Stored
 from shared.specs import BenchmarkSpec, Block, Candidate, MeasuredModel, TensorInfo
 
 ROUNDS = 10
-"""Launches of each candidate. What a launch happens to get (memory layout, clock, neighbours) shifts all its calls, so the
-spread between launches decides how sure a comparison is; with five, twofold differences stayed unsettled."""
+"""Launches of each candidate. What a launch happens to get (memory layout, clock, neighbours) shifts all its calls, so
+the spread between launches decides how sure a comparison is; with five, twofold differences stayed unsettled."""
 
 
 class MeasureOrder(msgspec.Struct, frozen=True, kw_only=True):
