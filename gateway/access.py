@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-from litestar.connection import ASGIConnection
-from litestar.handlers import BaseRouteHandler
+from litestar.types import ASGIApp, Receive, Scope, Send
 
 from gateway.auth import Credentials
 from gateway.errors import NO_SUCH_PATH, MethodNotAllowed
@@ -60,12 +59,21 @@ TABLE: dict[tuple[str, str], Minimum] = {
 
 
 class Gate:
-    """The guard before every handler; it runs before any of the body is read."""
+    """Stands before every handler, after routing; it decides before any of the body is read."""
 
     def __init__(self, credentials: Credentials) -> None:
         self._credentials = credentials
 
-    async def check(self, connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler) -> None:
+    def around(self, app: ASGIApp) -> ASGIApp:
+        """The middleware: `app` behind this gate."""
+
+        async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+            await self.check(scope)
+            await app(scope, receive, send)
+
+        return guarded
+
+    async def check(self, scope: Scope) -> None:
         """Let the request pass, with `scope["state"]["account"]` set, or refuse it.
 
         Raises:
@@ -74,7 +82,6 @@ class Gate:
             errors.Unauthorized: The call needs an identity and the request has none.
             errors.Forbidden: The role is not enough.
         """
-        scope = connection.scope
         needed = _needed(str(scope.get("method")), scope["path_template"])
         if needed == "nobody":
             return

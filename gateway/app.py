@@ -32,7 +32,7 @@ def create_app(context: Context) -> Litestar:
     )
     app = Litestar(
         [api],
-        guards=[context.gate.check],
+        middleware=[context.gate.around],
         dependencies={"context": Provide(lambda: context, sync_to_thread=False)},
         state=State({"context": context}),
         lifespan=[functools.partial(_running, context)],

@@ -76,7 +76,7 @@ async def events(
 ) -> Stream:
     """Server-sent events `{seq, topic, time, body}`; after a `resync` event read the lists again."""
     context.hub.check_room()
-    still_welcome = functools.partial(context.gate.check, request, request.route_handler)
+    still_welcome = functools.partial(context.gate.check, request.scope)
     return Stream(context.hub.listen(last_event_id is not None, still_welcome), media_type="text/event-stream")
 
 
