@@ -15,6 +15,7 @@ from reporter.shapes import (
     SIZE,
     SMALL,
     Axis,
+    Point,
     axis,
     box,
     diamond,
@@ -46,7 +47,7 @@ def latency_panels(report: Report) -> list[Drawing]:
     timed = [record for record in measured(report) if record.metrics["latency_p50_ms"].value is not None]
     for batch in sorted({record.batch_size for record in timed}):
         rows = [record for record in timed if record.batch_size == batch]
-        scale = _rows_axis(report, max(map(_slowest, rows)))
+        scale = _rows_axis(report, max(map(_furthest, rows)))
         for start in range(0, len(rows), ROWS_A_PANEL):
             panels.append(_latency_panel(report, f"Batch {batch:,}", rows[start : start + ROWS_A_PANEL], scale))
     return panels
@@ -86,7 +87,7 @@ def _latency_panel(report: Report, name: str, rows: Sequence[CandidateRecord], s
     _rows_frame(drawing, report, rows, scale, "ms")
     for index, record in enumerate(rows):
         _latency_marks(drawing, record, scale, top - ROW * (index + 0.5))
-        _row_words(drawing, report, record, top - ROW * (index + 0.5), _p95_words(record))
+        _row_words(drawing, report, record, (scale.start, top - ROW * (index + 0.5)), _p95_words(record))
     return drawing
 
 
@@ -101,7 +102,7 @@ def _throughput_bars(report: Report, rows: Sequence[CandidateRecord]) -> Drawing
         if found.low is not None and found.high is not None:
             for part in whisker((scale.at(found.low), y), (scale.at(found.high), y), "ink"):
                 drawing.add(part)
-        _row_words(drawing, report, record, y, _words(record, "throughput_fps"))
+        _row_words(drawing, report, record, (scale.start, y), _words(record, "throughput_fps"))
     return drawing
 
 
@@ -120,7 +121,7 @@ def _rows_frame(drawing: Drawing, report: Report, rows: Sequence[CandidateRecord
 def _label_width(report: Report) -> float:
     """Room for the longest name, the same in every panel of a report."""
     widest = max(stringWidth(way(report, record), BOLD, SIZE) for record in measured(report))
-    return min(LABEL_WIDTH_MOST, widest + 22)
+    return float(min(LABEL_WIDTH_MOST, widest + 22))
 
 
 def _rows_axis(report: Report, largest: float) -> Axis:
@@ -128,9 +129,11 @@ def _rows_axis(report: Report, largest: float) -> Axis:
     return axis(largest, start, WIDTH - start - FIGURE_WIDTH - 12)
 
 
-def _row_words(drawing: Drawing, report: Report, record: CandidateRecord, y: float, figure: str) -> None:
+def _row_words(drawing: Drawing, report: Report, record: CandidateRecord, at: Point, figure: str) -> None:
+    """The name of a row, which ends where the plot starts, and its figure; `at` is the plot's left edge."""
+    x, y = at
     font = _font(report, record)
-    drawing.add(words((6, y - 3), fit(way(report, record), _label_width(report) - 14, font), "ink", font=font))
+    drawing.add(words((6, y - 3), fit(way(report, record), x - 14, font), "ink", font=font))
     drawing.add(words((WIDTH - 6, y - 3), figure, "ink", font=font, anchor="end"))
 
 
@@ -149,8 +152,13 @@ def _latency_marks(drawing: Drawing, record: CandidateRecord, scale: Axis, y: fl
         drawing.add(diamond((scale.at(p95.value), y), 3.6, record.engine))
 
 
+def _furthest(record: CandidateRecord) -> float:
+    """Where the marks of a row end; few calls have a P95 whose interval reaches beyond everything else."""
+    return max(_slowest(record), record.metrics["latency_p95_ms"].high or 0.0)
+
+
 def _slowest(record: CandidateRecord) -> float:
-    """The rightmost mark of a row."""
+    """The highest percentile there is."""
     names: tuple[MetricName, ...] = ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms")
     return max(record.metrics[name].value or 0.0 for name in names)
 

@@ -6,9 +6,15 @@ from collections.abc import Sequence
 
 from reportlab.lib.enums import TA_RIGHT
 from reportlab.lib.styles import ParagraphStyle
+from reportlab.pdfbase.pdfmetrics import registerFont
+from reportlab.pdfbase.ttfonts import TTFont
 from reportlab.platypus import TableStyle
 
 from reporter.shapes import BOLD, COLOURS, FONT, PAINTS
+
+SIGNS = "Vera"
+"""Bitstream Vera, which comes with ReportLab."""
+registerFont(TTFont(SIGNS, "Vera.ttf"))
 
 INK, MUTED, GRID, BAND = PAINTS["ink"], PAINTS["muted"], PAINTS["grid"], PAINTS["band"]
 ACCENT = "#0b5cad"

@@ -42,6 +42,7 @@ from reporter.paper import (
     LEAD,
     LIST,
     MEANING,
+    SIGNS,
     SMALL_MUTED,
     SUBHEADING,
     TITLE,
@@ -58,7 +59,8 @@ from shared.verdict.report import Report
 
 KEPT_TOGETHER = 10
 """A table of at most so many rows is not broken between pages."""
-_SYMBOLS = "≤≥"
+_SIGNS = "≤≥"
+"""Helvetica has none, and readers stand in for Symbol with other widths; so these are set in an embedded font."""
 
 MARGIN = (A4[0] - WIDTH) / 2
 """Left and right, so that the charts fill the text's width."""
@@ -90,13 +92,13 @@ def printable(text: str) -> str:
 
 
 def markup(text: str) -> str:
-    """Text as paragraph markup: escaped, and what Helvetica lacks set in Symbol, so that its width is known."""
+    """Text as paragraph markup: escaped, and what Helvetica lacks set in the embedded font."""
     safe = escape(printable(text))
-    return "".join(f"<font name='Symbol'>{c}</font>" if c in _SYMBOLS else c for c in safe)
+    return "".join(f"<font name='{SIGNS}'>{c}</font>" if c in _SIGNS else c for c in safe)
 
 
 def _has_glyph(character: str) -> bool:
-    if character in _SYMBOLS:
+    if character in _SIGNS:
         return True
     try:
         character.encode("cp1252")
@@ -214,7 +216,7 @@ def _charts(report: Report) -> list[Flowable]:
     panels: list[Drawing] = latency_panels(report)
     if panels:
         found.append(KeepTogether([_paragraph("Latency", HEADING), latency_key(report), panels[0]]))
-        found += panels[1:]
+        found += [part for panel in panels[1:] for part in (Spacer(0, 5), panel)]
     throughput = throughput_chart(report)
     if throughput:
         found.append(KeepTogether([_paragraph("Throughput", HEADING), throughput]))

@@ -27,6 +27,7 @@ from shared.verdict.report import DELTA_METRICS, CandidateRecord, Delta, Report
 from shared.verdict.wording import METHOD
 
 NONE = "–"
+CONSTRAINTS_A_TABLE = 4
 LATENCIES: tuple[MetricName, ...] = ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms", "latency_mean_ms")
 RESOURCES: tuple[MetricName, ...] = ("throughput_fps", "cpu_util_pct", "memory_mb", "load_ms", "artifact_mb")
 VERDICTS: dict[Verdict, str] = {
@@ -91,7 +92,7 @@ class TechnicalView(msgspec.Struct, frozen=True, kw_only=True):
 def technical_view(report: Report) -> TechnicalView:
     """The view of a report."""
     tables = [_metrics_table(report, "Latency of a call", LATENCIES), _metrics_table(report, "Resources", RESOURCES)]
-    tables += [table for table in (_constraints_table(report), _deltas_table(report)) if table]
+    tables += [*_constraints_tables(report), *_deltas_tables(report)]
     return TechnicalView(
         report_id=report.id,
         model=report.metadata.model.name,
@@ -150,18 +151,24 @@ def _extent(counts: Sequence[int], noun: str) -> str:
     return plural(counts[0], noun) if len(counts) == 1 else f"{counts[0]:,} to {plural(counts[-1], noun)}"
 
 
-def _constraints_table(report: Report) -> Table | None:
-    if not report.metadata.config.constraints:
-        return None
-    return Table(
-        title="Constraints",
-        columns=[(capital(limit_of(constraint)), "") for constraint in report.metadata.config.constraints],
-        rows=[
-            _row(report, record, [_verdict(record, judgement) for judgement in record.constraints])
-            for record in measured(report)
-        ],
-        note="Only a pass passes: the whole interval must keep the limit.",
-    )
+def _constraints_tables(report: Report) -> list[Table]:
+    """Verdicts of every candidate, a few constraints a table."""
+    constraints = report.metadata.config.constraints
+    tables = []
+    for start in range(0, len(constraints), CONSTRAINTS_A_TABLE):
+        part = slice(start, start + CONSTRAINTS_A_TABLE)
+        tables.append(
+            Table(
+                title="Constraints, continued" if start else "Constraints",
+                columns=[(capital(limit_of(constraint)), "") for constraint in constraints[part]],
+                rows=[
+                    _row(report, record, [_verdict(record, judgement) for judgement in record.constraints[part]])
+                    for record in measured(report)
+                ],
+                note="Only a pass passes: the whole interval must keep the limit.",
+            )
+        )
+    return tables
 
 
 def _verdict(record: CandidateRecord, judgement: Judgement) -> Cell:
@@ -173,25 +180,24 @@ def _verdict(record: CandidateRecord, judgement: Judgement) -> Cell:
     return Cell(text=VERDICTS[judgement.verdict], detail=detail, tone=judgement.verdict)
 
 
-def _deltas_table(report: Report) -> Table | None:
+def _deltas_tables(report: Report) -> list[Table]:
     base = subject(report)
     if base is None or not report.deltas:
-        return None
+        return []
     by_key: dict[str, dict[MetricName, Delta]] = {}
     for delta in report.deltas:
         by_key.setdefault(delta.to, {})[delta.metric] = delta
     records = {candidate_of(record).key: record for record in measured(report)}
-    return Table(
+    table = Table(
         title=f"Compared with {short(report, base)}",
-        columns=[
-            (_heading(metric)[0] if metric != "latency_p95_ms" else "P95 latency", "") for metric in DELTA_METRICS
-        ],
+        columns=[(capital(QUANTITIES[metric].label), "") for metric in DELTA_METRICS],
         rows=[
             _row(report, records[key], [_ratio(found.get(metric)) for metric in DELTA_METRICS])
             for key, found in by_key.items()
         ],
         note="Ratio of each candidate's figure to that of the candidate it is compared with.",
     )
+    return [table]
 
 
 def _ratio(delta: Delta | None) -> Cell:
@@ -233,7 +239,8 @@ def _model_facts(report: Report) -> list[Fact]:
     model = report.metadata.model
     inputs = "; ".join(f"{info.name} {info.dtype} [{', '.join(map(str, info.shape))}]" for info in model.inputs)
     return [
-        Fact(label="Model", text=f"{model.name} ({model.id}), {model.task_type}"),
+        Fact(label="Model", text=model.name),
+        Fact(label="Model id", text=f"{model.id}, {model.task_type}"),
         Fact(label="Parameters", text=f"{model.parameters:,}; file {model.file_size:,} bytes"),
         Fact(label="Input", text=inputs),
         Fact(label="Preprocessing", text=model.preprocessing_hash or "none"),

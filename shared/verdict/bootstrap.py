@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.stats import norm
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from shared.specs import Series
 from shared.verdict.intervals import CONFIDENCE
@@ -48,21 +47,22 @@ class Bootstrap:
         self._picks = _generator(seed, "rounds").integers(0, max(1, len(self._rounds)), shape)
         self._replicates: dict[tuple[str, str], np.ndarray] = {}
 
-    def bounds(self, metric: Compared, over: str, under: str) -> tuple[float, float] | None:
-        """95 % bounds of metric(over) / metric(under), both candidate keys; None with fewer than two rounds of either.
+    def bounds(self, metric: Compared, over: str, under: str, ratio: float) -> tuple[float, float] | None:
+        """95 % bounds around `ratio`, the estimate of metric(over) / metric(under); None with fewer than two rounds.
 
-        The percentile interval is expanded to the tail probability Phi(-t_(B-1) * sqrt(B / (B-1))), B the smaller
-        number of rounds, because with few rounds the plain one is too narrow (Hesterberg, What Teachers Should Know
-        About the Bootstrap, The American Statistician 69(4), 2015: the expanded percentile interval).
+        ratio * exp(+- t_(B-1) * s * sqrt(B / (B-1))), s the standard deviation of the replicates' log ratio, B the
+        smaller number of rounds: a t interval with the bootstrap's standard error. With two or three rounds a
+        percentile interval holds the truth in 65 to 90 % of cases, because a resample cannot leave the rounds there
+        are; the t and the factor make up for that (Hesterberg, What Teachers Should Know About the Bootstrap, The
+        American Statistician 69(4), 2015).
         """
         rounds = min(len(self._launches[over]), len(self._launches[under]))
         if rounds < 2:
             return None
-        reach = student.ppf((1 + CONFIDENCE) / 2, rounds - 1) * math.sqrt(rounds / (rounds - 1))
-        tail = float(norm.cdf(-reach))
-        ratios = self._replicate(metric, over) / self._replicate(metric, under)
-        low, high = np.nanquantile(ratios, (tail, 1 - tail))
-        return float(low), float(high)
+        logs = np.log(self._replicate(metric, over) / self._replicate(metric, under))
+        reach = stdtrit(rounds - 1, (1 + CONFIDENCE) / 2) * math.sqrt(rounds / (rounds - 1))
+        margin = math.exp(reach * float(np.nanstd(logs)))
+        return ratio / margin, ratio * margin
 
     def _replicate(self, metric: Compared, key: str) -> np.ndarray:
         if (metric, key) not in self._replicates:

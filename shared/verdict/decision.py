@@ -172,7 +172,7 @@ def cost_ratio(metric: Compared, item: Assessment, fastest: Assessment, bootstra
     over, under = (item, fastest) if metric == "latency_p95_ms" else (fastest, item)
     above, below = over.value(metric), under.value(metric)
     assert above is not None and below is not None  # contenders have a value
-    bounds = bootstrap.bounds(metric, over.key, under.key)
+    bounds = bootstrap.bounds(metric, over.key, under.key, above / below)
     return Interval(above / below, *(bounds or (None, None)))
 
 

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import binom
-from scipy.stats import t as student
+from scipy.special import bdtr, bdtrik, stdtrit
 
 CONFIDENCE = 0.95
 
@@ -59,11 +58,20 @@ def percentile_ranks(p: float, n: int, confidence: float = CONFIDENCE) -> Ranks:
         NotEnoughSamples: A bound would lie outside the sample.
     """
     tail = (1 - confidence) / 2
-    low = int(binom.ppf(tail, n, p)) if n else 0
-    high = int(binom.ppf(1 - tail, n, p)) + 1
-    if low < 1 or high > n:
+    if n < samples_needed(p, confidence):
         raise NotEnoughSamples(n, samples_needed(p, confidence))
-    return Ranks(_rank(p, n), low, high)
+    return Ranks(_rank(p, n), _binomial_quantile(tail, n, p), _binomial_quantile(1 - tail, n, p) + 1)
+
+
+def _binomial_quantile(probability: float, n: int, p: float) -> int:
+    """The smallest k with P(Bin(n, p) <= k) >= probability."""
+    inverse: float = bdtrik(probability, n, p)  # on the reals; its last digit may be off at a whole number
+    k = math.ceil(inverse)
+    while k > 0 and bdtr(k - 1, n, p) >= probability:
+        k -= 1
+    while bdtr(k, n, p) < probability:
+        k += 1
+    return k
 
 
 def _rank(p: float, n: int) -> int:
@@ -93,5 +101,5 @@ def mean_of_blocks(block_means: Sequence[float], confidence: float = CONFIDENCE)
     value = float(means.mean())
     if len(means) < 2:
         return Interval(value, None, None)
-    margin = float(student.ppf((1 + confidence) / 2, len(means) - 1) * means.std(ddof=1) / math.sqrt(len(means)))
+    margin = float(stdtrit(len(means) - 1, (1 + confidence) / 2) * means.std(ddof=1) / math.sqrt(len(means)))
     return Interval(value, max(0.0, value - margin), value + margin)

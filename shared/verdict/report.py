@@ -199,7 +199,7 @@ def _delta(metric: MetricName, base: Assessment, other: Assessment, bootstrap: B
         return None
     bounds = None
     if metric in ("latency_p95_ms", "throughput_fps"):
-        bounds = bootstrap.bounds(metric, other.key, base.key)
+        bounds = bootstrap.bounds(metric, other.key, base.key, above / below)
     low, high = (round_significant(bound) for bound in bounds) if bounds else (None, None)
     return Delta(
         metric=metric, from_=base.key, to=other.key, ratio=round_significant(above / below), low=low, high=high

@@ -29,8 +29,8 @@ METHOD: tuple[str, ...] = (
     "process over all blocks, judged as observed. 1 MB = 2^20 bytes.",
     "A constraint passes when the whole interval keeps the limit, fails when none of it does, and is inconclusive "
     "otherwise. Only a pass passes.",
-    "Ratios carry 95 % intervals from a seeded bootstrap over rounds, then over calls, expanded for the small number "
-    f"of rounds. {MARGIN}",
+    "Ratios carry 95 % Student intervals whose standard error comes from a seeded bootstrap over rounds, then over "
+    f"calls; the candidates share the drawn rounds. {MARGIN}",
     "Between candidates that are equally fast, less memory decides (steps of 10 %), then the smaller model file, then "
     "a fixed order. Where the intervals leave open whether a candidate is within 5 %, the choice is called fragile.",
 )

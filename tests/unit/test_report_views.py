@@ -1,0 +1,164 @@
+"""The two views of a report as data."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from reportlab.graphics.shapes import Circle, Line, Polygon, String
+
+from reporter.charts import ROWS_A_PANEL, latency_key, latency_panels, throughput_chart
+from reporter.shapes import axis, fit, spread
+from reporter.simple import SimpleView, simple_view
+from reporter.technical import TechnicalView, technical_view
+from shared.specs import Constraint
+from shared.verdict.report import Report, build
+from tests.unit.measurements import candidate, measured, measurement_set, series, unavailable
+
+STANDARD = build(measurement_set(), "rep_1")
+NOTHING_PASSES = build(measurement_set(constraints=(Constraint(metric="latency_p95_ms", op="<", value=0.5),)), "rep_2")
+UNMEASURED = build(measurement_set([unavailable(candidate("tensorrt"), "no GPU")]), "rep_3")
+TOO_FEW = build(measurement_set([measured(candidate("onnxruntime"), 1.2, calls=60)], ()), "rep_4")
+
+
+def simple(report: Report) -> SimpleView:
+    return simple_view(report)
+
+
+def technical(report: Report) -> TechnicalView:
+    return technical_view(report)
+
+
+@pytest.mark.parametrize(
+    ("report", "headline"),
+    [
+        (STANDARD, "Use ONNX Runtime FP32"),
+        (NOTHING_PASSES, "No setup keeps every limit"),
+        (UNMEASURED, "Nothing could be measured"),
+        (TOO_FEW, "Not enough samples to choose"),
+    ],
+)
+def test_the_headline_says_what_came_of_it(report: Report, headline: str) -> None:
+    assert simple(report).headline == headline
+
+
+def test_the_first_page_in_words() -> None:
+    view = simple(STANDARD)
+    assert view.summary == (
+        "1 image at a time, 2 processor threads. Chosen for fastest answers; it keeps every limit you set."
+    )
+    assert [(item.label, item.figure, item.unit) for item in view.figures] == [
+        ("Response time", "1.36", "ms"),
+        ("Throughput", "791", "images/s"),
+        ("Memory", "62.0", "MB"),
+    ]
+    assert view.figures[0].meaning == "19 of 20 calls are answered within this time; 1.34–1.39 ms with 95 % confidence"
+    assert view.why[0].startswith("4 of 8 setups ran on this machine; 1 of them keeps P95 latency ≤ 5 ms and")
+    assert view.why[1].startswith("OpenVINO FP32, batch 1: its response time is 1.30× (")
+    assert view.created_at == "2026-01-31 08:15 UTC"
+
+
+def test_without_a_choice_the_nearest_is_shown() -> None:
+    view = simple(NOTHING_PASSES)
+    assert view.selected is None
+    assert view.figures_of == "ONNX Runtime FP32, batch 1, 2 threads"
+    assert view.deployment_steps == []
+    assert "With P95 latency < 1.39 ms instead of 0.5 it would pass every constraint." in view.why
+
+
+def test_tables_hold_every_measured_candidate_with_intervals() -> None:
+    view = technical(STANDARD)
+    latency, resources, constraints, deltas = view.tables
+    assert [row.name for row in latency.rows][:2] == ["ONNX Runtime FP32, batch 1", "ONNX Runtime FP32, batch 8"]
+    assert [row.selected for row in latency.rows] == [True, False, False, False]
+    assert (latency.rows[0].cells[1].text, latency.rows[0].cells[1].detail) == ("1.36", "(1.34–1.39)")
+    assert resources.columns[0] == ("Throughput", "images/s")
+    assert [cell.tone for cell in constraints.rows[2].cells] == ["pass", "fail"]
+    assert deltas.title == "Compared with ONNX Runtime FP32, batch 1"
+    assert latency.note == "700 calls in 5 blocks per candidate; 95 % intervals in brackets."
+
+
+def test_many_constraints_are_spread_over_tables() -> None:
+    constraints = tuple(Constraint(metric="latency_p95_ms", op="<=", value=float(ms)) for ms in range(1, 7))
+    tables = [table for table in technical(build(measurement_set(constraints=constraints), "r")).tables]
+    wanted = [len(table.columns) for table in tables if table.title.startswith("Constraints")]
+    assert wanted == [4, 2]
+
+
+def test_a_missing_percentile_is_a_dash_with_its_reason() -> None:
+    cell = technical(TOO_FEW).tables[0].rows[0].cells[1]
+    assert (cell.text, cell.detail) == ("–", "not enough samples: n=60, needs >= 72")
+
+
+def test_candidates_of_one_engine_with_one_reason_share_a_line() -> None:
+    labels = [fact.label for fact in technical(STANDARD).passed_over]
+    assert "TensorRT FP32, batch 1 and 8" in labels
+
+
+def test_the_method_says_that_there_is_no_noise_floor_yet() -> None:
+    assert any("noise floor of this machine was not measured" in line for line in technical(STANDARD).method)
+
+
+def test_threads_are_named_only_where_they_differ() -> None:
+    found = [measured(candidate("onnxruntime", 1, threads), 1.0 + threads) for threads in (1, 2)]
+    names = [row.name for row in technical(build(measurement_set(found, ()), "r")).tables[0].rows]
+    assert names == ["ONNX Runtime FP32, 1 thread, batch 1", "ONNX Runtime FP32, 2 threads, batch 1"]
+
+
+# --- charts ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_panel_for_each_batch_size() -> None:
+    assert len(latency_panels(STANDARD)) == 2
+    assert latency_panels(UNMEASURED) == []
+    assert throughput_chart(UNMEASURED) is None
+
+
+FEW_CALLS = build(measurement_set([measured(candidate("onnxruntime", b), b, calls=75) for b in (1, 2, 8)], ()), "rep_5")
+
+
+@pytest.mark.parametrize("report", [STANDARD, NOTHING_PASSES, TOO_FEW, FEW_CALLS])
+def test_nothing_is_drawn_outside_the_drawing(report: Report) -> None:
+    for drawing in (latency_key(report), *latency_panels(report), throughput_chart(report)):
+        for shape in drawing.contents:
+            left, bottom, right, top = shape.getBounds()
+            assert left >= -0.5 and right <= drawing.width + 0.5, shape.getProperties()
+            assert bottom >= -0.5 and top <= drawing.height + 0.5, shape.getProperties()
+
+
+def test_figures_do_not_run_into_the_plot() -> None:
+    for drawing in latency_panels(FEW_CALLS):
+        figures = [shape for shape in drawing.contents if isinstance(shape, String) and shape.textAnchor == "end"]
+        marks = [shape for shape in drawing.contents if isinstance(shape, Polygon | Circle | Line)]
+        assert min(shape.getBounds()[0] for shape in figures) > max(shape.getBounds()[2] for shape in marks)
+
+
+def test_long_panels_are_continued() -> None:
+    found = [measured(candidate("onnxruntime", 1, threads), 1.0, calls=80) for threads in range(1, ROWS_A_PANEL + 2)]
+    assert len(latency_panels(build(measurement_set(found, ()), "r"))) == 2
+
+
+def test_one_batch_size_gives_bars() -> None:
+    one, both = build(measurement_set(series()[:1], ()), "r"), throughput_chart(STANDARD)
+    assert throughput_chart(one).height < both.height
+
+
+@pytest.mark.parametrize("largest", [1e-6, 0.03, 1.0, 1.36, 9.99, 10.0, 12_345.0, 1e9])
+def test_an_axis_reaches_beyond_its_data_with_a_few_ticks(largest: float) -> None:
+    scale = axis(largest, 100, 300)
+    assert 100 < scale.at(largest) < 400
+    assert 3 <= len(scale.ticks) <= 8
+    assert scale.ticks[-1] <= scale.top
+    assert len(set(scale.labels())) == len(scale.ticks)
+
+
+def test_labels_are_moved_apart_and_kept_in_bounds() -> None:
+    moved = spread([10.0, 11.0, 12.0, 60.0], 20.0, 0.0, 100.0)
+    assert all(b - a >= 20.0 for a, b in pairwise(moved))
+    assert moved[0] >= 0.0
+    assert spread([], 20.0, 0.0, 100.0) == []
+
+
+def test_long_names_are_shortened() -> None:
+    assert fit("ONNX Runtime FP32", 500, "Helvetica") == "ONNX Runtime FP32"
+    assert fit("ONNX Runtime FP32", 40, "Helvetica").endswith("…")

@@ -1,0 +1,247 @@
+"""Which candidate is chosen, and why."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import msgspec
+import pytest
+
+from shared.errors import InvalidInput
+from shared.specs import Constraint, MeasurementSet, Series
+from shared.verdict.decision import Decision
+from shared.verdict.report import build
+from tests.unit.measurements import candidate, measured, measurement_set, series, unavailable
+
+ORT, VINO = candidate("onnxruntime"), candidate("openvino")
+
+
+def decide(found: Sequence[Series], *constraints: Constraint, **config: object) -> Decision:
+    return build(measurement_set(found, constraints, **config), "rep_1").decision
+
+
+def limit(metric: str, op: str, value: float) -> Constraint:
+    return Constraint(metric=metric, op=op, value=value)
+
+
+def keys(decision: Decision) -> list[str]:
+    selected = [decision.selected.key] if decision.selected else []
+    return [*selected, *(item.key for item in decision.tied), *(item.candidate.key for item in decision.rejected)]
+
+
+# --- latency --------------------------------------------------------------------------------------------------------
+
+
+def test_the_clearly_faster_one_wins_whatever_its_memory() -> None:
+    found = decide([measured(ORT, 1.2, memory_mb=900), measured(VINO, 1.6, memory_mb=50)])
+    assert found.selected == ORT
+    assert (found.tied, found.fragile) == ([], False)
+    assert found.rejected[0].why.startswith("slower: 1.3")
+
+
+def test_equally_fast_ones_are_decided_by_memory() -> None:
+    pair = [measured(ORT, 1.0, memory_mb=120, calls=7000), measured(VINO, 1.0, memory_mb=60, calls=7000)]
+    found = decide(pair)
+    assert found.selected == VINO
+    assert found.tied == [ORT]
+    assert not found.fragile
+    assert any("equally fast within ±5 %" in reason for reason in found.reasons)
+    assert found.reasons[-1].endswith("it takes less memory (61.0 MB against 121 MB).")
+
+
+def test_memory_within_ten_percent_is_alike_and_the_smaller_file_decides() -> None:
+    pair = [
+        measured(ORT, 1.0, memory_mb=60, calls=7000, artifact_bytes=2_000_000),
+        measured(VINO, 1.0, memory_mb=64, calls=7000, artifact_bytes=1_000_000),
+    ]
+    found = decide(pair)
+    assert found.selected == VINO
+    assert "its model file is smaller" in found.reasons[-1]
+
+
+def test_the_fixed_order_is_last() -> None:
+    found = decide([measured(VINO, 1.0, memory_mb=60, calls=7000), measured(ORT, 1.0, memory_mb=62, calls=7000)])
+    assert found.selected == ORT
+    assert "fixed order" in found.reasons[-1]
+
+
+def test_an_unsettled_ratio_makes_the_choice_fragile() -> None:
+    """Estimates 2 % apart, intervals across the margin: memory decides, and the reader is told."""
+    found = decide([measured(ORT, 1.00, drift=0.05), measured(VINO, 1.02, drift=0.05, memory_mb=30)])
+    assert found.selected == VINO
+    assert found.fragile
+    assert any("not settled" in reason for reason in found.reasons)
+
+
+def test_slower_by_estimate_only_is_not_chosen_for_its_memory_but_makes_fragile() -> None:
+    found = decide([measured(ORT, 1.00, drift=0.08), measured(VINO, 1.15, drift=0.08, memory_mb=30)])
+    assert found.selected == ORT
+    assert found.fragile
+    assert found.rejected[0].why.startswith("slower by estimate, not for certain")
+
+
+def test_one_round_is_never_settled() -> None:
+    found = decide([measured(ORT, 1.0, rounds=1), measured(VINO, 2.0, rounds=1)])
+    assert found.selected == ORT
+    assert found.fragile
+    assert "no interval: one round" in found.rejected[0].why
+
+
+def test_latency_is_compared_at_batch_one_only() -> None:
+    found = decide([measured(ORT, 1.0), measured(candidate("openvino", 8), 0.5)])
+    assert found.selected == ORT
+    assert found.rejected[0].why == "latency is compared at batch 1"
+
+
+def test_without_batch_one_the_smallest_is_compared_and_said() -> None:
+    found = decide([measured(candidate("onnxruntime", 4), 3.0), measured(candidate("openvino", 8), 2.0)])
+    assert found.selected == candidate("onnxruntime", 4)
+    assert any("at batch 4" in reason and "batch 1 was not measured" in reason for reason in found.reasons)
+
+
+def test_a_larger_batch_is_compared_when_no_candidate_at_batch_one_passes() -> None:
+    found = decide(series(), limit("throughput_fps", ">=", 1000))
+    assert found.selected is not None
+    assert found.selected.batch_size == 8
+    assert any("no candidate at batch 1 keeps every constraint" in reason for reason in found.reasons)
+
+
+def test_too_few_calls_give_no_choice_by_latency() -> None:
+    found = decide([measured(ORT, 1.0, calls=60)])
+    assert found.selected is None
+    assert found.nearest is None
+    assert "at least 72 timed calls" in found.reasons[-1]
+
+
+# --- throughput -----------------------------------------------------------------------------------------------------
+
+
+def test_throughput_compares_each_engine_at_its_best_batch() -> None:
+    found = decide(series(), objective="throughput")
+    assert found.selected == candidate("openvino", 8)
+    why = {item.candidate.key: item.why for item in found.rejected}
+    assert "this engine does more at batch 8" in why[VINO.key]
+    assert why[candidate("onnxruntime", 8).key].startswith("slower: OpenVINO FP32, batch 8, 2 threads does 1.1")
+
+
+# --- constraints ----------------------------------------------------------------------------------------------------
+
+
+def test_only_a_pass_passes() -> None:
+    """The faster one is inconclusive on a constraint, so the slower one is chosen."""
+    slower, faster = measured(VINO, 1.6, memory_mb=60), measured(ORT, 1.2, memory_mb=200)
+    found = decide([slower, faster], limit("memory_mb", "<=", 100))
+    assert found.selected == VINO
+    p95 = build(measurement_set([faster], ()), "r").candidates[0].metrics["latency_p95_ms"]
+    found = decide([slower, faster], limit("latency_p95_ms", ">=", p95.value))
+    assert found.selected == VINO
+    assert found.rejected[0].why.startswith("is inconclusive on P95 latency ≥")
+
+
+def test_when_nothing_passes_the_relaxation_makes_the_nearest_pass() -> None:
+    constraints = (limit("latency_p95_ms", "<", 1.0), limit("throughput_fps", ">", 2000), limit("memory_mb", "<=", 500))
+    found = decide(series(), *constraints)
+    assert found.selected is None
+    assert found.nearest is not None
+    assert {item.metric for item in found.relax} <= {"latency_p95_ms", "throughput_fps"}
+    moved = {item.metric: item.value for item in found.relax}
+    relaxed = tuple(msgspec.structs.replace(c, value=moved.get(c.metric, c.value)) for c in constraints)
+    again = decide(series(), *relaxed)
+    assert again.selected == found.nearest
+
+
+def test_the_nearest_is_the_one_whose_limits_move_least() -> None:
+    found = decide([measured(ORT, 1.2), measured(VINO, 1.3)], limit("latency_p95_ms", "<=", 1.3))
+    assert found.nearest == ORT
+
+
+def test_a_constraint_on_what_was_not_measured_cannot_pass() -> None:
+    found = decide(series(), limit("accuracy", ">=", 0.9))
+    assert found.selected is None
+    assert found.relax[0].value is None
+    assert "cannot be judged (not measured: this benchmark had no dataset)" in found.reasons[1]
+
+
+def test_nothing_measured() -> None:
+    found = decide([unavailable(candidate("tensorrt"), "no GPU")])
+    assert (found.selected, found.nearest, found.relax) == (None, None, None)
+    assert found.rejected[0].why == "not available on this machine: no GPU"
+
+
+def test_failed_candidates_say_why() -> None:
+    failed = Series(candidate=VINO, status="failed", reason="It was killed.", failures=["It was killed."])
+    found = decide([measured(ORT, 1.0), failed])
+    assert found.selected == ORT
+    assert found.rejected[0].why == "failed: It was killed."
+
+
+# --- promises -------------------------------------------------------------------------------------------------------
+
+SMALL = [
+    *(
+        measured(candidate(engine, batch), 1 + batch / 10, rounds=3, calls=90)
+        for engine in ("onnxruntime", "openvino")
+        for batch in (1, 8)
+    ),
+    unavailable(candidate("tensorrt"), "no GPU"),
+]
+
+
+@pytest.mark.parametrize("objective", ["latency", "throughput"])
+@pytest.mark.parametrize("fps", [0, 800, 5000, 1e9])
+def test_every_candidate_is_accounted_for_once(objective: str, fps: float) -> None:
+    found = decide(SMALL, limit("throughput_fps", ">=", fps), objective=objective)
+    assert sorted(keys(found)) == sorted(item.candidate.key for item in SMALL)
+
+
+def test_the_order_of_the_candidates_does_not_matter() -> None:
+    shuffle = random.Random(1)
+    hashes = {build(measurement_set(shuffle.sample(SMALL, len(SMALL)), ()), "rep_1").content_sha256 for _ in range(200)}
+    assert len(hashes) == 1
+
+
+def changed(measurements: MeasurementSet) -> list[MeasurementSet]:
+    """The set with one single measurement changed, a set for each kind."""
+    target = measurements.series[1]
+    block = target.blocks[2]
+    later = [*block.latencies_ns[:-1], block.latencies_ns[-1] + 1]
+    blocks = [
+        msgspec.structs.replace(block, **change)
+        for change in (
+            {"latencies_ns": later},
+            {"elapsed_ns": block.elapsed_ns + 1},
+            {"memory_mb": block.memory_mb + 1e-9},
+            {"load_ms": block.load_ms + 1e-9},
+            {"cpu_util_pct": block.cpu_util_pct + 1e-9},
+            {"steady": False},
+            {"warmup_calls": 31},
+        )
+    ]
+    sets = []
+    for other in blocks:
+        series_ = msgspec.structs.replace(target, blocks=[*target.blocks[:2], other])
+        found = [*measurements.series[:1], series_, *measurements.series[2:]]
+        sets.append(msgspec.structs.replace(measurements, series=found))
+    return sets
+
+
+def test_any_other_measurement_gives_another_hash() -> None:
+    original = measurement_set(SMALL, ())
+    hashes = [build(item, "rep_1").content_sha256 for item in [original, *changed(original)]]
+    assert len(set(hashes)) == len(hashes)
+
+
+def test_a_candidate_twice_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="more than once"):
+        decide([measured(ORT, 1.0), measured(ORT, 1.1)])
+
+
+@pytest.mark.parametrize(
+    "change", [{"latencies_ns": [1000, 0]}, {"elapsed_ns": 0}, {"memory_mb": float("nan")}, {"load_ms": -1.0}]
+)
+def test_what_cannot_be_a_measurement_is_refused(change: dict[str, object]) -> None:
+    good = measured(ORT, 1.0)
+    blocks = [msgspec.structs.replace(good.blocks[0], **change), *good.blocks[1:]]
+    with pytest.raises(InvalidInput, match="cannot be a measurement"):
+        decide([msgspec.structs.replace(good, blocks=blocks)])
