@@ -19,6 +19,7 @@ help:  ## this list
 	do printf '  make %-10s %s\n' "$$name" "$$text"; done
 
 setup: $(STAMP)  ## .venv with everything pinned; nothing is installed outside this folder
+	@:
 
 $(STAMP): pyproject.toml constraints.txt
 	@PYTHON="$(PYTHON)" deploy/setup.sh $(VENV) $(EXTRA) && touch $@

@@ -130,14 +130,15 @@ def order(model_id: str) -> BenchmarkSpec:
 
 def _reused(client: Client, model: dict[str, Any], settings: config.Settings) -> Report | None:
     """The latest report on this model, if it answers the same order on the same machine and software."""
-    for found in client.reports():
-        if found["model_id"] == model["id"]:
-            report = parse(client.export(found["id"], "json"))
-            same = report.metadata.config == order(model["id"]) and report.metadata.fingerprint == _fingerprint(
-                settings
-            )
-            return report if same else None
-    return None
+    latest = next((found for found in client.reports() if found["model_id"] == model["id"]), None)
+    if latest is None:
+        return None
+    try:
+        report = parse(client.export(latest["id"], "json"))
+    except msgspec.ValidationError:  # written by an earlier version, in another form
+        return None
+    same = report.metadata.config == order(model["id"]) and report.metadata.fingerprint == _fingerprint(settings)
+    return report if same else None
 
 
 def _fingerprint(settings: config.Settings) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import datetime
 
+import msgspec
 import psutil
 from rich.table import Table
 
 from console.client import Client, address
 from console.screen import Screen
-from console.supervision import Program, Supervisor, differences, settings_in_force
+from console.supervision import Program, Supervisor, differences, environment, settings_in_force
 from shared import config
 
 NOT_RUNNING = 3
@@ -69,15 +70,21 @@ def _memory_mb(pid: int) -> float:
 
 def show_config(screen: Screen) -> None:
     """Print every setting as the next start would use it, and where a running platform differs."""
+    settings = config.load()
+    values = msgspec.to_builtins(config.load(environment(settings)))
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for title in ("setting", "value", "from", "meaning"):
         table.add_column(title, overflow="fold")
-    for name, value, origin, meaning in config.in_force():
-        shown = "(hidden)" if value and any(word in name for word in SECRET) else value
-        table.add_row(name, shown, origin, meaning)
+    for name, _, origin, meaning in config.in_force():
+        table.add_row(name, _shown(name, values[name]), origin, meaning)
     screen.table(table)
-    settings = config.load()
     supervisor = Supervisor(settings)
     if supervisor.lives():
         for line in differences(settings, settings_in_force(supervisor)):
             screen.line(f"The running platform has {line}.")
+
+
+def _shown(name: str, value: object) -> str:
+    if value and any(word in name for word in SECRET):
+        return "(hidden)"
+    return str(value).lower() if isinstance(value, bool) else str(value)

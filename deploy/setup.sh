@@ -40,7 +40,7 @@ if [[ ! -x $venv/bin/python ]]; then
 fi
 
 echo "Installing what pyproject.toml pins (extra: $extra); the first time takes a minute or two"
-if ! "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input \
+if ! "$venv/bin/python" -m pip install --quiet --quiet --disable-pip-version-check --no-input \
     --constraint constraints.txt --editable ".[$extra,dev]"; then
     echo "The packages could not be installed; the lines above say why. \`make setup\` tries again." >&2
     exit 1

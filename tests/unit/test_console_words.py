@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -12,14 +13,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
+import msgspec
 import pytest
 from rich.console import Console
 
-from console import doctor, groundwork, job, logs, printout
+from console import doctor, groundwork, job, logs, overview, printout
 from console.screen import Screen
 from shared import config
-from shared.specs import Constraint
-from shared.verdict.report import build
+from shared.specs import Constraint, Preprocessing
+from shared.verdict.report import build, canonical
 from tests.unit.measurements import CONSTRAINTS, measurement_set
 
 LINE = '{"time":"2026-01-31T08:15:30.250Z","level":"warn","service":"gateway","message":"slow","ms":12}\n'
@@ -227,3 +229,85 @@ def test_a_machine_without_any_engine_is_not_well(monkeypatch: pytest.MonkeyPatc
     table = json.dumps([["onnxruntime", "fp32", "not installed"]]).encode()
     monkeypatch.setattr(doctor.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, table, b""))
     assert [finding.wrong for finding in doctor.engines()] == [False, True]
+
+
+# --- settings ---------------------------------------------------------------------------------------------------------
+
+
+def test_secrets_are_hidden_and_only_secrets():
+    assert overview._shown("METRICS_TOKEN", "abc") == "(hidden)"
+    assert overview._shown("METRICS_TOKEN", "") == ""
+    assert overview._shown("PORT", 8080) == "8080"
+    assert overview._shown("TLS_ENABLED", False) == "false"
+
+
+def test_the_settings_shown_are_those_in_force(settings: config.Settings):
+    to, told = screen(width=300)
+    overview.show_config(to)
+    database = next(line for line in told.getvalue().splitlines() if line.startswith("DB_PATH"))
+    assert database.split()[1:3] == [str(settings.db_file), "default"]
+
+
+# --- the main job -----------------------------------------------------------------------------------------------------
+
+
+def uploaded(**changes: object) -> dict[str, object]:
+    contract = msgspec.json.decode((job.EXAMPLE / "preprocessing.json").read_bytes(), type=Preprocessing)
+    content = (job.EXAMPLE / "digits.onnx").read_bytes()
+    return {
+        "name": job.MODEL_NAME,
+        "status": "ready",
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "preprocessing": {"hash": contract.hash},
+        "labels": [str(digit) for digit in range(10)],
+    } | changes
+
+
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ({}, True),
+        ({"name": "digits"}, False),
+        ({"status": "failed"}, False),
+        ({"sha256": "0" * 64}, False),
+        ({"preprocessing": {"hash": "other"}}, False),
+        ({"preprocessing": None}, False),
+        ({"labels": ["zero"]}, False),
+    ],
+)
+def test_a_model_is_used_again_only_if_nothing_about_it_differs(changes: dict[str, object], same: bool):
+    contract = msgspec.json.decode((job.EXAMPLE / "preprocessing.json").read_bytes(), type=Preprocessing)
+    labels = msgspec.json.decode((job.EXAMPLE / "labels.json").read_bytes(), type=list[str])
+    assert job._same(uploaded(**changes), job.EXAMPLE / "digits.onnx", contract, labels) is same
+
+
+class Reports:
+    """As much of a client as looking for an earlier report takes."""
+
+    def __init__(self, *found: bytes) -> None:
+        self.found = {f"rep_{number}": content for number, content in enumerate(found)}
+
+    def reports(self) -> list[dict[str, object]]:
+        return [{"id": report_id, "model_id": "mdl_1"} for report_id in self.found]
+
+    def export(self, report_id: str, _form: str) -> bytes:
+        return self.found[report_id]
+
+
+@pytest.mark.parametrize(
+    ("fingerprint", "seed", "reused"),
+    [("5d41402abc4b2a76", 0, True), ("other", 0, False), ("5d41402abc4b2a76", 1, False)],
+)
+def test_a_report_is_used_again_on_the_same_machine_for_the_same_order(
+    settings: config.Settings, monkeypatch: pytest.MonkeyPatch, fingerprint: str, seed: int, reused: bool
+):
+    monkeypatch.setattr(job, "_fingerprint", lambda _: fingerprint)
+    order = msgspec.structs.replace(job.order("mdl_1"), seed=seed)
+    measurements = msgspec.structs.replace(measurement_set(), config=order)
+    client = Reports(canonical(build(measurements, "rep_0")))
+    assert (job._reused(client, {"id": "mdl_1"}, settings) is not None) is reused
+    assert job._reused(client, {"id": "mdl_2"}, settings) is None
+
+
+def test_a_report_of_an_earlier_version_is_not_used_again(settings: config.Settings):
+    assert job._reused(Reports(b'{"schema": "cvp.report/0"}'), {"id": "mdl_1"}, settings) is None

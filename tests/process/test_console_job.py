@@ -1,0 +1,77 @@
+"""What `make run` shows: the main job through the console, on a real platform, the first time and again."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+
+import pytest
+from rich.console import Console
+
+from console import job
+from console.screen import Screen
+from shared import config
+from shared.specs import BenchmarkSpec
+from tests.process.platform import Platform, running
+
+pytestmark = pytest.mark.process
+
+
+@pytest.fixture(scope="module")
+def platform() -> Iterator[Platform]:
+    with running() as platform:
+        yield platform
+
+
+@pytest.fixture(autouse=True)
+def small_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    def order(model_id: str) -> BenchmarkSpec:
+        return BenchmarkSpec(model_id=model_id, engines=("onnxruntime",), batch_sizes=(1,), num_iterations=200)
+
+    monkeypatch.setattr(job, "order", order)
+
+
+def told(platform: Platform, *, fresh: bool = False) -> str:
+    out = io.StringIO()
+    job.main_job(config.load(platform.env), Screen(Console(file=out, width=120, highlight=False)), fresh)
+    return out.getvalue()
+
+
+def test_the_first_time_everything_is_done(platform: Platform):
+    text = told(platform)
+    assert "upload     digits.onnx, 41 kB" in text
+    assert "check      ready after" in text
+    assert "benchmark  1 candidate measured" in text
+    assert "Chosen: ONNX Runtime FP32, batch 1" in text
+    assert "of 20 held-out digits right, as PNG over HTTP" in text
+    right = int(text.partition("predict    ")[2].split()[0])
+    assert right >= 18
+    starts = {"html": b"<!doctype html", "pdf": b"%pdf-", "json": b"{", "csv": b""}
+    for form, start in starts.items():
+        content = (platform.data_dir / "demo" / f"report.{form}").read_bytes()
+        assert content.lower().startswith(start)
+        assert len(content) > 300
+
+
+def test_the_second_time_only_what_is_needed(platform: Platform):
+    told(platform)
+    key = platform.data_dir / "secrets" / "demo.key"
+    before = key.read_text()
+    text = told(platform)
+    assert "upload     not needed" in text
+    assert "benchmark  reused: rep_" in text
+    assert "of 20 held-out digits right" in text
+    assert key.read_text() == before
+    assert key.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_key_that_is_no_longer_good_is_replaced(platform: Platform):
+    key = platform.data_dir / "secrets" / "demo.key"
+    key.write_text("cvp_0000000000000000000000000000000000")
+    assert "of 20 held-out digits right" in told(platform)
+    assert not key.read_text().startswith("cvp_0000")
+
+
+def test_fresh_measures_again(platform: Platform):
+    told(platform)
+    assert "benchmark  1 candidate measured" in told(platform, fresh=True)
