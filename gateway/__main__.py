@@ -20,8 +20,11 @@ from shared.wire.events import AsyncEventFeed
 NOTICE_S = 0.5
 """Between saying "not ready" and closing the port, so that whoever balances load looks once more."""
 
-DRAIN_S = 20
+DRAIN_S = 28
 """Requests under way get this long to finish; a prediction is bounded by its own limits, an upload is cut."""
+
+CONNECTIONS = 4096
+"""Open at once; one more is answered 503."""
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +78,7 @@ def _uvicorn(settings: config.Settings, context: Context) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
+        limit_concurrency=CONNECTIONS,
         timeout_keep_alive=65,
         timeout_graceful_shutdown=DRAIN_S,
         ssl_certfile=settings.tls_cert if settings.tls_enabled else None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 
 from litestar.openapi import OpenAPIConfig
@@ -23,7 +24,7 @@ from litestar.openapi.spec import (
 )
 from litestar.openapi.spec.enums import OpenAPIFormat, OpenAPIType
 
-from gateway.access import TABLE
+from gateway.access import TABLE, Minimum
 from gateway.docs_page import Page
 from gateway.errors import PROBLEM_JSON
 
@@ -120,8 +121,14 @@ def complete(openapi: OpenAPI) -> None:
         if operation is None:
             continue
         operation.security = [] if role == "nobody" else SIGNED_IN
-        operation.description = f"{operation.description or ''}\n\nRole: {role}.".strip()
+        told = operation.description or ""
+        operation.summary = re.split(r"[.:;](?:\s|$)", told, maxsplit=1)[0]
+        operation.description = f"{told}\n{_who(role)}"
         (operation.responses or {}).pop("400", None)
+
+
+def _who(role: Minimum) -> str:
+    return "Anybody may call this." if role == "nobody" else f"Needs the role `{role}` or more."
 
 
 def _predict() -> Operation:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from typing import cast
@@ -46,12 +47,14 @@ class Exchange:
         self._scope, self._receive, self._send = scope, receive, send
         self._started = time.perf_counter()
         self._status = 0
-        self._body_pending, offered = False, None
+        self._body_pending, self._body_held_back, offered = False, False, None
         for name, value in scope["headers"]:
             if name == b"x-request-id":
                 offered = value.decode("latin-1")
             elif name == b"transfer-encoding" or (name == b"content-length" and value != b"0"):
                 self._body_pending = True
+            elif name == b"expect":
+                self._body_held_back = True
         self.request_id = ids.request_id(offered)
         scope["state"]["request_id"] = self.request_id
 
@@ -65,9 +68,12 @@ class Exchange:
             return cast(HTTPReceiveMessage, await self._receive())  # waits for the client to leave: no bound
         try:
             async with asyncio.timeout(BODY_PAUSE_S):
-                message = cast(HTTPReceiveMessage, await self._receive())
+                return await self._take()
         except TimeoutError:
             raise errors.DeadlineExceeded(f"The body stopped arriving for {BODY_PAUSE_S:.0f} s.") from None
+
+    async def _take(self) -> HTTPReceiveMessage:
+        message = cast(HTTPReceiveMessage, await self._receive())
         self._body_pending = message["type"] == "http.request" and message["more_body"]
         return message
 
@@ -75,6 +81,8 @@ class Exchange:
         """Pass the answer on, with the headers every answer has."""
         if message["type"] == "http.response.start":
             self._status = message["status"]
+            if self._body_pending and not self._body_held_back:
+                await self._take_what_arrived()
             headers = [*message["headers"], (b"x-request-id", self.request_id.encode())]
             headers.append((b"x-content-type-options", b"nosniff"))
             if not any(name == b"cache-control" for name, _ in headers):
@@ -88,13 +96,18 @@ class Exchange:
             message = {"type": "http.response.body", "body": b"", "more_body": False}
         await self._send(message)
 
+    async def _take_what_arrived(self) -> None:
+        """A small body is here already; without it in the way the connection can be used again."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0):
+                await self._take()
+
     async def _linger(self) -> None:
         """Closing while the client still sends resets the connection, and the refusal with it; so read on a little."""
         try:
             async with asyncio.timeout(LINGER_S):
                 while self._body_pending:
-                    message = await self._receive()
-                    self._body_pending = message["type"] == "http.request" and message["more_body"]
+                    await self._take()
         except TimeoutError:
             self._body_pending = False
 

@@ -181,6 +181,8 @@ def test_a_file_over_the_limit(gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 def test_a_body_that_announces_too_much_is_refused_unread(gateway: Gateway) -> None:
     context, key = context_at(gateway.folder), gateway.keys["engineer"]
     talk = Conversation("POST", "/api/v1/models", key, {"content-length": str(2**40)})
+    for _ in range(3):
+        talk.say(b"more", more=True)
     talk.leave()
     converse(context, talk)
     assert talk.status == 413

@@ -171,6 +171,31 @@ def test_a_refused_body_is_read_on_a_little_so_that_the_refusal_arrives(db_file:
     assert json.loads(talk.body)["code"] == "unauthorized"
 
 
+def test_a_small_body_in_the_way_does_not_cost_the_connection(db_file: Path, tmp_path: Path) -> None:
+    talk = Conversation("POST", "/api/v1/models", "no key", {"content-length": "1000"})
+    talk.say(bytes(1000), more=False)
+    converse(context_at(tmp_path), talk)
+    assert talk.status == 401 and "connection" not in talk.headers
+
+
+def test_a_body_the_client_holds_back_is_not_asked_for(
+    db_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talk = Conversation("POST", "/api/v1/models", "no key", {"content-length": "1000", "expect": "100-continue"})
+    taken_at_start = []
+    send = talk.send
+
+    async def watched(message: dict[str, Any]) -> None:
+        taken_at_start.append(talk.incoming.qsize())
+        await send(message)
+
+    monkeypatch.setattr(talk, "send", watched)
+    talk.say(bytes(1000), more=False)
+    converse(context_at(tmp_path), talk)
+    assert talk.status == 401 and talk.headers["connection"] == "close"
+    assert taken_at_start[0] == 1, "receiving before the answer starts would send `100 Continue`"
+
+
 def test_cross_origin_calls_only_from_the_origins_that_are_set(db_file: Path, tmp_path: Path) -> None:
     context = context_at(tmp_path)
     context.settings = msgspec.structs.replace(context.settings, cors_origins="https://a.example, https://b.example")
@@ -259,6 +284,20 @@ def test_events_reach_a_listener(db_file: Path, tmp_path: Path) -> None:
     assert first == {"seq": 1, "topic": "job.1", "time": "2026-01-01T00:00:00.000Z", "body": {"n": 1}}
     assert resync == {"topic": "resync"}
     assert (last["seq"], last["body"]) == (2, {"n": 9})
+
+
+def test_a_listener_that_leaves_is_forgotten(db_file: Path, tmp_path: Path) -> None:
+    context = context_at(tmp_path)
+    talk = Conversation("GET", "/api/v1/events", new_key("eve", "engineer"))
+
+    async def meanwhile() -> None:
+        while not talk.body:
+            await asyncio.sleep(0.01)
+        assert len(context.hub._lines) == 1
+        talk.leave()
+
+    converse(context, talk, meanwhile)
+    assert not context.hub._lines
 
 
 async def welcome() -> None:
