@@ -92,7 +92,7 @@ def _bounds(name: MetricName, metric: Metric) -> tuple[float, float] | None:
 
 def _round_outward(worst: float, op: Op) -> float:
     """The first number of three significant digits that the bound keeps."""
-    step = 10.0 ** (math.floor(math.log10(abs(worst))) - 2) if worst else 0.001
+    step = 10.0 ** (math.floor(math.log10(abs(worst))) - 2) if abs(worst) >= 1e-6 else 0.001
     steps = math.ceil(worst / step) if op in ("<=", "<") else math.floor(worst / step)
     while not _HOLDS[op](worst, limit := float(f"{steps * step:.12g}")):
         steps += 1 if op in ("<=", "<") else -1

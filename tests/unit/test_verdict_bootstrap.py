@@ -100,12 +100,12 @@ def test_what_hits_a_whole_round_cancels() -> None:
 @pytest.mark.parametrize("metric", ["latency_p95_ms", "throughput_fps"])
 @pytest.mark.parametrize("rounds", [2, 3, 5, 10])
 def test_bounds_cover_the_true_ratio(metric: Compared, rounds: int) -> None:
-    """200 benchmarks whose rounds vary by 3 %: at least 93 % of the bounds hold the true ratio, 1.2 or its inverse."""
+    """150 benchmarks whose rounds vary by 3 %: at least 93 % of the bounds hold the true ratio, 1.2 or its inverse."""
     truth = 1.2 if metric == "latency_p95_ms" else 1 / 1.2
     covered = 0
-    for seed in range(200):
+    for seed in range(150):
         a, b = (measured(of, ms, rounds=rounds, calls=300, drift=0.03, seed=seed) for of, ms in ((A, 1.0), (B, 1.2)))
         ratio = summarise(b)[metric].value / summarise(a)[metric].value
         low, high = Bootstrap([a, b], seed, resamples=1000).bounds(metric, B.key, A.key, ratio)
         covered += low <= truth <= high
-    assert covered >= 186
+    assert covered >= 139

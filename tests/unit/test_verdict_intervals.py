@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.verdict.intervals import (
@@ -30,6 +30,7 @@ def exact_ranks(n: int, p: Fraction) -> tuple[int, int] | None:
     return (max(lows), min(highs)) if lows and highs else None
 
 
+@settings(deadline=None)
 @given(st.integers(1, 110), st.sampled_from([Fraction(1, 2), Fraction(9, 10), Fraction(19, 20), Fraction(1, 4)]))
 def test_ranks_are_the_exact_ones(n: int, p: Fraction) -> None:
     expected = exact_ranks(n, p)
@@ -61,6 +62,7 @@ def test_a_million_samples() -> None:
     assert ranks.low == pytest.approx(990_000 - 1.96 * math.sqrt(9900), abs=3)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0.001, 1e6), min_size=72, max_size=200), st.randoms())
 def test_bounds_are_samples_and_order_does_not_matter(values: list[float], random: random.Random) -> None:
     found = percentile(values, 0.95)

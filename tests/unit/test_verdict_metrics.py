@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from shared.specs import Block, Constraint, MetricName, Series
@@ -135,6 +135,8 @@ def test_memory_is_judged_as_observed() -> None:
     assert judge(Constraint(metric="memory_mb", op="<", value=62.0), found) == "fail"
 
 
+@settings(deadline=None)
+@example(low=5e-324, width=0.0, op="<", limit=0.0)
 @given(
     low=st.floats(0, 1e6), width=st.floats(0, 1e3), op=st.sampled_from(["<=", "<", ">=", ">"]), limit=st.floats(0, 1e6)
 )
@@ -186,6 +188,7 @@ def test_intervals_limits_and_names() -> None:
     assert listing(["a", "b", "c"]) == "a, b and c"
 
 
+@settings(deadline=None)
 @given(st.floats(-1e12, 1e12, allow_subnormal=False))
 def test_rounding_keeps_six_digits(value: float) -> None:
     assert round_significant(value) == pytest.approx(value, rel=5.1e-6)
