@@ -132,54 +132,59 @@ def _who(role: Minimum) -> str:
 
 
 def _predict() -> Operation:
-    binary = OpenAPIMediaType(schema=Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.BINARY))
-    image = Schema(type=OpenAPIType.ARRAY, items=Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.BINARY))
-    top_k = Schema(type=OpenAPIType.INTEGER, minimum=1, maximum=1000, default=5)
-    text, flag = Schema(type=OpenAPIType.STRING), Schema(type=OpenAPIType.BOOLEAN, default=False)
-    options = {"model_id": text, "top_k": top_k, "outputs": flag}
-    inputs = Schema(description="Nested list, or {input name: nested list}; the leading axis is the batch.")
-    tensors = Schema(type=OpenAPIType.OBJECT, properties={**options, "inputs": inputs}, required=["inputs"])
-    form = Schema(type=OpenAPIType.OBJECT, properties={**options, "image": image}, required=["image"])
-    problem = {PROBLEM_JSON: OpenAPIMediaType(schema=Schema(type=OpenAPIType.OBJECT))}
-    refusals = {
-        str(status): OpenAPIResponse(description=description, content=problem)
-        for status, description in (
-            (401, "No credential, or a bad one."),
-            (404, "There is no such model."),
-            (409, "The model is not ready."),
-            (413, "The body is over 64 MiB, or there are over 64 images."),
-            (415, "No image, form or JSON."),
-            (422, "A broken image, or a tensor that does not fit."),
-            (429, "Too much waits; see Retry-After."),
-            (503, "No broker or no inference process; see Retry-After."),
-            (504, "It took too long."),
-        )
-    }
-    answer = OpenAPIMediaType(schema=Schema(type=OpenAPIType.OBJECT), examples={"digit": Example(value=PREDICTION)})
     return Operation(
-        operation_id="Predict",
+        operation_id="inference_predict",
         tags=["inference"],
-        summary="Predict",
         description="Predict from the bytes of an image, from several images in a form, or from tensors as JSON.",
         parameters=[
-            Parameter(name="model_id", param_in="query", schema=text, description="Or in the body."),
-            Parameter(name="top_k", param_in="query", schema=top_k),
-            Parameter(name="outputs", param_in="query", schema=flag, description="Add the raw outputs."),
+            Parameter(name=name, param_in="query", schema=schema, description=schema.description)
+            for name, schema in _PREDICT_OPTIONS.items()
         ],
-        request_body=RequestBody(
-            required=True,
-            content={
-                "image/jpeg": binary,
-                "image/png": binary,
-                "image/webp": binary,
-                "multipart/form-data": OpenAPIMediaType(schema=form),
-                "application/json": OpenAPIMediaType(schema=tensors),
-            },
-        ),
-        responses={
-            "200": OpenAPIResponse(
-                description="One list of predictions an image.", content={"application/json": answer}
-            ),
-            **refusals,
-        },
+        request_body=_predict_body(),
+        responses={"200": _predict_answer(), **_predict_refusals()},
     )
+
+
+_PREDICT_OPTIONS = {
+    "model_id": Schema(type=OpenAPIType.STRING, description="In the query or in the body."),
+    "top_k": Schema(type=OpenAPIType.INTEGER, minimum=1, maximum=1000, default=5),
+    "outputs": Schema(type=OpenAPIType.BOOLEAN, default=False, description="Add the raw outputs."),
+}
+
+_PREDICT_REFUSALS = {
+    401: "No credential, or a bad one.",
+    404: "There is no such model.",
+    409: "The model is not ready.",
+    413: "The body is over 64 MiB, or there are over 64 images.",
+    415: "No image, form or JSON.",
+    422: "A broken image, or a tensor that does not fit.",
+    429: "Too much waits; see Retry-After.",
+    503: "No broker or no inference process; see Retry-After.",
+    504: "It took too long.",
+}
+
+
+def _predict_body() -> RequestBody:
+    image = Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.BINARY)
+    inputs = Schema(description="Nested list, or {input name: nested list}; the leading axis is the batch.")
+    images = Schema(type=OpenAPIType.ARRAY, items=image, description="One to 64 files.")
+    tensors = Schema(type=OpenAPIType.OBJECT, properties={**_PREDICT_OPTIONS, "inputs": inputs}, required=["inputs"])
+    form = Schema(type=OpenAPIType.OBJECT, properties={**_PREDICT_OPTIONS, "image": images}, required=["image"])
+    content = dict.fromkeys(("image/jpeg", "image/png", "image/webp"), OpenAPIMediaType(schema=image))
+    content["multipart/form-data"] = OpenAPIMediaType(schema=form)
+    content["application/json"] = OpenAPIMediaType(schema=tensors)
+    return RequestBody(required=True, content=content)
+
+
+def _predict_answer() -> OpenAPIResponse:
+    schema = Schema(type=OpenAPIType.OBJECT)
+    answer = OpenAPIMediaType(schema=schema, examples={"digit": Example(value=PREDICTION)})
+    return OpenAPIResponse(description="One list of predictions an image.", content={"application/json": answer})
+
+
+def _predict_refusals() -> dict[str, OpenAPIResponse]:
+    problem = {PROBLEM_JSON: OpenAPIMediaType(schema=Schema(type=OpenAPIType.OBJECT))}
+    return {
+        str(status): OpenAPIResponse(description=description, content=dict(problem))
+        for status, description in _PREDICT_REFUSALS.items()
+    }

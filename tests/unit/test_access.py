@@ -69,7 +69,7 @@ CASES = [
     (role, method, path)
     for role, rank in RANKS.items()
     for (method, path), needed in sorted(EXPECTED.items())
-    if (path, rank >= needed) != ("/api/v1/events", True)  # a stream that lasts: test_gateway_system listens to it
+    if (path, rank >= needed) != ("/api/v1/events", True)  # a stream that lasts: test_gateway_events listens to it
 ]
 
 

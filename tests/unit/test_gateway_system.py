@@ -14,10 +14,9 @@ import msgspec
 import pytest
 from litestar.testing import TestClient
 
-from gateway import events, passwords
+from gateway import passwords
 from gateway.app import create_app
 from gateway.caches import Caches
-from gateway.events import Hub
 from gateway.store import Pool
 from shared import config, errors
 from shared.db import accounts, connection, registry
@@ -32,7 +31,6 @@ from tests.unit.gateway_kit import (
     context_at,
     converse,
     gateway_at,
-    new_key,
     problem,
     settings_at,
 )
@@ -252,105 +250,6 @@ def test_the_examples_in_the_description_are_good(gateway: Gateway) -> None:
 
     msgspec.convert(docs.BENCHMARK, BenchmarkSpec)
     msgspec.convert(docs.PREPROCESSING, Preprocessing)
-
-
-# --- events -----------------------------------------------------------------------------------------------------------
-
-
-def event(seq: int, topic: str = "job.1") -> Event:
-    return Event(seq=seq, boot_id="b", topic=topic, time="2026-01-01T00:00:00.000Z", body={"n": seq})
-
-
-def test_events_reach_a_listener(db_file: Path, tmp_path: Path) -> None:
-    feed = Feed()
-    context = context_at(tmp_path, feed=feed)
-    talk = Conversation("GET", "/api/v1/events", new_key("eve", "engineer"))
-
-    async def meanwhile() -> None:
-        while not talk.sent:
-            await asyncio.sleep(0.01)
-        for item in (event(1), event(2, "doorbell.cpu"), Resync(reason="lost"), event(9)):
-            feed.put(item)
-        while talk.body.count(b"data:") < 3:
-            await asyncio.sleep(0.01)
-        context.drain()
-
-    converse(context, talk, meanwhile)
-    assert talk.headers["content-type"].startswith("text/event-stream")
-    assert b"doorbell" not in talk.body
-    first, resync, last = [
-        json.loads(line.removeprefix(b"data: ")) for line in talk.body.split(b"\n") if line.startswith(b"data:")
-    ]
-    assert first == {"seq": 1, "topic": "job.1", "time": "2026-01-01T00:00:00.000Z", "body": {"n": 1}}
-    assert resync == {"topic": "resync"}
-    assert (last["seq"], last["body"]) == (2, {"n": 9})
-
-
-def test_a_listener_that_leaves_is_forgotten(db_file: Path, tmp_path: Path) -> None:
-    context = context_at(tmp_path)
-    talk = Conversation("GET", "/api/v1/events", new_key("eve", "engineer"))
-
-    async def meanwhile() -> None:
-        while not talk.body:
-            await asyncio.sleep(0.01)
-        assert len(context.hub._lines) == 1
-        talk.leave()
-
-    converse(context, talk, meanwhile)
-    assert not context.hub._lines
-
-
-async def welcome() -> None:
-    """The credential is good."""
-
-
-def test_a_listener_that_comes_back_reads_again() -> None:
-    async def first(missed: bool) -> bytes:
-        stream = Hub().listen(missed, welcome)
-        return await anext(stream)
-
-    assert b"resync" in asyncio.run(first(True))
-    assert b"resync" not in asyncio.run(first(False))
-
-
-def test_a_slow_listener_is_told_to_read_again_and_does_not_grow() -> None:
-    async def main() -> bytes:
-        hub, feed = Hub(), Feed()
-        relay = asyncio.create_task(hub.relay(feed))
-        stream = hub.listen(False, welcome)
-        await anext(stream)
-        for number in range(events.UNREAD + 1):
-            feed.put(event(number))
-        while not feed._items.empty():
-            await asyncio.sleep(0)
-        relay.cancel()
-        hub.close()
-        rest = b"".join([data async for data in stream])
-        assert not hub._lines
-        return rest
-
-    assert asyncio.run(main()) == events.RESYNC
-
-
-def test_a_stream_ends_when_its_credential_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "BEAT_S", 0.01)
-    asked = 0
-
-    async def welcome_twice() -> None:
-        nonlocal asked
-        asked += 1
-        if asked > 2:
-            raise errors.Unauthorized("revoked")
-
-    async def main() -> list[bytes]:
-        return [data async for data in Hub().listen(False, welcome_twice)]
-
-    assert asyncio.run(main()) == [events.BEAT] * 3
-
-
-def test_listeners_are_bounded(monkeypatch: pytest.MonkeyPatch, gateway: Gateway) -> None:
-    monkeypatch.setattr(events, "LISTENERS", 0)
-    problem(gateway.get("/events"), 503, "unavailable")
 
 
 # --- threads and background work --------------------------------------------------------------------------------------
