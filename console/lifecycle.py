@@ -51,9 +51,8 @@ def up(settings: config.Settings, say: Say) -> Started:
     """
     settings.make_folders()
     supervisor = Supervisor(settings)
-    try:
-        lock = supervisor.lock.acquire(patience_s=0.3)
-    except process.Locked:
+    lock = _lock_unless_running(supervisor)
+    if lock is None:
         _join(supervisor, say)
         return Started(by_us=False, first_sign_in="")
     try:
@@ -86,8 +85,9 @@ def down(settings: config.Settings, say: Say) -> bool:
     """
     supervisor = Supervisor(settings)
     was_up = supervisor.lives()
-    if was_up:
-        _wait_until_it_answers(supervisor)
+    if was_up and (lock := _lock_unless_running(supervisor)):  # somebody else has just stopped it
+        lock.release()
+    elif was_up:
         with contextlib.suppress(NotAnswering):  # somebody else stops it too, and it ended meanwhile: the locks tell
             _stop(supervisor, say)
     leftovers = wait_until_free(settings.run, (), 0.0)
@@ -120,6 +120,7 @@ def restart(supervisor: Supervisor, chosen: list[Program], say: Say) -> None:
     Raises:
         click.ClickException: One does not start again.
     """
+    supervisor = Supervisor(settings_in_force(supervisor))
     for program in chosen:
         _drain(supervisor, (program.name,), say)
         supervisor.start_program(program)
@@ -164,7 +165,6 @@ def _why_not_up(settings: config.Settings, program: Program) -> str:
 
 def _join(supervisor: Supervisor, say: Say) -> None:
     """Somebody else started the platform: check that it is the one that is asked for, and complete it."""
-    _wait_until_it_answers(supervisor)
     require_same_settings(supervisor)
     for program in supervisor.programs():
         if program.state not in UP:
@@ -186,17 +186,17 @@ def require_same_settings(supervisor: Supervisor) -> None:
         )
 
 
-def _wait_until_it_answers(supervisor: Supervisor) -> None:
-    """A supervisord that holds its lock may still be starting, or another `cvp` may just be about to start it."""
+def _lock_unless_running(supervisor: Supervisor) -> process.FileLock | None:
+    """The lock of a new supervisord; None when there is one that answers. One that starts or ends is waited for."""
     end = time.monotonic() + READY_BOUND_S
-    while supervisor.lives() and not supervisor.answers():
-        if time.monotonic() >= end:
-            pids = ", ".join(map(str, holders(supervisor.lock.path)))
-            raise click.ClickException(
-                f"supervisord holds {supervisor.lock.path} and does not answer. End it with `kill -9 {pids}`; "
-                "its programs end by themselves. Then `cvp up` again."
-            )
-        time.sleep(0.1)
+    while True:
+        try:
+            return supervisor.lock.acquire(patience_s=0.3)
+        except process.Locked:
+            if supervisor.answers():
+                return None
+            if time.monotonic() >= end:
+                raise _will_not_end(supervisor.settings, ["supervisord"]) from None
 
 
 def _wait_for_leftovers(settings: config.Settings, say: Say) -> None:
@@ -210,9 +210,8 @@ def _wait_for_leftovers(settings: config.Settings, say: Say) -> None:
 
 def _will_not_end(settings: config.Settings, held: list[str]) -> click.ClickException:
     pids = sorted({pid for name in held for pid in holders(settings.run / f"{name}.lock")})
-    return click.ClickException(
-        f"Still running: {', '.join(held)}. End them with `kill -9 {' '.join(map(str, pids))}` and try again."
-    )
+    end_them = f"`kill -9 {' '.join(map(str, pids))}` ends them" if pids else "they belong to another user"
+    return click.ClickException(f"Still running without an answer: {', '.join(held)}; {end_them}. Then try again.")
 
 
 def _stop(supervisor: Supervisor, say: Say) -> None:

@@ -219,7 +219,7 @@ def holders(lock: Path) -> list[int]:
     found = []
     for each in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if any(opened.path == str(lock) for opened in each.open_files()):
+            if any(opened.path == os.path.realpath(lock) for opened in each.open_files()):
                 found.append(each.pid)
     return found
 
