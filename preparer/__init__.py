@@ -17,3 +17,5 @@ class DescribeOrder(msgspec.Struct, frozen=True, kw_only=True):
     task_type: Task
     preprocessing: Preprocessing | None
     labels: list[str] | None
+    input_shape: tuple[int, ...] | None = None
+    """Of the first input, batch included; settles axes the graph leaves open."""

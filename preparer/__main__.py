@@ -31,8 +31,14 @@ class Convert:
 
     def order(self, job: jobs.Claimed) -> tuple[msgspec.Struct, child.Limits]:
         """Where the file is, and what its owner said about it."""
-        row = registry.model(msgspec.json.decode(job.spec, type=ConvertSpec).model_id)
-        facts = {"task_type": row.task_type, "preprocessing": row.preprocessing, "labels": row.labels}
+        spec = msgspec.json.decode(job.spec, type=ConvertSpec)
+        row = registry.model(spec.model_id)
+        facts = {
+            "task_type": row.task_type,
+            "preprocessing": row.preprocessing,
+            "labels": row.labels,
+            "input_shape": spec.input_shape,
+        }
         order = msgspec.convert(facts | {"path": str(self._store.path(row.file_sha256))}, DescribeOrder)
         memory_mb = BASE_MEMORY_MB + MEMORY_PER_MB * (row.file_size // MB)
         return order, child.Limits(

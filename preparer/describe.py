@@ -32,6 +32,8 @@ def describe(order: DescribeOrder) -> ModelDescription:
     _refuse_foreign_parts(model)
     _check(model)
     inputs = [_tensor(value) for value in _true_inputs(model.graph)]
+    if order.input_shape is not None:
+        inputs[0] = _told(inputs[0], order.input_shape)
     preprocessing, notes = _contract(order, inputs, model)
     inputs = [_sized(info, preprocessing) for info in inputs]
     declared_free = all(isinstance(info.shape[0], str) for info in inputs)
@@ -116,6 +118,16 @@ def _tensor(value: ValueInfoProto) -> TensorInfo:
     return TensorInfo(name=value.name, dtype=dtype, shape=shape)
 
 
+def _told(info: TensorInfo, given: tuple[int, ...]) -> TensorInfo:
+    """The input with its open axes as its owner says; the batch stays as the graph has it."""
+    fits = len(given) == len(info.shape) and all(
+        isinstance(declared, str) or declared == said for declared, said in zip(info.shape, given, strict=True)
+    )
+    if not fits:
+        raise errors.BadModel(f"input_shape is {list(given)}, but input {info.name!r} takes {info.shape}.")
+    return msgspec.structs.replace(info, shape=[info.shape[0], *given[1:]])
+
+
 def _contract(
     order: DescribeOrder, inputs: list[TensorInfo], model: ModelProto
 ) -> tuple[Preprocessing | None, list[str]]:
@@ -191,7 +203,7 @@ def _sized(info: TensorInfo, contract: Preprocessing | None) -> TensorInfo:
     if free := [axis for axis in shape[1:] if isinstance(axis, str)]:
         raise errors.BadModel(
             f"Input {info.name!r} leaves the axes {', '.join(map(str, free))} open. Upload it with preprocessing "
-            "(its `resize` settles them), or export it with fixed sizes."
+            "(its `resize` settles them) or with input_shape, or export it with fixed sizes."
         )
     return msgspec.structs.replace(info, shape=shape)
 

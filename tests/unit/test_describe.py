@@ -80,6 +80,18 @@ def test_open_sizes_are_settled_by_the_contract(look):
         look(classifier(["n", 3, "h", "w"]))
 
 
+def test_open_sizes_are_settled_by_the_stated_shape(look):
+    found = look(classifier(["n", 3, "h", "w"]), input_shape=(1, 3, 16, 24))
+    assert found.inputs[0].shape == ["batch", 3, 16, 24]
+    assert found.preprocessing == Preprocessing(resize=Resize(height=16, width=24))
+    for wrong in ((1, 4, 16, 24), (1, 3, 16)):
+        with pytest.raises(errors.BadModel, match="input_shape is"):
+            look(classifier(["n", 3, "h", "w"]), input_shape=wrong)
+    with pytest.raises(errors.BadModel, match="Correct `resize`"):
+        other = Preprocessing(resize=Resize(height=8, width=8))
+        look(classifier(["n", 3, "h", "w"]), input_shape=(1, 3, 16, 24), preprocessing=other)
+
+
 def test_probabilities_are_recognised(look):
     derived = look(classifier(softmax=True)).preprocessing
     assert derived is not None
