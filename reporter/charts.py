@@ -188,7 +188,8 @@ def _throughput_lines(report: Report, records: Sequence[CandidateRecord], batche
         for start, end in pairwise(points):
             drawing.add(stroke(start, end, line[0].engine, 1.2))
     for record in records:
-        _point(drawing, report, record, x_of[record.batch_size], scale)
+        _point(drawing, record, x_of[record.batch_size], scale)
+    _mark_chosen(drawing, report, records, x_of, scale)
     _line_names(drawing, report, lines, right + 8, scale)
     return drawing
 
@@ -205,15 +206,27 @@ def _lines_frame(drawing: Drawing, scale: Axis, x_of: dict[int, float], left: fl
     drawing.add(words(((left + right) / 2, scale.start - 24), title, "muted", anchor="middle", size=SMALL))
 
 
-def _point(drawing: Drawing, report: Report, record: CandidateRecord, x: float, scale: Axis) -> None:
+def _point(drawing: Drawing, record: CandidateRecord, x: float, scale: Axis) -> None:
     found, y = record.metrics["throughput_fps"], scale.at(_throughput(record))
     if found.low is not None and found.high is not None:
         for part in whisker((x, scale.at(found.low)), (x, scale.at(found.high)), record.engine):
             drawing.add(part)
     drawing.add(dot((x, y), 2, record.engine))
-    if is_selected(report, record):
-        drawing.add(ring((x, y), 6.5, "ink", width=1))
-        drawing.add(words((x, y + 11), "chosen", "ink", font=BOLD, anchor="middle", size=SMALL))
+
+
+def _mark_chosen(
+    drawing: Drawing, report: Report, records: Sequence[CandidateRecord], x_of: dict[int, float], scale: Axis
+) -> None:
+    """A ring around the chosen point, and the word above it, or below where another point is in the way."""
+    for chosen in records:
+        if is_selected(report, chosen):
+            x, y = x_of[chosen.batch_size], scale.at(_throughput(chosen))
+            above = [scale.at(_throughput(other)) - y for other in records if other.batch_size == chosen.batch_size]
+            below = any(0 < gap < 30 for gap in above)
+            drawing.add(ring((x, y), 6.5, "ink", width=1))
+            drawing.add(
+                words((x, y - 16 if below else y + 11), "chosen", "ink", font=BOLD, anchor="middle", size=SMALL)
+            )
 
 
 def _line_names(

@@ -153,15 +153,16 @@ def _choose(
     for comparison in compared:
         if not comparison.close:
             why[comparison.other.key] = wording.compared(contest.metric, comparison.standing, comparison.cost, fastest)
+    fragile = any(comparison.standing == "unresolved" for comparison in compared)
     reasons = [
         *start,
         *wording.speed(contest.metric, fastest, [(c.other, c.standing, c.cost) for c in compared]),
-        *wording.tie_break(selected, pool, len(contest.contenders)),
+        *wording.tie_break(selected, pool, len(contest.contenders), fragile),
     ]
     return Decision(
         selected=selected.candidate,
         tied=tied,
-        fragile=any(comparison.standing == "unresolved" for comparison in compared),
+        fragile=fragile,
         reasons=reasons,
         rejected=_rejections([item for item in assessments if item not in pool], why),
     )

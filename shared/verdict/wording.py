@@ -133,11 +133,12 @@ def _means(standing: str, cost: Interval) -> str:
     return "not settled" if cost.low is None else "not settled, the interval reaches across the 5 % margin"
 
 
-def tie_break(selected: Assessment, pool: Sequence[Assessment], contenders: int) -> list[str]:
+def tie_break(selected: Assessment, pool: Sequence[Assessment], contenders: int, fragile: bool) -> list[str]:
     """What settled the choice."""
     others = [item for item in pool if item is not selected]
     if not others:
-        why = "because it is the fastest" if contenders > 1 else "the only candidate that can be compared"
+        fastest = "the fastest by estimate" if fragile else "because it is the fastest"
+        why = fastest if contenders > 1 else "the only candidate that can be compared"
         return [f"Chosen: {title(selected.candidate)}, {why}."]
     return [
         f"Chosen: {title(selected.candidate)}. Speed does not separate it from "
