@@ -37,7 +37,7 @@ check: setup  ## ruff, formatting, types, layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
 
 bench: setup  ## the platform's figures beside their goals
 	@$(BIN)/python -m benchmarks.run
