@@ -44,6 +44,8 @@ def recommendations(measurements: MeasurementSet, assessments: Sequence[Assessme
         found.append("Look into the failed launches before deploying; they are listed with their candidates.")
     compared = {engine_title(item.candidate) for item in assessments if item.measured}
     absent = {engine_title(item.candidate) for item in assessments} - compared
+    if measurements.system.gpu is None:
+        absent.add("ONNX Runtime on CUDA (no NVIDIA GPU found)")
     if absent:
         found.append(f"Not compared: {listing(sorted(absent))}. A machine that runs them may change the choice.")
     if decision.selected:
@@ -56,7 +58,6 @@ def deployment_steps(measurements: MeasurementSet, selected: Candidate | None) -
     if selected is None:
         return []
     model = measurements.model
-    default = (selected.engine, selected.precision) == PLATFORM_DEFAULT
     steps = [
         f"Fetch the model that was measured: GET /api/v1/models/{model.id}/onnx. Its SHA-256 must be {model.sha256}.",
         f"Install {_pins(measurements, selected.engine)}, the version that was measured.",
@@ -69,11 +70,11 @@ def deployment_steps(measurements: MeasurementSet, selected: Candidate | None) -
         "Measure once where it is deployed and compare with this report's intervals; "
         f"they hold for fingerprint {measurements.system.fingerprint}."
     )
-    if default:
-        steps.append(
-            f"On this platform nothing has to be changed: {engine_title(selected)} already answers "
-            f"POST /api/v1/inference/predict?model_id={model.id}."
-        )
+    here = f"POST /api/v1/inference/predict?model_id={model.id}"
+    if (selected.engine, selected.precision) == PLATFORM_DEFAULT:
+        steps.append(f"On this platform {engine_title(selected)} answers {here} already, with 1 thread per session.")
+    else:
+        steps.append(f"This platform answers {here} with ONNX Runtime FP32; this version does not switch it.")
     return steps
 
 
