@@ -10,8 +10,7 @@ from typing import Any
 
 import msgspec
 
-from shared.artifacts import Stored
-from shared.specs import BenchmarkSpec, Block, Candidate, MeasuredModel, TensorInfo
+from shared.specs import BenchmarkSpec, Block, Candidate, MeasuredModel, Stored, TensorInfo
 
 ROUNDS = 10
 """Launches of each candidate. What a launch happens to get (memory layout, clock, neighbours) shifts all its calls, so

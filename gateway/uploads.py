@@ -11,8 +11,8 @@ import msgspec
 from gateway import bodies, forms
 from gateway.schemas import ModelForm
 from shared import errors
-from shared.artifacts import Staging, Stored
-from shared.specs import canonical_json
+from shared.artifacts import Staging
+from shared.specs import Stored, canonical_json
 
 MODEL_BYTES = 2**30
 FORM_BYTES = 8 * 2**20

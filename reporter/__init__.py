@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from shared.artifacts import Stored
+from shared.specs import Stored
 
 
 class WriteOrder(msgspec.Struct, frozen=True, kw_only=True):

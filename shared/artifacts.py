@@ -10,18 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-import msgspec
-
 from shared import errors, ids
+from shared.specs import Stored
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
-class Stored(msgspec.Struct, frozen=True, kw_only=True):
-    """A published file."""
-
-    sha256: str
-    size_bytes: int
 
 
 class Staging:

@@ -46,6 +46,13 @@ def canonical_json(value: object) -> bytes:
     return msgspec.json.encode(value, order="sorted")
 
 
+class Stored(msgspec.Struct, frozen=True, kw_only=True):
+    """A file in an artifact store (`shared.artifacts`)."""
+
+    sha256: str
+    size_bytes: int
+
+
 # --- preprocessing contract -----------------------------------------------------------------------------------------
 
 

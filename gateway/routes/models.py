@@ -28,9 +28,9 @@ from gateway.routes.common import (
     respond,
 )
 from shared import clock, errors
-from shared.artifacts import Staging, Stored
+from shared.artifacts import Staging
 from shared.db import connection, idempotency, jobs, registry, tables
-from shared.specs import ConvertSpec, ModelDescription, Preprocessing, Task
+from shared.specs import ConvertSpec, ModelDescription, Preprocessing, Stored, Task
 
 WHY_NOT_TRAINABLE = "An ONNX file holds a finished graph; training needs the model as PyTorch code and weights."
 

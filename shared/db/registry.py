@@ -7,10 +7,9 @@ from typing import Any, Literal, cast
 import msgspec
 
 from shared import clock, errors, ids
-from shared.artifacts import Stored
 from shared.db import connection, pages
 from shared.db.tables import Artifact, Deployment, Model, Revision
-from shared.specs import EngineName, ModelDescription, Precision, Preprocessing, Task, TensorInfo
+from shared.specs import EngineName, ModelDescription, Precision, Preprocessing, Stored, Task, TensorInfo
 
 DEFAULT_BATCH = 4
 """Largest batch the default deployment forms from waiting requests, for models with a dynamic batch."""
