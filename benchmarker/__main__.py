@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 
 import msgspec
 
@@ -12,7 +11,7 @@ from shared import child, config, ids, process
 from shared.artifacts import ArtifactStore
 from shared.db import jobs, registry
 from shared.db.tables import Benchmark, BenchmarkResult
-from shared.specs import BenchmarkSpec, Lane, MeasuredModel, ReportSpec
+from shared.specs import BenchmarkSpec, MeasuredModel, ReportSpec
 from shared.worker import Commit, JobWorker
 
 
@@ -77,10 +76,6 @@ class Measure:
 
     def give_up(self, job: jobs.Claimed, reason: str) -> None:
         """A benchmark without measurements leaves no rows behind."""
-
-    def rings(self) -> Sequence[Lane]:
-        """A report follows."""
-        return ("report",)
 
 
 def main(settings: config.Settings, stop: process.Stop) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import msgspec
 
 from preparer import DescribeOrder
@@ -11,7 +9,7 @@ from shared import child, config, process
 from shared.artifacts import ArtifactStore
 from shared.db import jobs, registry
 from shared.db.tables import Model
-from shared.specs import ConvertSpec, Lane, ModelDescription
+from shared.specs import ConvertSpec, ModelDescription
 from shared.worker import Commit, JobWorker
 
 MB = 1024 * 1024
@@ -65,10 +63,6 @@ class Convert:
         model_id = msgspec.json.decode(job.spec, type=ConvertSpec).model_id
         Model.update(status="failed", error=reason).where(Model.id == model_id).execute()
         registry.bump("models")
-
-    def rings(self) -> Sequence[Lane]:
-        """Nobody waits for a ready model."""
-        return ()
 
 
 def main(settings: config.Settings, stop: process.Stop) -> None:

@@ -1,18 +1,17 @@
-"""The reporter process: decides over finished measurements and writes the reports, in a child a report."""
+"""The reporter process: decides over finished measurements, writes the reports in a child each, and keeps house."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import msgspec
 
 from reporter import WriteOrder, Written
+from reporter.housekeeping import Housekeeping
 from shared import child, clock, config, errors, process
 from shared.artifacts import ArtifactStore
 from shared.db import connection, jobs, registry
 from shared.db.tables import Benchmark, Report
-from shared.specs import Lane, ReportSpec
-from shared.worker import Commit, JobWorker
+from shared.specs import ReportSpec
+from shared.worker import Commit, Duty, JobWorker
 
 MEMORY_MB = 4096
 
@@ -58,10 +57,6 @@ class WriteReport:
     def give_up(self, job: jobs.Claimed, reason: str) -> None:
         """The benchmark stands without a report; the job's error says why."""
 
-    def rings(self) -> Sequence[Lane]:
-        """Nothing follows a report."""
-        return ()
-
 
 def _benchmark(job: jobs.Claimed) -> Benchmark:
     benchmark_id = msgspec.json.decode(job.spec, type=ReportSpec).benchmark_id
@@ -73,8 +68,9 @@ def _benchmark(job: jobs.Claimed) -> Benchmark:
 
 
 def main(settings: config.Settings, stop: process.Stop) -> None:
-    """Serve the report lane until asked to stop."""
-    JobWorker(settings, "reporter", "report", {"report": WriteReport(settings)}).run(stop)
+    """Serve the report lane until asked to stop, and tidy up between two reports."""
+    duties: dict[JobKind, Duty] = {"report": WriteReport(settings)}
+    JobWorker(settings, "reporter", "report", duties, between=Housekeeping(settings).step).run(stop)
 
 
 if __name__ == "__main__":

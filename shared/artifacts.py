@@ -6,11 +6,12 @@ import contextlib
 import hashlib
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from shared import errors, ids
+from shared import errors, failpoints, ids
 from shared.specs import Stored
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -31,27 +32,38 @@ class Staging:
         Raises:
             errors.Unavailable: The disk is full or cannot be written.
         """
-        try:
+        with _disk():
             self._file.write(chunk)
-        except OSError as error:
-            raise errors.Unavailable(f"The upload cannot be stored ({error.strerror}).", retry_after_s=60) from error
         self._sha256.update(chunk)
         self.size_bytes += len(chunk)
 
     def seal(self) -> Stored:
-        """Sync what was written; slow for a big file, so do it before the transaction that publishes."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Sync what was written; slow for a big file, so do it before the transaction that publishes.
+
+        Raises:
+            errors.Unavailable: The disk is full or cannot be written.
+        """
+        with _disk():
+            self._file.flush()
+            os.fsync(self._file.fileno())
         self._sealed = True
         return Stored(sha256=self._sha256.hexdigest(), size_bytes=self.size_bytes)
 
     def publish(self) -> Stored:
-        """Rename into place; the same bytes published twice are one file."""
+        """Rename into place; the same bytes published twice are one file.
+
+        Raises:
+            errors.Unavailable: The disk is full or cannot be written.
+        """
         stored = Stored(sha256=self._sha256.hexdigest(), size_bytes=self.size_bytes) if self._sealed else self.seal()
         final = self._store.path(stored.sha256)
-        final.parent.mkdir(exist_ok=True)
-        self._path.rename(final)
-        _sync_folder(final.parent)
+        failpoints.reach("artifact.before_rename")
+        with _disk():
+            final.parent.mkdir(exist_ok=True)
+            self._path.rename(final)
+            _sync_folder(final.parent)
+            _sync_folder(self._store.root)  # the folder itself may be new
+        failpoints.reach("artifact.after_rename")
         return stored
 
 
@@ -73,15 +85,23 @@ class ArtifactStore:
 
     @contextlib.contextmanager
     def stage(self) -> Iterator[Staging]:
-        """A new file; leaving the block without `publish()` removes it."""
+        """A new file; leaving the block without `publish()` removes it.
+
+        Raises:
+            errors.Unavailable: The disk is full or cannot be written.
+        """
         folder = self.root / "staging"
-        folder.mkdir(parents=True, exist_ok=True)
         path = folder / ids.new_id("up")
-        with path.open("xb") as file:
-            try:
-                yield Staging(self, path, file)
-            finally:
+        with _disk():
+            folder.mkdir(parents=True, exist_ok=True)
+            file = path.open("xb")
+        try:
+            yield Staging(self, path, file)
+        finally:
+            with contextlib.suppress(OSError):  # a disk that lets nothing be removed; swept later
                 path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # what a full disk did not take; a published file was flushed before
+                file.close()
 
     def put(self, content: bytes) -> Stored:
         """Store a whole file."""
@@ -93,12 +113,61 @@ class ArtifactStore:
         """Delete a file nobody refers to any more; gone already is fine."""
         self.path(sha256).unlink(missing_ok=True)
 
+    def published(self) -> Iterator[dict[str, str]]:
+        """What lies in the store, a folder at a time: SHA-256 and a mark that another file in its place would not have.
+
+        Publishing the same bytes again puts another file in the place of the first.
+        """
+        for folder in sorted(self.root.glob("[0-9a-f][0-9a-f]")):
+            with os.scandir(folder) as entries:
+                yield {entry.name: _mark(entry.stat()) for entry in entries if _SHA256.fullmatch(entry.name)}
+
+    def discard(self, sha256: str, mark: str) -> bool:
+        """Remove the file that was seen with `mark`; one that was published in its place meanwhile stays."""
+        path, aside = self.path(sha256), self.root / "staging" / ids.new_id("old")
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            seen = path.stat()
+            path.rename(aside)
+        except FileNotFoundError:
+            return False
+        ours = _mark(seen) == mark and aside.stat().st_ino == seen.st_ino
+        if ours:
+            aside.unlink()
+        else:
+            aside.rename(path)  # whatever took its place meanwhile has the same bytes
+        return ours
+
+    def sweep_staging(self, before_s: float) -> int:
+        """Remove what was staged and not touched since `before_s` (seconds since 1970); returns the count."""
+        leftovers = [path for path in self.root.glob("staging/*") if path.lstat().st_mtime < before_s]
+        for path in leftovers:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        return len(leftovers)
+
     def clear_staging(self) -> int:
         """Remove what interrupted uploads left behind; call only when no upload can be running. Returns the count."""
         leftovers = list((self.root / "staging").glob("up_*"))
         for path in leftovers:
             path.unlink(missing_ok=True)
         return len(leftovers)
+
+
+@contextlib.contextmanager
+def _disk() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise errors.Unavailable(
+            f"The file cannot be stored ({error.strerror}). Free some space, or see `cvp doctor`.", retry_after_s=60
+        ) from error
+
+
+def _mark(stat: os.stat_result) -> str:
+    return f"{stat.st_ino}-{stat.st_ctime_ns}"
 
 
 def _sync_folder(folder: Path) -> None:

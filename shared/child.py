@@ -22,7 +22,7 @@ from typing import IO, Any, TypeVar
 
 import msgspec
 
-from shared import errors, process
+from shared import errors, failpoints, process
 
 GRACE_S = 2.0
 LEAVE_S = 0.2
@@ -110,6 +110,7 @@ def run(
                 case Progress(body=body):
                     on_progress(body)
                 case Result(value=value):
+                    failpoints.reach("child.after_result")
                     return msgspec.json.decode(value, type=result_type)
                 case Refused(code=code, message=message):
                     raise errors.from_code(code, message)
@@ -242,6 +243,7 @@ def main(order_type: type[Order], work: Callable[[Order, Report], Any]) -> None:
     try:
         order = msgspec.json.decode(sys.stdin.buffer.read(), type=order_type)
         value = work(order, lambda body: say(Progress(body=body)))
+        failpoints.reach("child.before_result")
         say(Result(value=msgspec.Raw(msgspec.json.encode(value))))
     except errors.AppError as refused:
         say(Refused(code=refused.code, message=refused.message))

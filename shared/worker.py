@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, get_args
 
 import msgspec
 
@@ -20,11 +20,17 @@ LOOK_S = 2.0
 """An idle worker looks for itself this often: a lost doorbell costs two seconds, not a job."""
 
 PROGRESS_S = 0.5
+LANES: tuple[Lane, ...] = get_args(Lane)
+PERSIST_S = 60.0
+"""How long finished work waits for a database that does not answer, before it is done again."""
+
+PERSIST_EVERY_S = 0.5
 CANCELLED = "cancelled"
 STOPPED = "stopped"
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Commit = Callable[[], None]
 
 
@@ -45,10 +51,6 @@ class Duty(Protocol):
 
     def give_up(self, job: jobs.Claimed, reason: str) -> None:
         """Rows that must change when the job failed or was cancelled; within that transaction."""
-        ...
-
-    def rings(self) -> Sequence[Lane]:
-        """Lanes that got new work by finishing."""
         ...
 
 
@@ -84,12 +86,20 @@ def release(held: Sequence[process.FileLock]) -> None:
 
 class JobWorker:
     """One worker process of a lane; runs one job at a time, on the main thread (children die with the thread that
-    started them).
+    started them). What it is given as `between` is called after every job, and every `LOOK_S` without one.
     """
 
-    def __init__(self, settings: config.Settings, name: str, lane: Lane, duties: dict[JobKind, Duty]) -> None:
+    def __init__(
+        self,
+        settings: config.Settings,
+        name: str,
+        lane: Lane,
+        duties: dict[JobKind, Duty],
+        between: Callable[[], None] | None = None,
+    ) -> None:
         open_db(settings.db_file)
         self.name, self.lane, self.duties = name, lane, duties
+        self._between = between
         self._run_dir = settings.run
         self._slots = Slots(settings) if lane == "accelerator" else None
         self._doorbell = EventFeed(settings.events_endpoint, [f"doorbell.{lane}"])
@@ -99,7 +109,10 @@ class JobWorker:
         """Work until asked to stop."""
         try:
             while not stop:
-                if not self._try_step(stop) and not stop:
+                ran = self._try_step(stop)
+                if self._between is not None:
+                    self._between()
+                if not ran and not stop:
                     self._doorbell.wait(LOOK_S, stop.read_fd)
         finally:
             self._doorbell.close()
@@ -113,7 +126,7 @@ class JobWorker:
             return False
 
     def step(self, stop: process.Stop) -> bool:
-        """Rescue orphans, then run one job if there is one to start; returns whether one ran."""
+        """Rescue orphans, then run one job if there is one to start; returns whether to look again at once."""
         self._rescue()
         ticket = jobs.peek(self.lane, clock.now_ms())
         if ticket is None:
@@ -123,15 +136,15 @@ class JobWorker:
             return False
         try:
             job = jobs.claim(self.lane, self.name, clock.now_ms(), ticket.id)
-            if job is None:
-                return False
-            self._execute(job, held, stop)
+            if job is not None:  # else somebody was faster, and another may be ours to take
+                self._execute(job, held, stop)
         finally:
             release(held)
         return True
 
     def _rescue(self) -> None:
-        for job_id, status in jobs.recover(self._is_dead, clock.now_ms()):
+        endings: dict[str, jobs.GiveUp] = {kind: duty.give_up for kind, duty in self.duties.items()}
+        for job_id, status in jobs.recover(self._is_dead, clock.now_ms(), endings):
             logger.warning("a job lost its worker", extra={"job_id": job_id, "status": status})
 
     def _is_dead(self, worker: str) -> bool:
@@ -153,45 +166,65 @@ class JobWorker:
             extra={"job_id": job.id, "status": status, "duration_s": round(time.monotonic() - started, 3)},
         )
         self._tell(job, status, {})
-        if status == "completed":
-            for lane in duty.rings():
-                self._publisher.doorbell(lane)
+        for lane in LANES:  # a follow-up waits, or somebody waited for this one to end
+            self._publisher.doorbell(lane)
 
     def _attempt(self, job: jobs.Claimed, duty: Duty, held: Sequence[process.FileLock], stop: process.Stop) -> str:
-        watch = _Watch(job, stop, self._tell)
+        """Work, and write how it ended; returns the job's status."""
         try:
-            order, limits = duty.order(job)
-            result = child.run(
-                duty.module,
-                order,
-                duty.result_type,
-                limits=limits,
-                pass_fds=[lock.fd for lock in held],
-                on_progress=watch.progress,
-                interrupted=watch.interrupted,
-            )
-            jobs.finish(job, duty.finish(job, result))
+            result = self._work(job, duty, held, stop)
+            _persist(lambda: jobs.finish(job, duty.finish(job, result)), stop)
         except child.Interrupted as interrupted:
-            return self._interrupt(job, duty, str(interrupted))
-        except errors.Unavailable:
-            raise
+            return self._interrupt(job, duty, str(interrupted), stop)
+        except errors.Unavailable as missing:
+            reason = missing.message
+            return _persist(lambda: jobs.retry(job, reason, duty.give_up), stop)
         except (errors.AppError, child.ChildDied) as failed:
             reason = str(failed)
-            jobs.fail(job, reason, lambda: duty.give_up(job, reason))
+            _persist(lambda: jobs.fail(job, reason, lambda: duty.give_up(job, reason)), stop)
             return "failed"
         return "completed"
 
-    def _interrupt(self, job: jobs.Claimed, duty: Duty, reason: str) -> str:
+    def _work(self, job: jobs.Claimed, duty: Duty, held: Sequence[process.FileLock], stop: process.Stop) -> Any:
+        watch = _Watch(job, stop, self._tell)
+        order, limits = duty.order(job)
+        return child.run(
+            duty.module,
+            order,
+            duty.result_type,
+            limits=limits,
+            pass_fds=[lock.fd for lock in held],
+            on_progress=watch.progress,
+            interrupted=watch.interrupted,
+        )
+
+    def _interrupt(self, job: jobs.Claimed, duty: Duty, reason: str, stop: process.Stop) -> str:
         if reason == STOPPED:
             jobs.put_back(job)
             return "queued"
-        jobs.cancelled(job, lambda: duty.give_up(job, "It was cancelled."))
+        _persist(lambda: jobs.cancelled(job, lambda: duty.give_up(job, "It was cancelled.")), stop)
         return CANCELLED
 
     def _tell(self, job: jobs.Claimed, status: str, progress: dict[str, Any]) -> None:
         self._publisher.publish(
             f"job.{job.id}", {"id": job.id, "kind": job.kind, "status": status, "progress": progress}
         )
+
+
+def _persist(write: Callable[[], T], stop: process.Stop) -> T:
+    """Write what came of a job, trying for `PERSIST_S` while the database does not answer.
+
+    Raises:
+        errors.Unavailable: It still does not, or we are to stop; the job is taken back and done again.
+    """
+    end = time.monotonic() + PERSIST_S
+    while True:
+        try:
+            return write()
+        except errors.Unavailable as error:
+            if time.monotonic() > end or stop.wait(PERSIST_EVERY_S):
+                raise
+            logger.warning("the end of a job was not stored yet", extra={"error": error.message})
 
 
 class _Watch:
@@ -215,5 +248,8 @@ class _Watch:
             return STOPPED
         if time.monotonic() - self._stored_at >= PROGRESS_S:
             self._stored_at = time.monotonic()
-            self._cancel = jobs.report_progress(self._job, self._latest)
+            try:
+                self._cancel = jobs.report_progress(self._job, self._latest)
+            except errors.Unavailable as error:  # no reason to throw work away: only the progress is not stored
+                logger.warning("progress was not stored", extra={"job_id": self._job.id, "error": error.message})
         return CANCELLED if self._cancel else None

@@ -11,7 +11,7 @@ from typing import Any
 import peewee
 from playhouse import migrations
 
-from shared import errors, process
+from shared import errors, failpoints, process
 
 SAFE_SQLITE = (3, 51, 3)
 """Older releases can corrupt a write-ahead log that several processes write (the WAL-reset bug of 3.7.0-3.51.2)."""
@@ -124,11 +124,12 @@ def read() -> Iterator[None]:
 
 
 @contextmanager
-def write(*, durable: bool = False) -> Iterator[None]:
+def write(*, durable: bool = False, name: str = "") -> Iterator[None]:
     """One short IMMEDIATE transaction of SQL only; commits at the end, rolls back on any exception.
 
     Args:
         durable: Commit with `synchronous=FULL`, so that it survives a power cut (accepting and finishing a job).
+        name: What it does, one of `failpoints.TRANSACTIONS`: tests end the process just before and after it commits.
 
     Raises:
         errors.Unavailable: The database is locked beyond the busy timeout, or cannot be written.
@@ -138,6 +139,10 @@ def write(*, durable: bool = False) -> Iterator[None]:
         database.execute_sql(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
         with database.atomic():
             yield
+            if name:
+                failpoints.reach(f"{name}.before_commit")
+    if name:
+        failpoints.reach(f"{name}.after_commit")
 
 
 @contextmanager

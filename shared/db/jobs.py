@@ -6,7 +6,7 @@ claimed a job writes everything else, and every such write names the attempt, so
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import cast
 
 import msgspec
@@ -18,10 +18,15 @@ from shared.db.tables import Job, JobEvent
 from shared.specs import LANE_OF, JobKind, JobStatus, Lane
 
 OPEN = ("queued", "running")
+ENDED = ("completed", "failed", "cancelled", "put back", "put off", "worker lost")
 AGEING_MS = 300_000
 """Waiting this long counts as much as one step of priority, so nothing starves."""
 
+PATIENCE_MS = 10_000
 BACK_OFF_MS = 2_000
+MAX_BACK_OFF_MS = 60_000
+"""A job that is to wait longer than this was put back by a clock that has been set back since; it waits no more."""
+
 MAX_RUNTIME_S: dict[JobKind, float] = {"convert": 600.0, "benchmark": 3 * 3600.0, "report": 300.0}
 NO_MORE_ATTEMPTS = "Its worker died {attempts} times while running it; the job was given up. Last event: {detail}"
 
@@ -55,11 +60,31 @@ class Claimed(msgspec.Struct, frozen=True, kw_only=True):
     ordered_at_ms: int
 
 
-def pick(open_jobs: Iterable[Ticket], lane: Lane, now_ms: int) -> Ticket | None:
+GiveUp = Callable[[Claimed, str], None]
+"""Writes what else must change when a job ends without a result, within that transaction; gets the reason."""
+
+
+class Count(msgspec.Struct, frozen=True, kw_only=True):
+    """Open jobs of one kind in one status."""
+
+    kind: JobKind
+    status: JobStatus
+    jobs: int
+
+
+def pick(open_jobs: Iterable[Ticket], lane: Lane, now_ms: int, quiet_since_ms: int = 0) -> Ticket | None:
     """The job a free worker of `lane` should start now, or None. Pure.
 
     Order: priority, then age; `AGEING_MS` of waiting is worth one step of priority. An exclusive job starts only when
-    nothing else runs, and while one runs, or waits at the head of the accelerator lane, nothing younger starts.
+    nothing else runs, and while one runs, or waits at the head of the accelerator lane, nothing younger starts. It lets
+    older jobs of the other lanes go first (the report of the benchmark before it, a model to be checked), for
+    `PATIENCE_MS` after something last ended: by then their workers would have taken them, were they alive.
+
+    Args:
+        open_jobs: Every queued and running job.
+        lane: The lane of the free worker.
+        now_ms: Wall clock.
+        quiet_since_ms: When a job last ended.
     """
     jobs = list(open_jobs)
     running = [job for job in jobs if job.status == "running"]
@@ -69,15 +94,25 @@ def pick(open_jobs: Iterable[Ticket], lane: Lane, now_ms: int) -> Ticket | None:
     if head is None:
         return None
     if head.isolation == "exclusive":
-        return None if running else head
+        return None if running or _yields(jobs, head, now_ms, quiet_since_ms) else head
     rival = _head(jobs, "accelerator", now_ms)
     if rival is not None and rival.isolation == "exclusive" and rival.ordered_at_ms < head.ordered_at_ms:
         return None
     return head
 
 
+def _yields(jobs: list[Ticket], exclusive: Ticket, now_ms: int, quiet_since_ms: int) -> bool:
+    elders = [head for lane in ("cpu", "report") if (head := _head(jobs, lane, now_ms)) is not None]
+    return any(
+        elder.ordered_at_ms < exclusive.ordered_at_ms
+        and now_ms - max(quiet_since_ms, elder.ordered_at_ms) < PATIENCE_MS
+        for elder in elders
+    )
+
+
 def _head(jobs: list[Ticket], lane: Lane, now_ms: int) -> Ticket | None:
-    ready = [job for job in jobs if job.lane == lane and job.status == "queued" and job.not_before_ms <= now_ms]
+    waiting = [job for job in jobs if job.lane == lane and job.status == "queued"]
+    ready = [job for job in waiting if not 0 < job.not_before_ms - now_ms <= MAX_BACK_OFF_MS]
     return min(ready, key=lambda job: (job.ordered_at_ms - job.priority * AGEING_MS, job.id), default=None)
 
 
@@ -152,16 +187,24 @@ def listing(
     return pages.page(query, Job.id, limit, cursor)
 
 
+def open_counts() -> list[Count]:
+    """How many jobs wait and run, by kind."""
+    total = peewee.fn.COUNT(Job.id).alias("jobs")
+    with connection.read():
+        query = Job.select(Job.kind, Job.status, total).where(Job.status.in_(OPEN)).group_by(Job.kind, Job.status)
+        return msgspec.convert(list(query.dicts()), list[Count])
+
+
 def peek(lane: Lane, now_ms: int) -> Ticket | None:
     """What `claim` would take now; reads only, so that a slot can be taken first."""
     with connection.read():
-        return pick(_tickets(), lane, now_ms)
+        return pick(_tickets(), lane, now_ms, _quiet_since_ms())
 
 
 def claim(lane: Lane, worker: str, now_ms: int, wanted: str) -> Claimed | None:
     """Take the job `wanted` if it is still the one to start; in one IMMEDIATE transaction, so only one worker wins."""
-    with connection.write(durable=True):
-        ticket = pick(_tickets(), lane, now_ms)
+    with connection.write(durable=True, name="claim"):
+        ticket = pick(_tickets(), lane, now_ms, _quiet_since_ms())
         if ticket is None or ticket.id != wanted:
             return None
         job = Job.get_by_id(ticket.id)
@@ -169,8 +212,12 @@ def claim(lane: Lane, worker: str, now_ms: int, wanted: str) -> Claimed | None:
             Job.id == job.id
         ).execute()
         _note(job.id, job.attempt + 1, "started", worker)
+    return _claimed(job, job.attempt + 1)
+
+
+def _claimed(job: Job, attempt: int) -> Claimed:
     row = {field: getattr(job, field) for field in Claimed.__struct_fields__}
-    return msgspec.convert(row | {"attempt": job.attempt + 1, "spec": msgspec.json.encode(job.spec)}, Claimed)
+    return msgspec.convert(row | {"attempt": attempt, "spec": msgspec.json.encode(job.spec)}, Claimed)
 
 
 def report_progress(job: Claimed, progress: dict[str, object]) -> bool:
@@ -194,7 +241,7 @@ def finish(job: Claimed, commit: Callable[[], None]) -> None:
     Raises:
         Fenced: The job is no longer ours; nothing was written.
     """
-    with connection.write(durable=True):
+    with connection.write(durable=True, name="finish"):
         _end(job, "completed")
         commit()
 
@@ -205,7 +252,7 @@ def fail(job: Claimed, error: str, commit: Callable[[], None] | None = None) -> 
     Raises:
         Fenced: The job is no longer ours.
     """
-    with connection.write(durable=True):
+    with connection.write(durable=True, name="fail"):
         _end(job, "failed", error=error)
         if commit:
             commit()
@@ -217,10 +264,28 @@ def cancelled(job: Claimed, commit: Callable[[], None] | None = None) -> None:
     Raises:
         Fenced: The job is no longer ours.
     """
-    with connection.write(durable=True):
+    with connection.write(durable=True, name="fail"):
         _end(job, "cancelled")
         if commit:
             commit()
+
+
+def retry(job: Claimed, reason: str, give_up: GiveUp) -> JobStatus:
+    """Return a running job to the queue because what it needs is missing right now (a full disk, say).
+
+    The attempt counts: after `max_attempts` the job fails with `reason`. Returns the new status.
+
+    Raises:
+        Fenced: The job is no longer ours.
+    """
+    with connection.write(durable=True, name="retry"):
+        row = Job.get_by_id(job.id)
+        changes = _retried(row, clock.now_ms(), reason)
+        _mine(job, **changes)
+        _note(job.id, job.attempt, "failed" if changes["status"] == "failed" else "put off", reason)
+        if changes["status"] != "queued":
+            give_up(job, reason)
+    return cast(JobStatus, changes["status"])
 
 
 def put_back(job: Claimed) -> None:
@@ -229,7 +294,7 @@ def put_back(job: Claimed) -> None:
     Raises:
         Fenced: The job is no longer ours.
     """
-    with connection.write(durable=True):
+    with connection.write(durable=True, name="put_back"):
         _mine(job, status="queued", worker=None, attempt=job.attempt - 1, progress={})
         _note(job.id, job.attempt, "put back", "the worker was stopped")
 
@@ -252,12 +317,13 @@ def request_cancel(job_id: str) -> JobStatus:
     return cast(JobStatus, job.status)
 
 
-def recover(is_dead: Callable[[str], bool], now_ms: int) -> list[tuple[str, str]]:
-    """Deal with running jobs whose worker is dead: back to the queue, or failed after `max_attempts`.
+def recover(is_dead: Callable[[str], bool], now_ms: int, give_up: Mapping[str, GiveUp]) -> list[tuple[str, str]]:
+    """Deal with running jobs whose worker is dead: back to the queue, or ended after `max_attempts` or a cancellation.
 
     Args:
         is_dead: Whether the named worker's lock is free.
         now_ms: Wall clock.
+        give_up: What else changes when a job of a kind ends; jobs of other kinds are ended by their own workers only.
 
     Returns:
         `(job id, new status)` of each.
@@ -265,32 +331,46 @@ def recover(is_dead: Callable[[str], bool], now_ms: int) -> list[tuple[str, str]
     with connection.read():
         suspects = [(job.id, str(job.worker)) for job in Job.select(Job.id, Job.worker).where(Job.status == "running")]
     dead = [(job_id, worker) for job_id, worker in suspects if is_dead(worker)]
-    return [(job_id, _give_up(job_id, worker, now_ms)) for job_id, worker in dead]
+    settled = [(job_id, _take_back(job_id, worker, now_ms, give_up)) for job_id, worker in dead]
+    return [(job_id, status) for job_id, status in settled if status is not None]
 
 
-def _give_up(job_id: str, worker: str, now_ms: int) -> str:
-    with connection.write(durable=True):
+def _take_back(job_id: str, worker: str, now_ms: int, give_up: Mapping[str, GiveUp]) -> str | None:
+    with connection.write(durable=True, name="recover"):
         job = Job.get_or_none((Job.id == job_id) & (Job.status == "running") & (Job.worker == worker))
         if job is None:
-            return "moved on"
-        Job.update(_lost(job, now_ms)).where(Job.id == job_id).execute()
-        status = str(Job.select(Job.status).where(Job.id == job_id).scalar())
-        _note(job_id, job.attempt, "worker lost", f"{worker} died; now {status}")
-    return status
+            return None  # somebody else has dealt with it
+        reason = NO_MORE_ATTEMPTS.format(attempts=job.attempt, detail=f"{worker} was lost")
+        changes = _cancelled(now_ms) if job.cancel_requested else _retried(job, now_ms, reason)
+        if changes["status"] != "queued":
+            if job.kind not in give_up:
+                return None
+            give_up[job.kind](_claimed(job, job.attempt), str(changes.get("error", "It was cancelled.")))
+        Job.update(changes).where(Job.id == job_id).execute()
+        _note(job_id, job.attempt, "worker lost", f"{worker} died; now {changes['status']}")
+    return str(changes["status"])
 
 
-def _lost(job: Job, now_ms: int) -> dict[str, object]:
-    if job.cancel_requested:
-        return {"status": "cancelled", "worker": None, "finished_at_ms": now_ms}
+def _cancelled(now_ms: int) -> dict[str, object]:
+    return {"status": "cancelled", "worker": None, "finished_at_ms": now_ms}
+
+
+def _retried(job: Job, now_ms: int, reason: str) -> dict[str, object]:
     if job.attempt >= job.max_attempts:
-        error = NO_MORE_ATTEMPTS.format(attempts=job.attempt, detail=f"{job.worker} was lost")
-        return {"status": "failed", "worker": None, "finished_at_ms": now_ms, "error": error}
-    return {"status": "queued", "worker": None, "not_before_ms": now_ms + BACK_OFF_MS * 2 ** (job.attempt - 1)}
+        return {"status": "failed", "worker": None, "finished_at_ms": now_ms, "error": reason}
+    back_off_ms = min(BACK_OFF_MS * 2 ** (job.attempt - 1), MAX_BACK_OFF_MS)
+    return {"status": "queued", "worker": None, "not_before_ms": now_ms + back_off_ms, "progress": {}}
 
 
 def _tickets() -> list[Ticket]:
     columns = [getattr(Job, field) for field in Ticket.__struct_fields__]
     return msgspec.convert(list(Job.select(*columns).where(Job.status.in_(OPEN)).dicts()), list[Ticket])
+
+
+def _quiet_since_ms() -> int:
+    """When a job last left the running state; the newest such event is near the end of the table."""
+    ended = JobEvent.select(JobEvent.at_ms).where(JobEvent.event.in_(ENDED)).order_by(JobEvent.id.desc())
+    return int(ended.limit(1).scalar() or 0)
 
 
 def _end(job: Claimed, status: JobStatus, error: str | None = None) -> None:

@@ -162,7 +162,7 @@ def test_a_suspended_worker_that_wakes_up_changes_nothing(endless: str, start: S
     worker = start("benchmarker", "0")
     wait_for(lambda: len(family(worker)) >= 2, 30, "a candidate")
     worker.send_signal(signal.SIGSTOP)
-    assert jobs.recover(lambda name: True, clock.now_ms()) == [(endless, "queued")]
+    assert jobs.recover(lambda name: True, clock.now_ms(), {}) == [(endless, "queued")]
     before = (job(endless).status, job(endless).attempt)
     worker.send_signal(signal.SIGCONT)
     worker.terminate()

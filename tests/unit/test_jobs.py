@@ -15,6 +15,7 @@ from shared.db import accounts, connection, jobs, tables
 from shared.specs import BenchmarkSpec, ConvertSpec
 
 NOW = 10_000_000
+ENDINGS: dict[str, jobs.GiveUp] = {"benchmark": lambda job, reason: None}
 
 tickets = st.lists(
     st.builds(
@@ -49,6 +50,20 @@ def test_an_idle_platform_starts_something(open_jobs):
     waiting = [job for job in open_jobs if job.status == "queued" and job.not_before_ms <= NOW]
     if waiting and not any(job.status == "running" for job in open_jobs):
         assert any(jobs.pick(open_jobs, lane, NOW) for lane in ("accelerator", "cpu", "report"))
+
+
+def test_an_exclusive_job_lets_older_jobs_of_other_lanes_go_first():
+    second = ticket("second", isolation="exclusive", ordered_at_ms=50)
+    report = ticket("report of the first", lane="report", ordered_at_ms=10)
+    check = ticket("check", lane="cpu", ordered_at_ms=60)
+    now, ended = 100_000, 99_000
+    waiting = [second, report, check]
+    assert jobs.pick(waiting, "accelerator", now, ended) is None
+    assert jobs.pick(waiting, "report", now, ended) == report
+    assert jobs.pick(waiting, "cpu", now, ended) is None, "the younger one waits for the measurement"
+    assert jobs.pick([second, check], "accelerator", now, ended) == second
+    dead_reporter = now + jobs.PATIENCE_MS
+    assert jobs.pick(waiting, "accelerator", dead_reporter, ended) == second
 
 
 @given(tickets, st.randoms())
@@ -124,7 +139,7 @@ def test_finishing_commits_the_results_with_it(queued: str):
 @pytest.mark.parametrize("late", ["finish", "fail", "cancelled", "progress", "put_back"])
 def test_a_worker_that_was_given_up_changes_nothing(queued: str, late: str):
     zombie = claim()
-    assert jobs.recover(lambda worker: True, clock.now_ms()) == [(queued, "queued")]
+    assert jobs.recover(lambda worker: True, clock.now_ms(), ENDINGS) == [(queued, "queued")]
     again = claim("benchmarker-1")
     assert again.attempt == 2
     before = tables.Job.select().where(tables.Job.id == queued).dicts().get()
@@ -143,7 +158,7 @@ def test_a_worker_that_was_given_up_changes_nothing(queued: str, late: str):
 def test_a_job_that_kills_its_workers_is_given_up(queued: str):
     for attempt in itertools.count(1):
         assert claim().attempt == attempt
-        ((_, now),) = jobs.recover(lambda worker: True, clock.now_ms())
+        ((_, now),) = jobs.recover(lambda worker: True, clock.now_ms(), ENDINGS)
         if now == "failed":
             break
     assert attempt == 3
@@ -152,7 +167,7 @@ def test_a_job_that_kills_its_workers_is_given_up(queued: str):
 
 def test_a_live_worker_keeps_its_job(queued: str):
     claim()
-    assert jobs.recover(lambda worker: False, clock.now_ms()) == []
+    assert jobs.recover(lambda worker: False, clock.now_ms(), ENDINGS) == []
 
 
 def test_putting_back_does_not_count_as_an_attempt(queued: str):
