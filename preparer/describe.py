@@ -41,6 +41,7 @@ def describe(order: DescribeOrder) -> ModelDescription:
     if not dynamic:
         inputs = [msgspec.structs.replace(info, shape=[_fixed(info), *info.shape[1:]]) for info in inputs]
     _check_labels(order, outputs)
+    notes += _undecoded(order, outputs)
     return ModelDescription(
         inputs=inputs,
         outputs=outputs,
@@ -214,7 +215,7 @@ def _try_out(
     """Run it; returns the outputs as they came and whether the batch really is free."""
     with engine_class("onnxruntime")(path, threads=1) as engine:
         try:
-            values = engine.infer(synthetic_feeds(inputs, 1, seed=0))
+            values = engine.infer(synthetic_feeds(inputs, _fixed(inputs[0]), seed=0))
         except errors.AppError as error:
             raise errors.BadModel(f"The model does not run: {error.message}") from error
         dynamic = declared_free and _runs_at_two(engine, inputs, notes)
@@ -252,6 +253,16 @@ def _check_labels(order: DescribeOrder, outputs: list[TensorInfo]) -> None:
     classes = outputs[0].shape[1]
     if isinstance(classes, int) and classes != len(order.labels):
         raise errors.BadModel(f"There are {len(order.labels)} labels, but the model has {classes} classes.")
+
+
+def _undecoded(order: DescribeOrder, outputs: list[TensorInfo]) -> list[str]:
+    shape = outputs[0].shape
+    if order.task_type == "classification" and len(shape) == 2:
+        return []
+    why = (
+        f"its first output {shape} is not [batch, classes]" if order.task_type == "classification" else "no decoder yet"
+    )
+    return [f"Predictions of this {order.task_type} model come as raw outputs ({why})."]
 
 
 def _ends_in_softmax(graph: GraphProto) -> bool:

@@ -18,6 +18,10 @@ Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Text = Annotated[str, Meta(max_length=4096)]
 
 
+HOME = Path(__file__).absolute().parents[1]
+"""The checkout this runs from (`make setup` installs in place)."""
+
+
 class BadSetting(SystemExit):
     """A setting out of range: stops the start with exit code 64, which supervisord does not retry."""
 
@@ -29,7 +33,7 @@ class BadSetting(SystemExit):
 class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper"):
     """All settings in force. Paths default below `DATA_DIR`."""
 
-    data_dir: Annotated[Text, Meta(description="Where everything is kept.")] = "data"
+    data_dir: Annotated[Text, Meta(description="Where everything is kept (default data, beside the code).")] = ""
     db_path: Annotated[Text, Meta(description="The SQLite file (default DATA_DIR/db/cv-platform.db).")] = ""
     model_path: Annotated[Text, Meta(description="Model files (default DATA_DIR/models).")] = ""
     dataset_path: Annotated[Text, Meta(description="Dataset files (default DATA_DIR/datasets).")] = ""
@@ -63,10 +67,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper"):
         1000
     )
 
+    metrics_token: Annotated[
+        Text, Meta(description="Bearer token that opens /metrics, for Prometheus; nothing else takes it.")
+    ] = ""
+
     @property
     def root(self) -> Path:
-        """`DATA_DIR`, absolute."""
-        return Path(self.data_dir).absolute()
+        """`DATA_DIR`, absolute; unset it is the same folder from wherever the command is typed."""
+        return Path(self.data_dir).absolute() if self.data_dir else HOME / "data"
 
     @property
     def db_file(self) -> Path:

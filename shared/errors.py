@@ -92,6 +92,12 @@ class BadModel(InvalidInput):
     code, title = "bad_model", "The model cannot be used"
 
 
+class BadOutput(InvalidInput):
+    """The model answers this input with NaN or infinity."""
+
+    code, title = "bad_output", "The model gives no usable answer"
+
+
 class PoisonRequest(InvalidInput):
     """A request that killed the worker that ran it alone."""
 

@@ -137,18 +137,20 @@ class Runtime:
         return parts[0] if len(parts) == 1 else _joined(parts)
 
     def present(self, outputs: Feeds, n: int, top_k: int, raw_outputs: bool) -> bytes:
-        """The JSON of an answer for `n` images: `predictions`, one list an image, and `outputs` where asked for, or
-        where this version has no decoder (detection, a classifier whose first output is not `[n, classes]`).
+        """The JSON of an answer for `n` images: `predictions`, one list an image, and `outputs` where asked for.
+
+        Where this version has no decoder (detection, a classifier whose first output is not `[n, classes]`) there are
+        `outputs` and no `predictions`: an empty list would read as nothing found.
 
         Raises:
-            errors.EngineFailed: What would be shown holds NaN or infinity.
+            errors.BadOutput: What would be shown holds NaN or infinity.
         """
         scores = outputs[self.serving.outputs[0].name]
         decoded = self.serving.task_type == "classification" and scores.ndim == 2 and len(scores) == n
-        answer: dict[str, Any] = {"predictions": self._classes(scores, top_k) if decoded else [[] for _ in range(n)]}
+        answer: dict[str, Any] = {"predictions": self._classes(scores, top_k)} if decoded else {}
         if raw_outputs or not decoded:
             for name, array in outputs.items():
-                postprocess.check_finite(name, array)
+                postprocess.check_finite(f"values of {name!r}", array)
             answer["outputs"] = {name: array.tolist() for name, array in outputs.items()}
         return msgspec.json.encode(answer)
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from shared import config
 from shared.db import accounts, connection
+
+for setting in config.names():  # tests do not depend on the settings of the shell they are typed in
+    os.environ.pop(setting, None)
 
 
 @pytest.fixture

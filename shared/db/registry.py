@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal, cast
 
 import msgspec
+import peewee
 
 from shared import clock, errors, ids
 from shared.db import connection, pages
-from shared.db.tables import Artifact, Deployment, Model, Revision
+from shared.db.tables import Artifact, Deployment, Job, Model, Revision
 from shared.specs import EngineName, ModelDescription, Precision, Preprocessing, Stored, Task, TensorInfo
 
 DEFAULT_BATCH = 4
@@ -56,6 +58,12 @@ def keep_artifact(stored: Stored, store: Literal["models", "datasets", "reports"
     Artifact.insert(
         sha256=stored.sha256, store=store, size_bytes=stored.size_bytes, created_at_ms=clock.now_ms()
     ).on_conflict_ignore().execute()
+
+
+def named(sha256s: Iterable[str]) -> set[str]:
+    """Those of the files that have a row."""
+    with connection.read():
+        return {row.sha256 for row in Artifact.select(Artifact.sha256).where(Artifact.sha256.in_(list(sha256s)))}
 
 
 def add_model(stored: Stored, user_id: str, **fields: Any) -> str:
@@ -155,19 +163,32 @@ def _entry(row: Model) -> CatalogEntry:
 def delete_model(model_id: str) -> list[str]:
     """Hide a model and drop the artifact rows nobody else uses; returns their SHA-256 for the store to remove.
 
-    The row stays for the reports that name it. Call inside `write()` and remove the files there too: uploads publish
-    theirs inside `write()`, so a file that somebody just uploaded again is never taken away.
+    The row stays for the reports that name it. Call inside `write()`, and remove the files after it has committed (a
+    model must never be without its file), those that still are not `is_kept()`.
 
     Raises:
         errors.NotFound: No such model.
+        errors.Conflict: It is being benchmarked, or about to be.
     """
     row = model(model_id)
+    measured_by = (
+        Job.select(Job.id)
+        .where(Job.status.in_(("queued", "running")) & (Job.kind == "benchmark"))
+        .where(peewee.fn.json_extract(Job.spec, "$.model_id") == model_id)
+    )
+    if job := measured_by.first():
+        raise errors.Conflict(f"Job {job.id} benchmarks this model; cancel it, or wait until it is done.")
     Model.update(deleted_at_ms=clock.now_ms()).where(Model.id == model_id).execute()
     Deployment.update(status="retired").where(Deployment.model_id == model_id).execute()
     bump("models")
     unused = [sha256 for sha256 in {row.file_sha256, row.onnx_sha256} if sha256 and not _in_use(sha256)]
     Artifact.delete().where(Artifact.sha256.in_(unused)).execute()
     return unused
+
+
+def is_kept(sha256: str) -> bool:
+    """Whether a stored file has its row: somebody refers to it. Inside `write()`, to act on the answer."""
+    return bool(Artifact.select().where(Artifact.sha256 == sha256).exists())
 
 
 def _in_use(sha256: str) -> bool:

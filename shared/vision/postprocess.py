@@ -30,7 +30,7 @@ def confidences(scores: Scores, kind: Literal["logits", "probabilities"]) -> Con
     """Rows of scores -> rows of confidences: softmax of logits (one column: the sigmoid), probabilities as they are.
 
     Raises:
-        errors.EngineFailed: NaN, or an infinity that leaves no order.
+        errors.BadOutput: NaN, or an infinity that leaves no order.
     """
     values = np.asarray(scores, dtype=np.float64)
     if kind == "logits":
@@ -44,11 +44,11 @@ def check_finite(name: str, values: npt.NDArray[np.generic]) -> None:
     """Refuse NaN and infinities.
 
     Raises:
-        errors.EngineFailed: There is one.
+        errors.BadOutput: There is one.
     """
     if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise errors.EngineFailed(
-            f"The model's {name!r} hold NaN or infinity for this input: check its preprocessing and its export."
+        raise errors.BadOutput(
+            f"The model's {name} hold NaN or infinity for this input: check its preprocessing and its export."
         )
 
 

@@ -66,10 +66,11 @@ def test_a_model_is_described(look):
     assert "No preprocessing was given" in found.notes[0]
 
 
-def test_a_fixed_batch_is_declared_fixed(look):
-    found = look(classifier([1, 3, 8, 8]))
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_fixed_batch_is_declared_fixed(look, batch: int):
+    found = look(classifier([batch, 3, 8, 8]))
     assert not found.dynamic_batch
-    assert found.inputs[0].shape == [1, 3, 8, 8]
+    assert found.inputs[0].shape == [batch, 3, 8, 8]
 
 
 def test_open_sizes_are_settled_by_the_contract(look):

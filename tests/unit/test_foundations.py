@@ -21,7 +21,7 @@ def test_the_seeds_names_and_defaults():
     settings = config.load({})
     assert (settings.max_gpu_workers, settings.inference_workers, settings.log_level) == (2, 10, "info")
     assert settings.port == 8080
-    assert settings.db_file == Path("data/db/cv-platform.db").absolute()
+    assert settings.db_file == Path(__file__).parents[2] / "data" / "db" / "cv-platform.db"
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared import clock, errors
-from shared.db import accounts, connection, jobs, tables
-from shared.specs import BenchmarkSpec, ConvertSpec
+from shared.db import accounts, connection, jobs, registry, tables
+from shared.specs import BenchmarkSpec, ConvertSpec, Stored
 
 NOW = 10_000_000
 ENDINGS: dict[str, jobs.GiveUp] = {"benchmark": lambda job, reason: None}
@@ -101,6 +101,12 @@ def test_priority_goes_first_and_age_catches_up():
     assert jobs.pick([old, late], "accelerator", NOW) == old
 
 
+def test_a_clock_that_was_set_back_does_not_hold_a_job_for_hours():
+    waits = ticket("waits", not_before_ms=NOW + jobs.MAX_BACK_OFF_MS)
+    assert jobs.pick([waits], "accelerator", NOW) is None
+    assert jobs.pick([waits], "accelerator", NOW - 3_600_000) == waits
+
+
 @pytest.fixture
 def queued(admin: accounts.Account) -> str:
     with connection.write():
@@ -165,6 +171,29 @@ def test_a_job_that_kills_its_workers_is_given_up(queued: str):
     assert "3 times" in tables.Job.get_by_id(queued).error
 
 
+def test_whoever_ends_a_lost_job_ends_what_hangs_on_it_too(queued: str):
+    for _ in range(2):
+        claim()
+        jobs.recover(lambda worker: True, clock.now_ms(), ENDINGS)
+    claim()
+    assert jobs.recover(lambda worker: True, clock.now_ms(), {}) == [], (
+        "a worker of another lane leaves the end to ours"
+    )
+    assert status(queued) == "running"
+    told: list[tuple[str, str]] = []
+    ours: dict[str, jobs.GiveUp] = {"benchmark": lambda job, reason: told.append((job.id, reason))}
+    assert jobs.recover(lambda worker: True, clock.now_ms(), ours) == [(queued, "failed")]
+    assert told == [(queued, tables.Job.get_by_id(queued).error)]
+
+
+def test_what_is_missing_right_now_is_tried_again_and_then_is_the_reason(queued: str):
+    ended: list[str] = []
+    outcomes = [jobs.retry(claim(), "No space left.", lambda job, reason: ended.append(reason)) for _ in range(3)]
+    assert outcomes == ["queued", "queued", "failed"]
+    assert ended == ["No space left."]
+    assert tables.Job.get_by_id(queued).error == "No space left."
+
+
 def test_a_live_worker_keeps_its_job(queued: str):
     claim()
     assert jobs.recover(lambda worker: False, clock.now_ms(), ENDINGS) == []
@@ -225,3 +254,18 @@ def test_tables_and_schema_have_the_same_columns(db_file):
     for table in tables.Table.__subclasses__():
         columns = {column.name for column in connection.database.get_columns(table._meta.table_name)}
         assert columns == set(table._meta.columns), table
+
+
+def test_a_model_is_not_deleted_under_its_benchmark(queued: str, admin: accounts.Account):
+    with connection.write():
+        stored = Stored(sha256="a" * 64, size_bytes=1)
+        registry.keep_artifact(stored, "models")
+        model_id = registry.add_model(
+            stored, admin.id, name="m", description="", task_type="classification", preprocessing=None, labels=None
+        )
+        tables.Job.update(spec=BenchmarkSpec(model_id=model_id)).where(tables.Job.id == queued).execute()
+    with pytest.raises(errors.Conflict, match=queued), connection.write():
+        registry.delete_model(model_id)
+    with connection.write():
+        jobs.request_cancel(queued)
+        assert registry.delete_model(model_id) == ["a" * 64]

@@ -150,7 +150,6 @@ def test_outputs_without_rows_come_in_one_piece(tmp_path: Path) -> None:
     assert not runtime.splits
     outputs = runtime.infer({"image": np.ones((9, 3, 8, 8), np.float32)})
     assert json.loads(runtime.present(outputs, 9, 5, raw_outputs=False)) == {
-        "predictions": [[]] * 9,
         "outputs": {"total": 9 * 3 * 64},
     }
 
@@ -322,7 +321,6 @@ class TestPresent:
         runtime = Runtime(serving(Path("none"), task_type=task))
         maps = np.zeros((2, 3, 1), np.float32)
         assert json.loads(runtime.present({"scores": maps}, 2, 5, raw_outputs=False)) == {
-            "predictions": [[], []],
             "outputs": {"scores": [[[0.0]] * 3] * 2},
         }
 
@@ -334,5 +332,5 @@ class TestPresent:
 
     @pytest.mark.parametrize("raw", [True, False])
     def test_nan_is_never_shown(self, runtime: Runtime, raw: bool) -> None:
-        with pytest.raises(errors.EngineFailed, match="NaN"):
+        with pytest.raises(errors.BadOutput, match="NaN"):
             runtime.present({"scores": np.array([[np.nan, 1.0]])}, 1, 5, raw_outputs=raw)

@@ -314,9 +314,9 @@ class TestPostprocess:
     @pytest.mark.parametrize("bad", [np.nan, np.inf])
     @pytest.mark.parametrize("kind", ["logits", "probabilities"])
     def test_nan_is_the_models_failure(self, bad: float, kind: str) -> None:
-        with pytest.raises(errors.EngineFailed, match="NaN or infinity"):
+        with pytest.raises(errors.BadOutput, match="NaN or infinity"):
             confidences(np.array([[bad, 1.0]], np.float32), kind)  # type: ignore[arg-type]
-        with pytest.raises(errors.EngineFailed, match="'boxes'"):
+        with pytest.raises(errors.BadOutput, match="boxes"):
             check_finite("boxes", np.array([bad]))
 
     @given(st.lists(st.floats(-50, 50, width=32), min_size=2, max_size=30), st.integers(1, 40))
