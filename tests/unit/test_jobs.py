@@ -261,7 +261,7 @@ def test_a_model_is_not_deleted_under_its_benchmark(queued: str, admin: accounts
         stored = Stored(sha256="a" * 64, size_bytes=1)
         registry.keep_artifact(stored, "models")
         model_id = registry.add_model(
-            stored, admin.id, name="m", description="", task_type="classification", preprocessing=None, labels=None
+            stored, admin.id, name="m", description="", task_type="classification", framework="onnx"
         )
         tables.Job.update(spec=BenchmarkSpec(model_id=model_id)).where(tables.Job.id == queued).execute()
     with pytest.raises(errors.Conflict, match=queued), connection.write():
