@@ -24,6 +24,7 @@ from litestar.openapi.spec import (
 )
 from litestar.openapi.spec.enums import OpenAPIFormat, OpenAPIType
 
+from gateway import docs_shapes
 from gateway.access import TABLE, Minimum
 from gateway.docs_page import Page
 from gateway.errors import PROBLEM_JSON
@@ -125,6 +126,7 @@ def complete(openapi: OpenAPI) -> None:
         operation.summary = re.split(r"[.:;](?:\s|$)", told, maxsplit=1)[0]
         operation.description = f"{told}\n{_who(role)}"
         (operation.responses or {}).pop("400", None)
+    docs_shapes.complete(openapi)
 
 
 def _who(role: Minimum) -> str:
@@ -150,6 +152,28 @@ _PREDICT_OPTIONS = {
     "top_k": Schema(type=OpenAPIType.INTEGER, minimum=1, maximum=1000, default=5),
     "outputs": Schema(type=OpenAPIType.BOOLEAN, default=False, description="Add the raw outputs."),
 }
+
+_PREDICT_ANSWER = Schema(
+    type=OpenAPIType.OBJECT,
+    properties={
+        **{name: Schema(type=OpenAPIType.STRING) for name in ("request_id", "model_id", "engine", "precision")},
+        "batch_size": Schema(type=OpenAPIType.INTEGER, minimum=1, description="The batch it was computed in."),
+        "predictions": Schema(
+            type=OpenAPIType.ARRAY,
+            items=Schema(type=OpenAPIType.ARRAY, items=Schema(type=OpenAPIType.OBJECT)),
+            description="An image's classes, the likeliest first; absent where nothing decodes the outputs.",
+        ),
+        "outputs": Schema(type=OpenAPIType.OBJECT, description="The raw outputs by name, on demand."),
+        "latency_ms": Schema(
+            type=OpenAPIType.OBJECT,
+            properties={
+                name: Schema(type=OpenAPIType.NUMBER, minimum=0) for name in ("queue", "decode", "inference", "total")
+            },
+            required=["queue", "decode", "inference", "total"],
+        ),
+    },
+    required=["request_id", "model_id", "engine", "precision", "batch_size", "latency_ms"],
+)
 
 _PREDICT_REFUSALS = {
     401: "No credential, or a bad one.",
@@ -177,13 +201,12 @@ def _predict_body() -> RequestBody:
 
 
 def _predict_answer() -> OpenAPIResponse:
-    schema = Schema(type=OpenAPIType.OBJECT)
-    answer = OpenAPIMediaType(schema=schema, examples={"digit": Example(value=PREDICTION)})
+    answer = OpenAPIMediaType(schema=_PREDICT_ANSWER, examples={"digit": Example(value=PREDICTION)})
     return OpenAPIResponse(description="One list of predictions an image.", content={"application/json": answer})
 
 
 def _predict_refusals() -> dict[str, OpenAPIResponse]:
-    problem = {PROBLEM_JSON: OpenAPIMediaType(schema=Schema(type=OpenAPIType.OBJECT))}
+    problem = {PROBLEM_JSON: OpenAPIMediaType(schema=Reference(ref=docs_shapes.REF.format(name="Problem")))}
     return {
         str(status): OpenAPIResponse(description=description, content=dict(problem))
         for status, description in _PREDICT_REFUSALS.items()

@@ -1,0 +1,90 @@
+"""What bodies look like in the OpenAPI description: as msgspec, which reads and writes them, describes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import msgspec
+from litestar.openapi.spec import Components, OpenAPI, OpenAPIMediaType, OpenAPIResponse, Operation, Reference, Schema
+from litestar.openapi.spec.enums import OpenAPIFormat, OpenAPIType
+
+from gateway import errors, schemas
+from shared import specs
+
+REF = "#/components/schemas/{name}"
+ANY_OBJECT = Schema(type=OpenAPIType.OBJECT)
+TEXT = Schema(type=OpenAPIType.STRING)
+BYTES = Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.BINARY)
+
+ANSWERS: dict[tuple[str, str], dict[str, Schema | type[msgspec.Struct]]] = {
+    ("POST", "/api/v1/models"): {"application/json": schemas.Model},
+    ("GET", "/api/v1/models/{model_id}/onnx"): {"application/octet-stream": BYTES},
+    ("POST", "/api/v1/benchmark"): {"application/json": schemas.BenchmarkJob},
+    ("GET", "/api/v1/benchmark"): {"application/json": schemas.Listing[schemas.BenchmarkJob], "text/csv": TEXT},
+    ("GET", "/api/v1/benchmark/{benchmark_id}/report"): {"application/json": ANY_OBJECT},
+    ("GET", "/api/v1/reports/{report_id}"): {"application/json": ANY_OBJECT},
+    ("GET", "/api/v1/reports/{report_id}/view"): {"application/json": ANY_OBJECT, "text/html": TEXT},
+    ("GET", "/api/v1/reports/{report_id}/export"): {
+        "application/pdf": BYTES,
+        "text/html": TEXT,
+        "application/json": ANY_OBJECT,
+        "text/csv": TEXT,
+    },
+}
+"""Successful answers of handlers that return ready bytes or files, whose type says nothing about them."""
+
+
+@dataclass
+class StructSchema(Schema):
+    """A schema as msgspec gives it: with the bounds of items in a list, which Litestar leaves out."""
+
+    described: dict[str, Any] = field(default_factory=dict)
+
+    def to_schema(self) -> dict[str, Any]:
+        """The schema as plain data."""
+        return self.described
+
+
+def complete(openapi: OpenAPI) -> None:
+    """Describe every struct by msgspec, and the answers that Litestar cannot see."""
+    components = openapi.components
+    assert isinstance(components, Components)
+    _describe(components, [struct for name, struct in _structs().items() if name in components.schemas])
+    for (method, path), contents in ANSWERS.items():
+        operation: Operation | None = getattr((openapi.paths or {}).get(path), method.lower(), None)
+        for response in (operation.responses or {}).items() if operation else ():
+            _answer(components, *response, contents)
+
+
+def _answer(
+    components: Components,
+    status: str,
+    response: OpenAPIResponse | Reference,
+    contents: dict[str, Schema | type[msgspec.Struct]],
+) -> None:
+    if status.startswith("2") and isinstance(response, OpenAPIResponse):
+        response.content = {
+            media_type: OpenAPIMediaType(schema=shape if isinstance(shape, Schema) else _describe(components, [shape]))
+            for media_type, shape in contents.items()
+        }
+        response.headers = None  # of a file, Litestar would describe Last-Modified as what it is not
+
+
+def _describe(components: Components, structs: list[Any]) -> Reference:
+    """Add the structs and all they are made of; returns a reference to the last."""
+    references, described = msgspec.json.schema_components(structs, ref_template=REF)
+    components.schemas.update({name: StructSchema(described=schema) for name, schema in described.items()})
+    return Reference(ref=list(references)[-1]["$ref"])
+
+
+def _structs() -> dict[str, type[msgspec.Struct]]:
+    """The structs of bodies by their name in the description."""
+    modules: tuple[ModuleType, ...] = (specs, errors, schemas)
+    return {
+        name: value
+        for module in modules
+        for name, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, msgspec.Struct)
+    }

@@ -1,0 +1,102 @@
+"""The running application against its own OpenAPI description: input it promises to take, and input it must refuse."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import hypothesis
+import pytest
+import requests
+import schemathesis
+from hypothesis import HealthCheck, Phase
+from hypothesis import strategies as st
+from schemathesis import Case, GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi import checks
+
+from gateway.access import TABLE
+from shared.db import accounts
+from tests.unit import gateway_kit as kit
+
+CONFORMS = [
+    not_a_server_error,
+    checks.status_code_conformance,
+    checks.content_type_conformance,
+    checks.response_headers_conformance,
+    checks.response_schema_conformance,
+]
+EXAMPLES = 12
+ENDLESS = {("GET", "/api/v1/events")}
+CALLS = sorted(call for call in TABLE if call not in ENDLESS and not call[1].startswith("/schema"))
+NUMBERS = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[kit.Gateway]:
+    with kit.fresh_gateway_at(tmp_path_factory.mktemp("gateway")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def description(gateway: kit.Gateway) -> Any:
+    return schemathesis.openapi.from_dict(gateway.get("/schema/openapi.json", role=None).json())
+
+
+@pytest.fixture
+def real(gateway: kit.Gateway) -> dict[str, str]:
+    """Ids that name something: a ready model, its queued benchmark, a user and a key of the caller."""
+    gateway.reset()
+    model_id = kit.ready_model(gateway)
+    benchmark_id = gateway.post("/benchmark", json={"model_id": model_id}).json()["id"]
+    user = accounts.add_user(f"somebody-{next(NUMBERS)}", "unusable", "viewer")
+    key = gateway.post("/auth/api-keys", role="admin", json={"name": "another"}).json()
+    return {
+        "model_id": model_id,
+        "benchmark_id": benchmark_id,
+        "job_id": benchmark_id,
+        "user_id": user.id,
+        "key_id": key["id"],
+    }
+
+
+def aim(case: Case, real: dict[str, str]) -> None:
+    """Let the case speak of things that are there."""
+    for part in (case.path_parameters, case.query, case.body):
+        if isinstance(part, dict):
+            part.update({name: real[name] for name in part if name in real})
+
+
+def send(gateway: kit.Gateway, case: Case) -> Any:
+    """The case over our client, signed in as an administrator."""
+    wanted = requests.Request(**case.as_transport_kwargs(base_url="http://testserver.local")).prepare()
+    headers = dict(wanted.headers) | {"X-API-Key": gateway.keys["admin"]}
+    headers.pop("Authorization", None)
+    return gateway.client.request(wanted.method or "", wanted.url or "", headers=headers, content=wanted.body)
+
+
+@pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
+@pytest.mark.parametrize(("method", "path"), CALLS, ids=lambda part: part)
+def test_answers_are_as_described(
+    gateway: kit.Gateway, description: Any, real: dict[str, str], method: str, path: str, mode: GenerationMode
+) -> None:
+    operation = description[path][method]
+    if mode is GenerationMode.NEGATIVE and not (operation.query or operation.path_parameters or operation.body):
+        pytest.skip("nothing can be wrong about this call")
+
+    @hypothesis.settings(
+        max_examples=EXAMPLES,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        phases=[Phase.explicit, Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @hypothesis.given(case=operation.as_strategy(generation_mode=mode), aimed=st.booleans())
+    def conforms(case: Case, aimed: bool) -> None:
+        if aimed:
+            aim(case, real)
+        case.validate_response(send(gateway, case), checks=CONFORMS)
+
+    conforms()
