@@ -10,7 +10,7 @@ from shared import child, clock, config, errors, process
 from shared.artifacts import ArtifactStore
 from shared.db import connection, jobs, registry
 from shared.db.tables import Benchmark, Report
-from shared.specs import ReportSpec
+from shared.specs import JobKind, ReportSpec
 from shared.worker import Commit, Duty, JobWorker
 
 MEMORY_MB = 4096

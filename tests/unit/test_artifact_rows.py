@@ -1,0 +1,143 @@
+"""Stored files and their rows over any sequence of uploads, deletions, measurements and deaths in between."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway import schemas
+from gateway.routes import models as routes
+from reporter.housekeeping import FILES_EVERY_S, ORPHAN_S, Housekeeping
+from shared import config
+from shared.artifacts import ArtifactStore, Staging
+from shared.db import accounts, connection, registry
+from shared.db.tables import Artifact, Job, JobEvent, Model
+
+FORM = schemas.ModelForm(name="m", task_type="classification")
+SMALL = st.integers(0, 3)
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("upload"), SMALL),
+        st.tuples(st.just("delete"), SMALL),
+        st.tuples(st.just("measure"), SMALL),
+        st.tuples(st.just("upload dies before its commit"), SMALL),
+        st.tuples(st.just("delete dies after its commit"), SMALL),
+        st.tuples(st.just("measure dies before its commit"), SMALL),
+        st.tuples(st.just("wait"), st.sampled_from((1, int(FILES_EVERY_S), int(ORPHAN_S)))),
+        st.tuples(st.just("the reporter starts again"), st.just(0)),
+    ),
+    max_size=40,
+)
+
+
+class Died(Exception):
+    """The process ended here."""
+
+
+class Installation:
+    """Stores, rows, and the calls of gateway, benchmarker and reporter that touch both."""
+
+    def __init__(self, root: Path, user_id: str) -> None:
+        self.settings = config.load({"DATA_DIR": str(root), "RUN_DIR": "/tmp/cvp-none"})
+        self.user_id, self.now_s = user_id, 0.0
+        self.models, self.reports = ArtifactStore(self.settings.models), ArtifactStore(self.settings.reports)
+        self.context: Any = SimpleNamespace(models=self.models, settings=self.settings)
+        self.restart(0)
+
+    def restart(self, _: int) -> None:
+        self.keeper = Housekeeping(self.settings, lambda: self.now_s)
+
+    def upload(self, content: int, *, dies: bool = False) -> None:
+        with self.models.stage() as staging:
+            staging.write(b"%d" % content)
+            stored = staging.seal()
+            if dies:
+                self._die_after_publishing(staging)
+            routes._accept(self.context, staging, FORM, stored=stored, user_id=self.user_id, key=None)
+
+    def _die_after_publishing(self, staging: Staging) -> None:
+        publish = staging.publish
+
+        def publish_and_die() -> None:
+            publish()
+            raise Died
+
+        staging.publish = publish_and_die  # type: ignore[method-assign, assignment]
+
+    def delete(self, index: int, *, dies: bool = False) -> None:
+        alive = [model.id for model in live()]
+        if not alive:
+            return
+        if not dies:
+            routes._delete(self.context, alive[index % len(alive)])
+            return
+        with connection.write():
+            registry.delete_model(alive[index % len(alive)])
+        raise Died
+
+    def measure(self, content: int, *, dies: bool = False) -> None:
+        stored = self.reports.put(b"measurements %d" % content)
+        if dies:
+            raise Died
+        with connection.write():
+            registry.keep_artifact(stored, "reports")
+
+    def wait(self, seconds: float) -> None:
+        self.now_s += seconds
+        self.keeper.step()
+
+    def files(self) -> set[str]:
+        return {sha256 for store in (self.models, self.reports) for files in store.published() for sha256 in files}
+
+
+def live() -> list[Any]:
+    with connection.read():
+        return list(Model.select().where(Model.deleted_at_ms.is_null()).order_by(Model.id))
+
+
+def rows() -> set[str]:
+    with connection.read():
+        return {row.sha256 for row in Artifact.select()}
+
+
+@pytest.fixture(scope="module")
+def user_id(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    path = tmp_path_factory.mktemp("rows") / "cv.db"
+    connection.migrate(path)
+    connection.open_db(path)
+    yield accounts.add_user("root", "unusable", "admin").id
+    connection.database.close()
+
+
+@settings(deadline=None, max_examples=60)
+@given(steps=STEPS)
+def test_no_row_without_its_file_and_in_the_end_no_file_without_a_row(user_id: str, steps: list[tuple[str, int]]):
+    with connection.write():
+        for table in (JobEvent, Job, Model, Artifact):
+            table.delete().execute()
+    with tempfile.TemporaryDirectory() as folder:
+        house = Installation(Path(folder), user_id)
+        calls: dict[str, Callable[..., None]] = {
+            "upload": house.upload,
+            "delete": house.delete,
+            "measure": house.measure,
+            "wait": house.wait,
+            "the reporter starts again": house.restart,
+        }
+        for step, value in steps:
+            name, dies, _ = step.partition(" dies ")
+            with contextlib.suppress(Died):
+                calls[name](value, **({"dies": True} if dies else {}))
+            assert rows() <= house.files(), step
+            assert {model.file_sha256 for model in live()} <= rows(), step
+        for _ in range(3):
+            house.wait(ORPHAN_S)
+        assert house.files() == rows()
