@@ -49,7 +49,7 @@ def gateway_admin(settings: config.Settings, *arguments: str, stdin: str = "") -
     )
     if done.returncode != 0:
         reason = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()[-1]
-        raise click.ClickException(reason.removeprefix("cvp: "))
+        raise click.ClickException(reason.removeprefix("cvp: ").removeprefix("Error: "))
     return done.stdout
 
 

@@ -243,6 +243,7 @@ def finish(job: Claimed, commit: Callable[[], None]) -> None:
     """
     with connection.write(durable=True, name="finish"):
         _end(job, "completed")
+        Job.update(progress=peewee.fn.json_set(Job.progress, "$.fraction", 1.0)).where(Job.id == job.id).execute()
         commit()
 
 

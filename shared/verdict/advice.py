@@ -65,7 +65,10 @@ def deployment_steps(measurements: MeasurementSet, selected: Candidate | None) -
         f"{plural(selected.instances, 'session')}; send {plural(selected.batch_size, 'image')} per call.",
     ]
     if model.preprocessing_hash:
-        steps.append(f"Prepare images by the model's preprocessing contract {model.preprocessing_hash}, as at upload.")
+        steps.append(
+            f"Prepare images by the model's preprocessing contract {model.preprocessing_hash}; "
+            f"GET /api/v1/models/{model.id} shows it."
+        )
     steps.append(
         "Measure once where it is deployed and compare with this report's intervals; "
         f"they hold for fingerprint {measurements.system.fingerprint}."

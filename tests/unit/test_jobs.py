@@ -138,8 +138,10 @@ def test_finishing_commits_the_results_with_it(queued: str):
     with pytest.raises(ZeroDivisionError):
         jobs.finish(job, lambda: 1 / 0)
     assert status(queued) == "running"
+    jobs.report_progress(job, {"fraction": 0.9, "round": 9})
     jobs.finish(job, lambda: None)
     assert status(queued) == "completed"
+    assert tables.Job.get_by_id(queued).progress == {"fraction": 1.0, "round": 9}
 
 
 @pytest.mark.parametrize("late", ["finish", "fail", "cancelled", "progress", "put_back"])
@@ -177,7 +179,7 @@ def test_whoever_ends_a_lost_job_ends_what_hangs_on_it_too(queued: str):
         jobs.recover(lambda worker: True, clock.now_ms(), ENDINGS)
     claim()
     assert jobs.recover(lambda worker: True, clock.now_ms(), {}) == [], (
-        "a worker of another lane leaves the end to ours"
+        "another lane leaves the end to ours"
     )
     assert status(queued) == "running"
     told: list[tuple[str, str]] = []
