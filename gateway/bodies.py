@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import AsyncIterator, Generator, Iterator, Mapping
+import functools
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -11,7 +11,8 @@ import msgspec
 from litestar.dto import AbstractDTO
 from litestar.types import Receive
 
-from gateway.errors import ClientGone
+from gateway import wording
+from gateway.errors import MISFIT, ClientGone
 from shared import errors
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from litestar.typing import FieldDefinition
 
 T = TypeVar("T")
-
-_WHERE = re.compile(r"(?P<what>.*) - at `(?:key in )?\$(?P<path>.*)`$", re.DOTALL)
 
 
 async def chunks(receive: Receive, limit: int) -> AsyncIterator[bytes]:
@@ -111,35 +110,43 @@ def decode_fields(fields: Mapping[str, msgspec.Raw], type_: type[T]) -> T:
     return decode(msgspec.json.encode(fields), type_)
 
 
+def decode_texts(texts: Mapping[str, str], type_: type[T]) -> T:
+    """Like `decode`, from plain text (a query, the fields of a form), where a number is a string of digits."""
+    try:
+        return msgspec.convert(texts, type_, strict=False)
+    except msgspec.ValidationError:
+        lenient = functools.partial(msgspec.convert, strict=False)
+        raise errors.InvalidInput(MISFIT, errors=_misfits(texts, type_, lenient)) from None
+
+
 def _refusal(body: bytes, type_: type[T], first: msgspec.ValidationError) -> errors.InvalidInput:
     try:
         given = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
     except msgspec.ValidationError:
-        return errors.InvalidInput("The body must be a JSON object.", errors=[_located("", first)])
-    found = [error for name in given if (error := _wrong(name, given[name], type_))]
-    found += [{"field": name, "message": "required"} for name in _required(type_) if name not in given]
-    return errors.InvalidInput("The request does not fit; see `errors`.", errors=found or [_located("", first)])
+        return errors.InvalidInput("The body must be a JSON object.", errors=[misfit("", type_, first)])
+    found = _misfits(given, type_, lambda value, wanted: msgspec.json.decode(value, type=wanted))
+    return errors.InvalidInput(MISFIT, errors=found or [misfit("", type_, first)])
 
 
-def _wrong(name: str, value: msgspec.Raw, type_: type[Any]) -> dict[str, str] | None:
+def _misfits(given: Mapping[str, Any], type_: type[Any], check: Callable[[Any, Any], Any]) -> list[dict[str, str]]:
     known = {field.encode_name: field for field in msgspec.structs.fields(type_)}
-    if name not in known:
-        return {"field": name, "message": f"unknown field; known are {', '.join(known)}"}
-    try:
-        msgspec.json.decode(value, type=known[name].type)
-    except msgspec.ValidationError as error:
-        return _located(name, error)
-    return None
+    found = []
+    for name, value in given.items():
+        if name not in known:
+            found.append({"field": name, "message": wording.unknown("field", known)})
+            continue
+        try:
+            check(value, known[name].type)
+        except msgspec.ValidationError as error:
+            found.append(misfit(name, known[name].type, error))
+    missing = [name for name, field in known.items() if field.required and name not in given]
+    return found + [{"field": name, "message": "required"} for name in missing]
 
 
-def _required(type_: type[Any]) -> list[str]:
-    return [field.encode_name for field in msgspec.structs.fields(type_) if field.required]
-
-
-def _located(name: str, error: msgspec.ValidationError) -> dict[str, str]:
-    match = _WHERE.match(str(error))
-    path, what = (match["path"], match["what"]) if match else ("", str(error))
-    return {"field": (name + path).lstrip(".") or "body", "message": what[0].lower() + what[1:]}
+def misfit(name: str, type_: Any, error: msgspec.ValidationError) -> dict[str, str]:
+    """What is wrong with a field, or with something inside it."""
+    path, message = wording.explained(type_, str(error))
+    return {"field": (name + path).lstrip(".") or "body", "message": message}
 
 
 class StrictJson(AbstractDTO[Any]):

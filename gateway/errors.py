@@ -11,9 +11,11 @@ import msgspec
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, ValidationException
 
+from gateway import wording
 from shared import errors
 
 PROBLEM_JSON = "application/problem+json"
+MISFIT = "The request does not fit; see `errors`."
 NO_SUCH_PATH = "There is no such path; /schema lists every call."
 CLIENT_CLOSED = 499
 """What the log shows for a client that left before its answer; nothing is sent."""
@@ -59,7 +61,7 @@ def answer(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]
     request_id = request.scope["state"].get("request_id", "")
     if isinstance(error, ClientGone):
         return Response(b"", status_code=CLIENT_CLOSED)
-    known = as_app_error(error)
+    known = _misfit(error, request) if isinstance(error, ValidationException) else as_app_error(error)
     if known is None:
         logger.error("unexpected failure", exc_info=error, extra={"request_id": request_id, "path": request.url.path})
         known = errors.AppError("Something unexpected failed on our side. Quote the request id when you report it.")
@@ -84,8 +86,6 @@ def as_app_error(error: Exception) -> errors.AppError | None:
     """The stated failure behind an exception; None for one nobody foresaw."""
     if isinstance(error, errors.AppError):
         return error
-    if isinstance(error, ValidationException):
-        return errors.InvalidInput("The request does not fit; see `errors`.", errors=_litestar_fields(error))
     if isinstance(error, HTTPException):
         return _by_status(error)
     return None
@@ -106,10 +106,18 @@ def _by_status(error: HTTPException) -> errors.AppError | None:
     return None
 
 
-def _litestar_fields(error: ValidationException) -> list[dict[str, str]]:
-    found = error.extra if isinstance(error.extra, list) else []
-    named = [(str(item.get("key", "data")), str(item.get("message", ""))) for item in found]
-    return [{"field": "body" if key == "data" else key, "message": message} for key, message in named]
+def _misfit(error: ValidationException, request: Request[Any, Any, Any]) -> errors.InvalidInput:
+    """What is wrong with the parameters of a call, one by one."""
+    types = request.route_handler.signature_model.__annotations__
+    definitions = request.route_handler.parsed_fn_signature.parameters
+    found = []
+    for item in error.extra if isinstance(error.extra, list) else []:
+        key = str(item.get("key", ""))
+        if key in types:
+            name = getattr(definitions[key].kwarg_definition, "name", None) or key
+            message = wording.explained(types[key], str(item.get("message", "")))[1]
+            found.append({"field": name, "message": message.replace(" or null", "")})
+    return errors.InvalidInput(MISFIT, errors=found) if found else errors.InvalidInput(error.detail)
 
 
 def _headers(error: errors.AppError, cause: Exception) -> dict[str, str]:

@@ -24,7 +24,11 @@ from shared.specs import (
 Role = Literal["admin", "engineer", "viewer"]
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
 Username = Annotated[
-    str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$", description="Letters, digits and `._@-`, at most 64.")
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$",
+        description="1 to 64 letters, digits or `._@-`, the first a letter or digit.",
+    ),
 ]
 Password = Annotated[str, Meta(min_length=MIN_LENGTH, max_length=MAX_LENGTH)]
 Item = TypeVar("Item")

@@ -116,17 +116,9 @@ async def predict(scope: Scope, receive: Receive, send: Send) -> None:
 
 def _options(scope: HTTPScope) -> Options:
     query = scope["query_string"]
-    return _lenient(dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True))) if query else Options()
-
-
-def _lenient(values: dict[str, str]) -> Options:
-    """Options written as text (query or form), where a number is a string of digits."""
-    try:
-        return msgspec.convert(values, Options, strict=False)
-    except msgspec.ValidationError as error:
-        raise errors.InvalidInput(
-            f"An option does not fit: {error}. Known are model_id, top_k (1 to 1000) and outputs (true or false)."
-        ) from None
+    if not query:
+        return Options()
+    return bodies.decode_texts(dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True)), Options)
 
 
 async def _served(context: Context, model_id: str) -> registry.CatalogEntry:
@@ -185,7 +177,7 @@ async def _form(content_type: str, body: AsyncIterator[bytes], options: Options)
     blobs = [_image(bytes(image)) for image in images]
     if not blobs:
         raise errors.InvalidInput("Send an image.", errors=[{"field": "image", "message": "required, as a file"}])
-    return Ask(options=_lenient(known | values), tensors=False, blobs=blobs)
+    return Ask(options=bodies.decode_texts(known | values, Options), tensors=False, blobs=blobs)
 
 
 def _check_file(name: str, before: int) -> None:

@@ -69,7 +69,7 @@ def test_an_order_becomes_a_queued_job(gateway: Gateway, model_id: str) -> None:
         ({"batch_sizes": []}, {"batch_sizes"}),
         ({"constraints": [{"metric": "speed", "op": "<=", "value": 1}]}, {"constraints[0].metric"}),
         ({"constraints": [{"metric": "accuracy", "op": "=", "value": 1}]}, {"constraints[0].op"}),
-        ({"constraints": [{"metric": "accuracy", "op": "<"}]}, {"constraints[0]"}),
+        ({"constraints": [{"metric": "accuracy", "op": "<"}]}, {"constraints[0].value"}),
         ({"engines": ["triton"], "objective": "fame", "seed": -1}, {"engines[0]", "objective", "seed"}),
         ({"num_iteration": 5, "owner": "me"}, {"num_iteration", "owner"}),
         ({"model_id": 7}, {"model_id"}),

@@ -89,7 +89,7 @@ BAD_FIELDS: list[tuple[dict[str, Any], set[str]]] = [
     (GOOD | {"labels": '["a"], "name": "smuggled"'}, {"labels"}),
     (GOOD | {"input_shape": [1, 0]}, {"input_shape[1]"}),
     (GOOD | {"preprocessing": {"resize": {"height": 0, "width": 8}}}, {"preprocessing.resize.height"}),
-    (GOOD | {"preprocessing": PREPROCESSING | {"colour": "L"}}, {"preprocessing"}),
+    (GOOD | {"preprocessing": PREPROCESSING | {"colour": "L"}}, {"preprocessing.colour"}),
     ({"name": "a" * 201, "labels": [1], "input_shape": []}, {"name", "labels[0]", "input_shape", "task_type"}),
 ]
 
