@@ -12,7 +12,7 @@ from litestar import Response, Router, get, post
 from litestar.params import FromPath, FromQuery, JSONBody
 from litestar.response import File
 
-from gateway import schemas
+from gateway import orders, schemas
 from gateway.context import Context
 from gateway.docs import BenchmarkOperation
 from gateway.routes.common import (
@@ -31,7 +31,7 @@ from gateway.routes.common import (
 )
 from gateway.routes.jobs import times
 from gateway.routes.reports import record
-from shared import clock, errors
+from shared import clock, config, errors
 from shared.db import benchmarks, connection, idempotency, jobs
 from shared.db.accounts import Account
 from shared.db.pages import Page
@@ -60,6 +60,7 @@ async def order(
     request: Http, data: JSONBody[BenchmarkSpec], context: Injected, idempotency_key: IdempotencyKey = None
 ) -> Response[bytes]:
     """Benchmark a model: every engine this machine has, every batch size asked for, then a decision and a report."""
+    orders.check(data, config.cores())
     body_sha256 = hashlib.sha256(await request.body()).hexdigest()
     key = key_of(request, idempotency_key)
     answer = await context.store.write(_order, context, data, account_of(request).id, key, body_sha256)

@@ -1,0 +1,50 @@
+"""What of a benchmark order needs no measuring to be refused: refused at once, not minutes later in the queue."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from gateway.errors import MISFIT
+from shared import errors
+from shared.specs import BenchmarkSpec
+
+MAX_CANDIDATES = 64
+"""Ways to serve in one order; each is measured for up to `max_seconds`."""
+
+
+def check(spec: BenchmarkSpec, cores: int) -> None:
+    """Refuse what cannot be measured on any machine of `cores` cores, or was surely not meant.
+
+    Engines and precisions that do not run here are no reason: the benchmark answers for them, with why.
+
+    Raises:
+        errors.InvalidInput: A value stands twice, threads are more than cores, or the combinations are too many.
+    """
+    lists: dict[str, Sequence[str | int]] = {
+        "engines": spec.engines,
+        "precisions": spec.precisions,
+        "batch_sizes": spec.batch_sizes,
+        "threads": spec.threads or (),
+    }
+    found = [
+        _wrong(f"{name}[{index}]", f"{value} stands here twice; each value is measured once")
+        for name, values in lists.items()
+        for index, value in enumerate(values)
+        if value in values[:index]
+    ]
+    found += [
+        _wrong(f"threads[{index}]", f"must be at most {cores}, the cores of this machine")
+        for index, threads in enumerate(spec.threads or ())
+        if threads > cores
+    ]
+    count = math.prod(len(values) for values in lists.values() if values)
+    if not found and count > MAX_CANDIDATES:
+        told = " x ".join(f"{len(values)} {name}" for name, values in lists.items() if values)
+        found = [_wrong("body", f"{told} are {count} candidates; at most {MAX_CANDIDATES} in one order, split it")]
+    if found:
+        raise errors.InvalidInput(MISFIT, errors=found)
+
+
+def _wrong(field: str, message: str) -> dict[str, str]:
+    return {"field": field, "message": message}
