@@ -115,7 +115,7 @@ def _order(
     context: Context, spec: BenchmarkSpec, user_id: str, key: idempotency.Key | None, body_sha256: str
 ) -> idempotency.Answer:
     """Job, benchmark and remembered answer in one transaction."""
-    with connection.write(durable=True):
+    with connection.write(durable=True, name="accept"):
         if key is not None and (before := idempotency.recall(key, body_sha256)):
             return before
         benchmark_id = benchmarks.order(spec, user_id, context.settings.max_queued_jobs)
@@ -126,7 +126,7 @@ def _order(
 
 
 def _cancel(benchmark_id: str, account: Account) -> None:
-    with connection.write(durable=True):
+    with connection.write(durable=True, name="cancel"):
         owner = benchmarks.find(benchmark_id).created_by
         if account.role != "admin" and owner != account.id:
             raise errors.Forbidden("This benchmark is somebody else's; its owner or an administrator may cancel it.")

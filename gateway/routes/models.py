@@ -137,7 +137,7 @@ def _accept(
 ) -> idempotency.Answer:
     """File, rows, job and remembered answer in one transaction: all of it or nothing."""
     body_sha256 = uploads.fingerprint(form, stored)
-    with connection.write(durable=True):
+    with connection.write(durable=True, name="accept"):
         if key is not None and (before := idempotency.recall(key, body_sha256)):
             return before
         fields = msgspec.structs.asdict(form)
@@ -154,9 +154,12 @@ def _accept(
 
 
 def _delete(context: Context, model_id: str) -> None:
-    with connection.write(durable=True):
-        for sha256 in registry.delete_model(model_id):
-            context.models.remove(sha256)
+    with connection.write(durable=True, name="delete"):
+        unused = registry.delete_model(model_id)
+    with connection.write():  # uploads publish their files inside `write()`: nobody brings one back while we look
+        for sha256 in unused:
+            if not registry.is_kept(sha256):
+                context.models.remove(sha256)
 
 
 def _serves(model_id: str) -> registry.Serves:

@@ -178,9 +178,7 @@ def test_whoever_ends_a_lost_job_ends_what_hangs_on_it_too(queued: str):
         claim()
         jobs.recover(lambda worker: True, clock.now_ms(), ENDINGS)
     claim()
-    assert jobs.recover(lambda worker: True, clock.now_ms(), {}) == [], (
-        "another lane leaves the end to ours"
-    )
+    assert jobs.recover(lambda worker: True, clock.now_ms(), {}) == [], "another lane leaves the end to ours"
     assert status(queued) == "running"
     told: list[tuple[str, str]] = []
     ours: dict[str, jobs.GiveUp] = {"benchmark": lambda job, reason: told.append((job.id, reason))}

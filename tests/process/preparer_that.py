@@ -1,0 +1,83 @@
+"""A preparer whose child takes no time: it stores a file and answers. Run by `test_failpoints.py`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+
+from preparer.__main__ import Convert
+from shared import child, config, process, worker
+from shared.artifacts import ArtifactStore
+from shared.db import jobs, registry
+from shared.specs import ConvertSpec, ModelDescription, Stored, TensorInfo
+from shared.worker import Commit, JobWorker
+
+DESCRIPTION = ModelDescription(
+    inputs=[TensorInfo(name="x", dtype="float32", shape=["n", 3])],
+    outputs=[TensorInfo(name="y", dtype="float32", shape=["n", 3])],
+    opset=18,
+    ir_version=10,
+    parameters=0,
+    dynamic_batch=True,
+    preprocessing=None,
+    labels=None,
+)
+
+
+class Order(msgspec.Struct):
+    store: str
+    model_id: str
+    sleep_s: float
+
+
+class Found(msgspec.Struct):
+    description: ModelDescription
+    stored: Stored
+
+
+class Quick(Convert):
+    """The real duty around a child that does nothing but what can go wrong: it stores a file."""
+
+    module = "tests.process.preparer_that"
+    result_type = Found
+
+    def __init__(self, settings: config.Settings) -> None:
+        super().__init__(settings)
+        self._reports = settings.reports
+
+    def order(self, job: jobs.Claimed) -> tuple[msgspec.Struct, child.Limits]:
+        spec = msgspec.json.decode(job.spec, type=ConvertSpec)
+        sleep_s = 60.0 if sys.argv[1] == "slowly" else 0.0
+        return Order(store=str(self._reports), model_id=spec.model_id, sleep_s=sleep_s), child.Limits(
+            wall_s=job.max_runtime_s
+        )
+
+    def finish(self, job: jobs.Claimed, result: Found) -> Commit:
+        ready = super().finish(job, result.description)
+
+        def commit() -> None:
+            registry.keep_artifact(result.stored, "reports")
+            ready()
+
+        return commit
+
+
+def work(order: Order, report: child.Report) -> Found:
+    time.sleep(order.sleep_s)
+    stored = ArtifactStore(Path(order.store)).put(order.model_id.encode())
+    return Found(description=DESCRIPTION, stored=stored)
+
+
+def main(settings: config.Settings, stop: process.Stop) -> None:
+    worker.LOOK_S, jobs.BACK_OFF_MS = 0.05, 50
+    JobWorker(settings, "preparer", "cpu", {"convert": Quick(settings)}).run(stop)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:]:
+        process.service("preparer", main)
+    else:
+        child.main(Order, work)
