@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+REQUIRED = "required"
+"""What is said about a field that is not there."""
+
 
 async def chunks(receive: Receive, limit: int) -> AsyncIterator[bytes]:
     """The body as it arrives.
@@ -140,7 +143,7 @@ def _misfits(given: Mapping[str, Any], type_: type[Any], check: Callable[[Any, A
         except msgspec.ValidationError as error:
             found.append(misfit(name, known[name].type, error))
     missing = [name for name, field in known.items() if field.required and name not in given]
-    return found + [{"field": name, "message": "required"} for name in missing]
+    return found + [{"field": name, "message": REQUIRED} for name in missing]
 
 
 def misfit(name: str, type_: Any, error: msgspec.ValidationError) -> dict[str, str]:

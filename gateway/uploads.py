@@ -44,9 +44,9 @@ async def receive_model(content_type: str, body: AsyncIterator[bytes], staging: 
                 _collect(fields, part, file_seen=form is not None)
             elif isinstance(part, forms.FileStart):
                 _check_file(part, another=form is not None)
-                form = _check_fields(fields)
+                form = _check_fields(fields, file_seen=True)
     if form is None:
-        _check_fields(fields)
+        _check_fields(fields, file_seen=False)
         raise _wrong("file", "required")
     if staging.size_bytes == 0:
         raise _wrong("file", "the file is empty")
@@ -70,15 +70,24 @@ def _collect(fields: dict[str, str], field: forms.Field, *, file_seen: bool) -> 
 
 def _check_file(file: forms.FileStart, *, another: bool) -> None:
     if another or file.name != "file":
+        if file.name in ModelForm.__struct_fields__:
+            raise _wrong(file.name, f"send {file.name} as a field: curl -F '{file.name}=<FILE' (with <, not @)")
         raise _wrong(file.name, "there is one file, in the field `file`, and it comes last")
     if not file.filename.lower().endswith(".onnx"):
         raise errors.UnsupportedMedia(f"{FORMATS} (got {file.filename[-100:]!r}).")
 
 
-def _check_fields(fields: dict[str, str]) -> ModelForm:
+def _check_fields(fields: dict[str, str], *, file_seen: bool) -> ModelForm:
     if fields.get("framework", "onnx") != "onnx":
         raise _wrong("framework", FORMATS)
-    return bodies.decode_fields({name: _as_json(name, value) for name, value in fields.items()}, ModelForm)
+    try:
+        return bodies.decode_fields({name: _as_json(name, value) for name, value in fields.items()}, ModelForm)
+    except errors.InvalidInput as error:
+        if not file_seen:
+            raise
+        late = {"message": "required, and before the file: fields that come after it are too late"}
+        found = [item | late if item["message"] == bodies.REQUIRED else item for item in error.errors or []]
+        raise errors.InvalidInput(error.message, errors=found) from None
 
 
 def _as_json(name: str, value: str) -> msgspec.Raw:

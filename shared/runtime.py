@@ -82,7 +82,7 @@ class Runtime:
         """Image files -> the model's input, one row an image.
 
         Raises:
-            errors.BadImage: One cannot be decoded, or the model takes no images.
+            errors.BadImage: One cannot be decoded (of several the message says which), or the model takes no images.
             errors.TooLarge: One has too many pixels.
         """
         contract = self.serving.preprocessing
@@ -91,8 +91,13 @@ class Runtime:
         if contract is None:
             raise errors.BadImage(f"This model takes tensors, not images; send JSON `inputs`: {self._takes()}.")
         batch = np.empty((len(images), *preprocess.shape(contract)), contract.dtype)
-        for image, row in zip(images, batch, strict=True):
-            preprocess.preprocess(decode(image, contract.color), contract, row)
+        for index, image in enumerate(images):
+            try:
+                preprocess.preprocess(decode(image, contract.color), contract, batch[index])
+            except (errors.BadImage, errors.TooLarge) as error:
+                if len(images) == 1:
+                    raise
+                raise type(error)(f"Image {index + 1} of {len(images)}: {error.message}") from error
         return {self.serving.inputs[0].name: batch}
 
     def parse_tensors(self, body: bytes | memoryview) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Annotated, Any
 from urllib.parse import parse_qsl
@@ -163,21 +163,26 @@ def _tensors(body: bytes, options: Options) -> Ask:
 
 async def _form(content_type: str, body: AsyncIterator[bytes], options: Options) -> Ask:
     values: dict[str, str] = {}
-    images: list[bytearray] = []
+    images: list[tuple[str, bytearray]] = []
     async with aclosing(forms.parts(content_type, body, MAX_IMAGES + len(Options.__struct_fields__))) as parts:
         async for part in parts:
             if isinstance(part, bytes):
-                images[-1] += part
+                images[-1][1].extend(part)
             elif isinstance(part, forms.Field):
                 values[part.name] = part.value
             elif isinstance(part, forms.FileStart):
                 _check_file(part.name, len(images))
-                images.append(bytearray())
+                images.append((part.filename, bytearray()))
     known: dict[str, Any] = msgspec.structs.asdict(options)
-    blobs = [_image(bytes(image)) for image in images]
-    if not blobs:
+    if not images:
         raise errors.InvalidInput("Send an image.", errors=[{"field": "image", "message": "required, as a file"}])
+    blobs = [_image(bytes(data), _position(number, images)) for number, (_, data) in enumerate(images, 1)]
     return Ask(options=bodies.decode_texts(known | values, Options), tensors=False, blobs=blobs)
+
+
+def _position(number: int, images: Sequence[tuple[str, bytearray]]) -> str:
+    """Which of the images this is; the only one needs no number."""
+    return f"Image {number} of {len(images)} ({images[number - 1][0][:100]!r})" if len(images) > 1 else "The image"
 
 
 def _check_file(name: str, before: int) -> None:
@@ -190,10 +195,10 @@ def _check_file(name: str, before: int) -> None:
         )
 
 
-def _image(data: bytes) -> bytes:
+def _image(data: bytes, name: str = "The image") -> bytes:
     if data[:3] == b"\xff\xd8\xff" or data[:8] == b"\x89PNG\r\n\x1a\n" or (data[:4], data[8:12]) == (b"RIFF", b"WEBP"):
         return data
-    raise errors.BadImage("These bytes are no JPEG, PNG or WebP image." if data else "The image is empty.")
+    raise errors.BadImage(f"{name} is {'no JPEG, PNG or WebP' if data else 'empty'}.")
 
 
 def _submit(context: Context, scope: HTTPScope, request_id: str, ask: Ask) -> Submit:

@@ -146,6 +146,23 @@ def test_wrong_order_and_wrong_parts(gateway: Gateway, parts: list[tuple[str, st
     nothing_is_left(gateway)
 
 
+def test_what_comes_after_the_file_is_told_apart_from_what_never_came(gateway: Gateway) -> None:
+    late = gateway.post("/models", **multipart(FIELDS[0], FILE, FIELDS[1]))
+    [error] = problem(late, 422, "invalid")["errors"]
+    assert error["field"] == "task_type" and "before the file" in error["message"]
+    never = gateway.post("/models", **multipart(FIELDS[0]))
+    assert problem(never, 422, "invalid")["errors"] == [{"field": "task_type", "message": "required"}]
+
+
+def test_a_field_sent_as_a_file_is_told_how_to_send_it(gateway: Gateway) -> None:
+    refused = gateway.post("/models", **multipart(*FIELDS, ("labels", "labels.json", b'["a"]'), FILE))
+    [error] = problem(refused, 422, "invalid")["errors"]
+    assert (error["field"], error["message"]) == (
+        "labels",
+        "send labels as a field: curl -F 'labels=<FILE' (with <, not @)",
+    )
+
+
 def test_parts_have_limits(gateway: Gateway) -> None:
     many = [("name", None, b"a")] + [(f"field{number}", None, b"") for number in range(20)]
     problem(gateway.post("/models", **multipart(*many)), 413, "too_large")

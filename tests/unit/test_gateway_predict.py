@@ -192,7 +192,11 @@ def test_bad_forms(gateway: Gateway, model_id: str) -> None:
     field = b'--x\r\nContent-Disposition: form-data; name="top_k"\r\n\r\n1\r\n--x--\r\n'
     assert fields_of(ask(gateway, query, content=field, headers=no_image)) == {"image"}
     problem(ask(gateway, query, files=[("image", ("a", PNG))] * (predict.MAX_IMAGES + 1)), 413, "too_large")
-    problem(ask(gateway, query, files=[("image", ("a", PNG)), ("image", ("b", b"no"))]), 422, "bad_image")
+    for content, why in ((b"no", "is no JPEG, PNG or WebP."), (b"", "is empty.")):
+        refused = problem(
+            ask(gateway, query, files=[("image", ("a", PNG)), ("image", ("b.png", content))]), 422, "bad_image"
+        )
+        assert refused["detail"] == f"Image 2 of 2 ('b.png') {why}"
     assert ask(gateway, query, files=[("image", ("a", PNG))] * predict.MAX_IMAGES).status_code == 200
 
 

@@ -204,8 +204,10 @@ class TestActivation:
 
 class TestDecode:
     def test_one_bad_image_is_the_requests_fault(self, mean: Path) -> None:
-        with pytest.raises(errors.BadImage):
+        with pytest.raises(errors.BadImage, match=r"^Image 2 of 2: .*not an image"):
             ready(serving(mean)).decode([png((1, 2, 3)), b"no image"])
+        with pytest.raises(errors.BadImage, match=r"^This is not an image"):
+            ready(serving(mean)).decode([b"no image"])
 
     def test_no_image(self, mean: Path) -> None:
         with pytest.raises(errors.BadImage, match="at least one"):
