@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import logging
 import platform
 import re
 from collections.abc import Sequence
@@ -12,13 +11,11 @@ from pathlib import Path
 
 import psutil
 
-from shared import config
+from shared import config, gpu
 from shared.specs import SystemInfo, canonical_json
 
 ENGINES = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-cu13", "torch")
 OTHERS = ("numpy", "onnx", "pillow")
-
-logger = logging.getLogger(__name__)
 
 
 def system_info() -> SystemInfo:
@@ -27,8 +24,8 @@ def system_info() -> SystemInfo:
     The fingerprint covers processor, cores, GPU with its driver and the engines' versions; not memory, kernel, Python
     or the other libraries, whose updates leave a measurement valid.
     """
-    cpu, cores, gpu, engines = _cpu(), config.cores(), _gpu(), _versions(ENGINES)
-    stable = canonical_json({"cpu": cpu, "cores": cores, "gpu": gpu, "engines": engines})
+    cpu, cores, card, engines = _cpu(), config.cores(), gpu.described(), _versions(ENGINES)
+    stable = canonical_json({"cpu": cpu, "cores": cores, "gpu": card, "engines": engines})
     return SystemInfo(
         fingerprint=hashlib.sha256(stable).hexdigest()[:16],
         cpu=cpu,
@@ -36,7 +33,7 @@ def system_info() -> SystemInfo:
         memory_mb=psutil.virtual_memory().total // 2**20,
         os=_os(),
         python=platform.python_version(),
-        gpu=gpu,
+        gpu=card,
         versions=engines | _versions(OTHERS),
     )
 
@@ -63,23 +60,3 @@ def _versions(packages: Sequence[str]) -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def _gpu() -> str | None:
-    """The first GPU and its driver; None without one, or without the library that asks."""
-    try:
-        import pynvml
-    except ImportError:
-        return None
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return None
-    try:
-        name = pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(0))
-        return f"{name}, driver {pynvml.nvmlSystemGetDriverVersion()}"
-    except pynvml.NVMLError as error:
-        logger.warning("the GPU cannot be read", extra={"error": str(error)})
-        return None
-    finally:
-        pynvml.nvmlShutdown()

@@ -26,6 +26,7 @@ from shared.errors import (
 from shared.wire.messages import (
     DEAD_AFTER_S,
     HEARTBEAT_S,
+    WORKERS,
     AskStatus,
     Assign,
     Bye,
@@ -44,8 +45,6 @@ from shared.wire.messages import (
 )
 
 PROBE_AFTER_S = 2.5 * HEARTBEAT_S
-WORKERS = "workers"
-"""Topic of the broker's own events: a worker is `ready`, has `left` or is `lost`."""
 MAX_TTL_MS = 86_400_000.0
 RESTART_S = 1.0
 """What a restarted process takes to come back, roughly: the advice that goes with `Unavailable`."""

@@ -10,14 +10,14 @@ from typing import cast
 
 import zmq
 
-from broker.core import WORKERS, Core, Outgoing
+from broker.core import Core, Outgoing
 from broker.lane import Lane
 from shared.config import Settings
 from shared.ids import new_id
 from shared.process import Stop
 from shared.wire import codec, sockets
 from shared.wire.codec import BadFrames, Part
-from shared.wire.messages import Event
+from shared.wire.messages import WORKERS, Event
 from shared.wire.sockets import Socket
 
 TICK_MS = 100

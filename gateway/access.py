@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hmac
 from typing import Literal
 
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from gateway.auth import Credentials
+from gateway.auth import Credentials, credential_of
 from gateway.errors import NO_SUCH_PATH, MethodNotAllowed
 from shared import errors
 from shared.db.accounts import Role
@@ -52,17 +53,28 @@ TABLE: dict[tuple[str, str], Minimum] = {
     ("GET", "/api/v1/health/ready"): "nobody",
     ("GET", "/api/v1/config"): "engineer",
     ("GET", "/api/v1/events"): "engineer",
+    ("GET", "/api/v1/metrics"): "engineer",
+    ("GET", "/metrics"): "engineer",  # or METRICS_TOKEN
     ("GET", "/schema"): "nobody",
     ("GET", "/schema/openapi.json"): "nobody",
     ("GET", "/schema/openapi.yaml"): "nobody",
 }
 
 
-class Gate:
-    """Stands before every handler, after routing; it decides before any of the body is read."""
+METRICS = "/metrics"
+PATHS = frozenset(path for _, path in TABLE)
 
-    def __init__(self, credentials: Credentials) -> None:
-        self._credentials = credentials
+
+class Gate:
+    """Stands before every handler, after routing; it decides before any of the body is read.
+
+    Args:
+        credentials: Turns what a request carries into an identity.
+        metrics_token: Opens `METRICS` and nothing else; empty: there is none.
+    """
+
+    def __init__(self, credentials: Credentials, metrics_token: str = "") -> None:
+        self._credentials, self._metrics_token = credentials, metrics_token.encode()
 
     def around(self, app: ASGIApp) -> ASGIApp:
         """The middleware: `app` behind this gate."""
@@ -83,12 +95,18 @@ class Gate:
             errors.Forbidden: The role is not enough.
         """
         needed = _needed(str(scope.get("method")), scope["path_template"])
-        if needed == "nobody":
+        if needed == "nobody" or self._scrapes(scope):
             return
         identity = await self._credentials.identify(scope["headers"])
         scope["state"]["account"], scope["state"]["identity"] = identity.account, identity
         if RANK[identity.account.role] < RANK[needed]:
             raise errors.Forbidden(f"Your role is {identity.account.role}; this call needs {needed}.")
+
+    def _scrapes(self, scope: Scope) -> bool:
+        """Whether this is the page for Prometheus, asked for with the token for it."""
+        if scope["path_template"] != METRICS or not self._metrics_token:
+            return False
+        return hmac.compare_digest(credential_of(scope["headers"]) or b"", self._metrics_token)
 
 
 def _needed(method: str, path: str) -> Minimum:

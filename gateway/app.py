@@ -16,7 +16,7 @@ from gateway import docs, errors
 from gateway.bodies import StrictJson
 from gateway.context import Context
 from gateway.exchange import Exchanges
-from gateway.routes import auth, benchmark, inference, jobs, models, reports, system, users
+from gateway.routes import auth, benchmark, inference, jobs, metrics, models, reports, system, users
 from gateway.routes.common import V1
 from shared import config
 
@@ -28,10 +28,12 @@ def create_app(context: Context) -> Litestar:
     """The gateway as an ASGI application around its parts; it opens and closes them with its lifespan."""
     api = Router(
         V1,
-        route_handlers=[module.router for module in (auth, users, models, jobs, benchmark, reports, inference, system)],
+        route_handlers=[
+            module.router for module in (auth, users, models, jobs, benchmark, reports, inference, system, metrics)
+        ],
     )
     app = Litestar(
-        [api],
+        [api, metrics.prometheus],
         middleware=[context.gate.around],
         dependencies={"context": Provide(lambda: context, sync_to_thread=False)},
         state=State({"context": context}),
@@ -45,7 +47,7 @@ def create_app(context: Context) -> Litestar:
         logging_config=None,
     )
     docs.complete(app.openapi_schema)
-    app.asgi_handler = Exchanges(app.asgi_handler)
+    app.asgi_handler = Exchanges(app.asgi_handler, context.tally)
     return app
 
 

@@ -13,7 +13,9 @@ from gateway.auth import Credentials
 from gateway.bodies import Budget
 from gateway.caches import Caches
 from gateway.events import Hub
+from gateway.monitor import Monitor
 from gateway.store import Store
+from gateway.tally import Tally
 from gateway.tokens import Signer
 from shared import config
 from shared.artifacts import ArtifactStore
@@ -62,10 +64,12 @@ class Context:
 
     def __init__(self, settings: config.Settings, broker: Broker, feed: AsyncIterator[Event | Resync]) -> None:
         self.settings, self.broker, self._feed = settings, broker, feed
-        self.store = Store()
+        self.tally = Tally()
+        self.store = Store(self.tally)
+        self.monitor = Monitor(settings, self.store, self.tally)
         self.signer = Signer.at(settings.secrets)
         self.credentials = Credentials(self.store, self.signer)
-        self.gate = Gate(self.credentials)
+        self.gate = Gate(self.credentials, settings.metrics_token)
         self.caches = Caches(self.store, self.credentials)
         self.hub = Hub()
         self.models = ArtifactStore(settings.models)
@@ -85,7 +89,8 @@ class Context:
             await self.caches.refresh()
             if not (await self.store.read(accounts.users, limit=1, cursor=None)).rows:
                 logger.warning("there is no user yet; `python -m gateway.admin ensure` creates one")
-            async with self._background(self.caches.keep(), self.hub.relay(self._feed)):
+            events = self.monitor.overheard(self._feed)
+            async with self._background(self.caches.keep(), self.hub.relay(events), self.monitor.keep()):
                 yield
         finally:
             self.store.close()

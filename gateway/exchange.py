@@ -11,6 +11,8 @@ from typing import cast
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPReceiveMessage, HTTPScope, Message, Receive, Scope, Send
 
+from gateway.access import PATHS
+from gateway.tally import Tally
 from shared import errors, ids
 
 BODY_PAUSE_S = 30.0
@@ -25,8 +27,8 @@ logger = logging.getLogger("gateway.access")
 class Exchanges:
     """ASGI layer around the whole application."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, tally: Tally) -> None:
+        self._app, self._tally = app, tally
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -37,7 +39,7 @@ class Exchanges:
         try:
             await self._app(scope, exchange.receive, exchange.send)
         finally:
-            exchange.log()
+            exchange.log(self._tally)
 
 
 class Exchange:
@@ -111,8 +113,10 @@ class Exchange:
         except TimeoutError:
             self._body_pending = False
 
-    def log(self) -> None:
-        """The request's line in the log."""
+    def log(self, tally: Tally) -> None:
+        """The request's line in the log, and its count."""
+        duration_s = time.perf_counter() - self._started
+        tally.answered(self._scope["method"], self._route(), self._status, duration_s)
         account = self._scope["state"].get("account")
         logger.info(
             "request",
@@ -122,6 +126,11 @@ class Exchange:
                 "method": self._scope["method"],
                 "path": self._scope["path"],
                 "status": self._status,
-                "duration_ms": round((time.perf_counter() - self._started) * 1000, 2),
+                "duration_ms": round(duration_s * 1000, 2),
             },
         )
+
+    def _route(self) -> str | None:
+        """The template of the path; None for a path nobody serves."""
+        template = self._scope.get("path_template")
+        return template if template in PATHS else None

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from gateway.passwords import MAX_LENGTH, MIN_LENGTH
+from shared.gpu import Gpu
 from shared.specs import (
     EngineName,
     Framework,
@@ -324,6 +325,72 @@ class Probe(View, frozen=True, kw_only=True):
 
     status: Literal["ok", "unavailable"]
     detail: str = ""
+
+
+class JobFigures(View, frozen=True, kw_only=True):
+    """Jobs that run, and those that wait by kind."""
+
+    active: int
+    queued: dict[JobKind, int]
+
+
+class StageLatency(View, frozen=True, kw_only=True):
+    """Milliseconds over the last minute, estimated from buckets; null without a prediction."""
+
+    p50: float | None
+    p95: float | None
+
+
+class InferenceFigures(View, frozen=True, kw_only=True):
+    """Predictions: `requests` and `errors` by code since the gateway started, the rest over the last minute."""
+
+    requests: int
+    errors: dict[str, int]
+    rate: Annotated[float, Meta(description="Requests a second.")]
+    latency_ms: dict[Literal["queue", "decode", "inference", "total"], StageLatency]
+    queue: Queue
+
+
+class Cpu(View, frozen=True, kw_only=True):
+    """`util_pct` of all cores together; each service in percent of one core."""
+
+    cores: int
+    util_pct: float
+    services: dict[str, float]
+
+
+class Memory(View, frozen=True, kw_only=True):
+    """Of the machine, and resident by service."""
+
+    total_mb: float
+    available_mb: float
+    services: dict[str, float]
+
+
+class DiskSpace(View, frozen=True, kw_only=True):
+    """The disk behind one of our folders."""
+
+    free_mb: float
+    size_mb: float
+
+
+class HttpFigures(View, frozen=True, kw_only=True):
+    """Requests a second, and the share answered 5xx (0 to 1), over the last minute."""
+
+    rate: float
+    error_rate: float
+
+
+class Metrics(View, frozen=True, kw_only=True):
+    """The platform's figures; `jobs` is null while the database does not answer, `gpu` without one."""
+
+    jobs: JobFigures | None
+    inference: InferenceFigures
+    gpu: list[Gpu] | None
+    cpu: Cpu
+    memory: Memory
+    disk: dict[str, DiskSpace]
+    http: HttpFigures
 
 
 class Setting(View, frozen=True, kw_only=True):

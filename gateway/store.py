@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
+from gateway.tally import Tally
 from shared import errors
 
 P = ParamSpec("P")
@@ -56,7 +58,8 @@ class Pool:
 class Store:
     """The blocking work of the gateway, each kind in its own pool. SQLite has one writer at a time, so have we."""
 
-    def __init__(self) -> None:
+    def __init__(self, tally: Tally) -> None:
+        self._tally = tally
         self._readers = Pool("the database", threads=3, waiting=256)
         self._writer = Pool("the database", threads=1, waiting=128)
         self._hashing = Pool("sign-in", threads=2, waiting=32)
@@ -64,11 +67,13 @@ class Store:
 
     async def read(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a reading function of `shared.db`."""
-        return await self._readers.run(call, *args, **kwargs)
+        with self._counted():
+            return await self._readers.run(call, *args, **kwargs)
 
     async def write(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a function that writes; it opens its own `write()` transaction."""
-        return await self._writer.run(call, *args, **kwargs)
+        with self._counted():
+            return await self._writer.run(call, *args, **kwargs)
 
     async def hash(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Hash or check a password: 19 MiB and tens of milliseconds each, so two at once at most."""
@@ -77,6 +82,14 @@ class Store:
     async def file(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """A slow call on a big file (syncing an upload)."""
         return await self._files.run(call, *args, **kwargs)
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        try:
+            yield
+        except errors.Unavailable:
+            self._tally.database_errors += 1
+            raise
 
     def close(self) -> None:
         """End all threads."""

@@ -20,12 +20,12 @@ from msgspec import UNSET, Meta, UnsetType
 
 from gateway import bodies, forms
 from gateway.context import Context
+from gateway.errors import ClientGone
 from gateway.schemas import View
 from shared import errors
 from shared.db import registry
 from shared.specs import Spec
-from shared.wire.client import Answer
-from shared.wire.messages import Submit
+from shared.wire.messages import Done, Submit
 
 BODY_BYTES = 64 * 2**20
 MAX_IMAGES = 64
@@ -95,9 +95,22 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
 @asgi("/predict", copy_scope=False)
 async def predict(scope: Scope, receive: Receive, send: Send) -> None:
     """Predict; documented in `gateway.docs`."""
-    started_s = time.perf_counter()
     http: HTTPScope = scope  # type: ignore[assignment]  # this path is not routed for WebSockets
     context: Context = http["litestar_app"].state["context"]
+    try:
+        body = await _answer(context, http, receive)
+    except ClientGone:
+        raise
+    except Exception as error:
+        context.tally.prediction_failed(error.code if isinstance(error, errors.AppError) else errors.AppError.code)
+        raise
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+async def _answer(context: Context, http: HTTPScope, receive: Receive) -> bytes:
+    started_s = time.perf_counter()
     if not context.broker.alive:
         raise errors.Unavailable("The broker is not running; try again in a moment.", retry_after_s=1)
     options = _options(http)
@@ -108,10 +121,10 @@ async def predict(scope: Scope, receive: Receive, send: Send) -> None:
         entry = await _served(context, ask.options.model_id)
         request_id: str = http["state"]["request_id"]
         answer = await context.broker.submit(_submit(context, http, request_id, ask), ask.blobs)
-    body = _prediction(request_id, entry.model_id, answer, started_s)
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": False})
+    done, blobs = answer
+    total_ms = (time.perf_counter() - started_s) * 1000
+    context.tally.predicted(done.queue_ms, done.decode_ms, done.inference_ms, total_ms)
+    return _prediction(request_id, entry.model_id, done, blobs, total_ms)
 
 
 def _options(scope: HTTPScope) -> Options:
@@ -216,14 +229,13 @@ def _submit(context: Context, scope: HTTPScope, request_id: str, ask: Ask) -> Su
     )
 
 
-def _prediction(request_id: str, model_id: str, answer: Answer, started_s: float) -> bytes:
-    done, blobs = answer
+def _prediction(request_id: str, model_id: str, done: Done, blobs: Sequence[bytes], total_ms: float) -> bytes:
     results = msgspec.json.decode(blobs[0], type=Results)
     latency = Latency(
         queue=round(done.queue_ms, 3),
         decode=round(done.decode_ms, 3),
         inference=round(done.inference_ms, 3),
-        total=round((time.perf_counter() - started_s) * 1000, 3),
+        total=round(total_ms, 3),
     )
     return msgspec.json.encode(
         Prediction(

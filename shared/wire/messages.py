@@ -52,6 +52,10 @@ DOORBELL = "doorbell."
 """`doorbell.<lane>` is the topic that tells the idle workers of a job lane to look into the database."""
 
 
+WORKERS = "workers"
+"""Topic of the broker's own events: a worker is `ready`, has `left` or is `lost`."""
+
+
 class AskStatus(Message, frozen=True, kw_only=True):
     """Ask for a `Status`; sent every second by the gateway, so silence means a broker that is gone."""
 

@@ -51,6 +51,8 @@ GET /api/v1/reports/{report_id}/export
 GET /api/v1/inference/health
 GET /api/v1/config
 GET /api/v1/events
+GET /api/v1/metrics
+GET /metrics
 """
 ADMIN = """
 GET /api/v1/users

@@ -1,0 +1,145 @@
+"""Looks at everything every few seconds and remembers the last minute: what the metrics and the alerts are made of."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+
+import msgspec
+
+from gateway.host import Host, HostFigures
+from gateway.store import Store
+from gateway.tally import STAGES, Mark, Stage, Tally, quantile
+from shared import config, errors, gpu
+from shared.db import jobs
+from shared.wire.events import Resync
+from shared.wire.messages import WORKERS, Event
+
+LOOK_S = 5.0
+WINDOW_S = 60.0
+OURS = frozenset(code for code, kind in errors.BY_CODE.items() if kind.status >= 500)
+"""Error codes that are the platform's failure, not the request's."""
+
+logger = logging.getLogger(__name__)
+
+
+class View(msgspec.Struct, frozen=True, kw_only=True):
+    """One look around."""
+
+    host: HostFigures
+    gpus: list[gpu.Gpu] | None
+    jobs: list[jobs.Count] | None
+    """None: the database did not answer."""
+
+
+class Latency(msgspec.Struct, frozen=True, kw_only=True):
+    """Durations of a stage over the last minute, estimated from buckets; None without a prediction."""
+
+    p50_ms: float | None
+    p95_ms: float | None
+
+
+class Minute(msgspec.Struct, frozen=True, kw_only=True):
+    """What happened in the last minute, or since the start where that is more recent."""
+
+    http_per_s: float
+    http_error_rate: float
+    """Share answered 5xx, 0 to 1."""
+    predictions: int
+    predictions_per_s: float
+    prediction_error_rate: float
+    """Share that failed through our fault, 0 to 1."""
+    refused_full: int
+    """Predictions refused because the queue was full."""
+    database_errors: int
+    latency: dict[Stage, Latency]
+
+
+class Monitor:
+    """The gateway's eyes.
+
+    Args:
+        settings: In force; its folders are the disks that matter.
+        store: Reads the database and runs what blocks.
+        tally: What the gateway counts.
+    """
+
+    def __init__(self, settings: config.Settings, store: Store, tally: Tally) -> None:
+        folders = {"database": settings.db_file.parent, "models": settings.models, "reports": settings.reports}
+        self._store, self._tally, self._host = store, tally, Host(folders)
+        self._marks: deque[Mark] = deque([tally.mark(time.monotonic(), OURS)], maxlen=int(WINDOW_S / LOOK_S) + 1)
+        self._looking = asyncio.Lock()
+        self._view: View | None = None
+
+    async def keep(self) -> None:
+        """Look every `LOOK_S` until cancelled."""
+        while True:
+            try:
+                await self.look()
+            except (OSError, errors.Unavailable) as error:
+                logger.warning("the machine cannot be looked at", extra={"error": str(error)})
+            await asyncio.sleep(LOOK_S)
+
+    async def look(self) -> View:
+        """Look now."""
+        async with self._looking:
+            host, gpus = await self._store.file(self._machine)
+            self._view = View(host=host, gpus=gpus, jobs=await self._open_jobs())
+            self._marks.append(self._tally.mark(time.monotonic(), OURS))
+            return self._view
+
+    async def view(self) -> View:
+        """The last look; the first one, right after the start, is taken now."""
+        return self._view or await self.look()
+
+    def minute(self) -> Minute:
+        """The last minute up to this moment."""
+        return minute(self._marks[0], self._tally.mark(time.monotonic(), OURS))
+
+    async def overheard(self, feed: AsyncIterator[Event | Resync]) -> AsyncIterator[Event | Resync]:
+        """The broker's events, passed on; the coming and going of inference processes is counted."""
+        async for item in feed:
+            if isinstance(item, Event) and item.topic == WORKERS:
+                self._tally.worker_events[str(item.body.get("state"))] += 1
+            yield item
+
+    def _machine(self) -> tuple[HostFigures, list[gpu.Gpu] | None]:
+        return self._host.look(), gpu.figures()
+
+    async def _open_jobs(self) -> list[jobs.Count] | None:
+        try:
+            return await self._store.read(jobs.open_counts)
+        except errors.Unavailable:
+            return None
+
+
+def minute(before: Mark, now: Mark) -> Minute:
+    """What happened between two marks. Pure."""
+    elapsed_s = max(1e-3, now.at_s - before.at_s)
+    http, predictions = now.http - before.http, now.predictions - before.predictions
+    return Minute(
+        http_per_s=round(http / elapsed_s, 3),
+        http_error_rate=_share(now.http_failed - before.http_failed, http),
+        predictions=predictions,
+        predictions_per_s=round(predictions / elapsed_s, 3),
+        prediction_error_rate=_share(now.predictions_failed - before.predictions_failed, predictions),
+        refused_full=now.refused_full - before.refused_full,
+        database_errors=now.database_errors - before.database_errors,
+        latency={stage: _latency(before.stages[stage], now.stages[stage]) for stage in STAGES},
+    )
+
+
+def _share(part: int, whole: int) -> float:
+    return round(part / whole, 4) if whole else 0.0
+
+
+def _latency(before: tuple[int, ...], now: tuple[int, ...]) -> Latency:
+    counts = [late - early for early, late in zip(before, now, strict=True)]
+    return Latency(p50_ms=_ms(quantile(counts, 0.5)), p95_ms=_ms(quantile(counts, 0.95)))
+
+
+def _ms(duration_s: float | None) -> float | None:
+    return None if duration_s is None else round(duration_s * 1000, 3)

@@ -1,0 +1,182 @@
+"""The Prometheus page: every figure of the platform in one place. docs/METRICS.md lists them; a test compares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
+
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from gateway.host import HostFigures
+from gateway.monitor import View
+from gateway.tally import BOUNDS_S, Histogram, Tally
+from shared import config
+from shared.gpu import Gpu
+from shared.wire.messages import Status
+
+CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+MB = 2**20
+
+Rows = Iterable[tuple[Sequence[str], float]]
+
+
+class Page(Collector):
+    """All metrics at one moment, for one rendering."""
+
+    def __init__(
+        self, *, version: str, settings: config.Settings, tally: Tally, status: Status | None, view: View
+    ) -> None:
+        self._version, self._settings = version, settings
+        self._tally, self._status, self._view = tally, status, view
+
+    def render(self) -> bytes:
+        """The page in Prometheus' text format."""
+        return generate_latest(self)
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics, in the order of docs/METRICS.md."""
+        yield _gauge("cvp_build_info", "Always 1; the label is the version.", [([self._version], 1)], ["version"])
+        yield from _http(self._tally)
+        yield from _inference(self._tally)
+        yield from _lane(self._status, len(self._settings.inference_farm))
+        yield _counter(
+            "cvp_inference_worker_events_total",
+            "Inference processes that came (ready), left in order (left) or were lost (lost).",
+            [([state], count) for state, count in list(self._tally.worker_events.items())],
+            ["state"],
+        )
+        yield from self._jobs()
+        yield from _host(self._view.host)
+        if self._view.gpus:
+            yield from _gpus(self._view.gpus)
+
+    def _jobs(self) -> Iterator[Metric]:
+        counts = self._view.jobs
+        yield _one("cvp_database_up", "Whether the database answered the last look.", counts is not None)
+        yield _counter(
+            "cvp_database_errors_total",
+            "Calls the database refused, or that found too many others waiting for it.",
+            [([], self._tally.database_errors)],
+        )
+        rows = [([row.kind, row.status], row.jobs) for row in counts or []]
+        yield _gauge("cvp_jobs", "Jobs that wait or run.", rows, ["kind", "status"])
+        yield _one("cvp_jobs_queued_limit", "Jobs that may wait (MAX_QUEUED_JOBS).", self._settings.max_queued_jobs)
+
+
+def _http(tally: Tally) -> Iterator[Metric]:
+    yield _counter(
+        "cvp_http_requests_total",
+        "Requests answered; status none: the client left before an answer.",
+        [(labels, count) for labels, count in list(tally.http.items())],
+        ["method", "route", "status"],
+    )
+    yield _histogram(
+        "cvp_http_request_duration_seconds",
+        "From the request's head to the end of its answer.",
+        list(tally.http_s.items()),
+        ["method", "route"],
+    )
+
+
+def _inference(tally: Tally) -> Iterator[Metric]:
+    yield _counter(
+        "cvp_inference_requests_total", "Predictions asked for by signed-in users.", [([], tally.predictions)]
+    )
+    yield _counter(
+        "cvp_inference_errors_total",
+        "Predictions refused or failed, by error code.",
+        [([code], count) for code, count in list(tally.prediction_errors.items())],
+        ["code"],
+    )
+    yield _histogram(
+        "cvp_inference_duration_seconds",
+        "Answered predictions by stage: queue, decode, inference, and total as the gateway saw it.",
+        [((stage,), histogram) for stage, histogram in tally.stages_s.items()],
+        ["stage"],
+    )
+
+
+def _lane(status: Status | None, expected: int) -> Iterator[Metric]:
+    yield _one("cvp_broker_up", "Whether the broker answers.", status is not None)
+    yield _one("cvp_inference_workers_expected", "Inference processes that should be there.", expected)
+    workers = status.workers if status else []
+    yield _one("cvp_inference_workers", "Inference processes that are there.", len(workers))
+    yield _one(
+        "cvp_inference_workers_busy", "Inference processes with work.", sum(worker.busy > 0 for worker in workers)
+    )
+    if status is None:
+        return
+    yield _one("cvp_inference_queue_depth", "Predictions that wait.", status.depth)
+    yield _one("cvp_inference_queue_limit", "Predictions that may wait (INFERENCE_QUEUE).", status.depth_limit)
+    yield _one("cvp_inference_queue_bytes", "Bytes of those that wait.", status.queued_bytes)
+    yield _one(
+        "cvp_inference_queue_limit_bytes", "Bytes that may wait (INFERENCE_QUEUE_MB).", status.queued_bytes_limit
+    )
+    yield _one("cvp_inference_in_flight", "Predictions that workers hold.", status.in_flight)
+
+
+def _host(host: HostFigures) -> Iterator[Metric]:
+    services = host.services.items()
+    label = ["service"]
+    yield _counter(
+        "cvp_process_cpu_seconds_total",
+        "Processor time by service, children of its jobs included.",
+        [([name], service.cpu_s) for name, service in services],
+        label,
+    )
+    yield _gauge(
+        "cvp_process_resident_memory_bytes",
+        "Resident memory by service; shared pages count for each process.",
+        [([name], service.memory_bytes) for name, service in services],
+        label,
+    )
+    yield _gauge("cvp_processes", "Live processes.", [([name], service.processes) for name, service in services], label)
+    yield _one("cvp_host_cpu_ratio", "Use of all cores, 0 to 1, over the last seconds.", host.cpu_pct / 100)
+    yield _one("cvp_host_memory_bytes", "Memory of the machine.", host.memory_bytes)
+    yield _one("cvp_host_memory_available_bytes", "Memory that programs can still get.", host.memory_available_bytes)
+    disks = host.disks.items()
+    free = [([name], disk.free_bytes) for name, disk in disks]
+    size = [([name], disk.size_bytes) for name, disk in disks]
+    yield _gauge("cvp_disk_free_bytes", "Free on the disk behind database, models or reports.", free, ["store"])
+    yield _gauge("cvp_disk_size_bytes", "Size of the disk behind it.", size, ["store"])
+
+
+def _gpus(gpus: list[Gpu]) -> Iterator[Metric]:
+    def family(name: str, told: str, field: str, scale: float = 1.0) -> Metric:
+        values = [(str(gpu.index), getattr(gpu, field)) for gpu in gpus]
+        return _gauge(name, told, [([index], value * scale) for index, value in values if value is not None], ["gpu"])
+
+    yield family("cvp_gpu_utilization_ratio", "Time a kernel was running, 0 to 1.", "util_pct", 0.01)
+    yield family("cvp_gpu_memory_used_bytes", "Memory in use.", "memory_used_mb", MB)
+    yield family("cvp_gpu_memory_bytes", "Memory of the GPU.", "memory_total_mb", MB)
+    yield family("cvp_gpu_power_watts", "Power drawn.", "power_w")
+    yield family("cvp_gpu_temperature_celsius", "Temperature.", "temperature_c")
+
+
+def _one(name: str, told: str, value: float) -> Metric:
+    return _gauge(name, told, [([], value)])
+
+
+def _gauge(name: str, told: str, rows: Rows, labels: Sequence[str] = ()) -> Metric:
+    return _filled(GaugeMetricFamily(name, told, labels=labels), rows)
+
+
+def _counter(name: str, told: str, rows: Rows, labels: Sequence[str] = ()) -> Metric:
+    return _filled(CounterMetricFamily(name, told, labels=labels), rows)
+
+
+def _filled(family: GaugeMetricFamily | CounterMetricFamily, rows: Rows) -> Metric:
+    for values, value in rows:
+        family.add_metric(values, float(value))
+    return family
+
+
+def _histogram(name: str, told: str, rows: Iterable[tuple[Sequence[str], Histogram]], labels: Sequence[str]) -> Metric:
+    family = HistogramMetricFamily(name, told, labels=labels)
+    bounds = [*map(str, BOUNDS_S), "+Inf"]
+    for values, histogram in rows:
+        buckets = list(zip(bounds, accumulate(histogram.counts), strict=True))
+        family.add_metric(values, buckets, histogram.sum_s)
+    return family

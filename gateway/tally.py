@@ -1,0 +1,120 @@
+"""What this gateway has counted since it started: HTTP exchanges, predictions, failures.
+
+Plain numbers in dictionaries, changed on the event loop only: counting must cost a prediction nothing. `gateway.page`
+gives them to Prometheus, `gateway.monitor` turns them into figures of the last minute.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, get_args
+
+BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+"""Upper bounds of the buckets; whatever took longer is in one more."""
+
+METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
+OTHER = "other"
+"""Label of a method or path nobody serves, so that strangers cannot make up new series."""
+
+Stage = Literal["queue", "decode", "inference", "total"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
+
+
+class Histogram:
+    """Durations by bucket."""
+
+    __slots__ = ("counts", "sum_s")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(BOUNDS_S) + 1)
+        self.sum_s = 0.0
+
+    def add(self, duration_s: float) -> None:
+        """Count one duration."""
+        self.counts[bisect_left(BOUNDS_S, duration_s)] += 1
+        self.sum_s += duration_s
+
+
+class Exchanged(NamedTuple):
+    """Labels of an answered request: the route as a template, the status as a class (`2xx`)."""
+
+    method: str
+    route: str
+    status: str
+
+
+class Mark(NamedTuple):
+    """The counters at one moment; the difference of two is what happened between them."""
+
+    at_s: float
+    http: int
+    http_failed: int
+    predictions: int
+    predictions_failed: int
+    refused_full: int
+    database_errors: int
+    stages: dict[Stage, tuple[int, ...]]
+
+
+class Tally:
+    """Everything counted. Method names say what happened."""
+
+    def __init__(self) -> None:
+        self.http: Counter[Exchanged] = Counter()
+        self.http_s: defaultdict[tuple[str, str], Histogram] = defaultdict(Histogram)
+        self.predictions = 0
+        self.prediction_errors: Counter[str] = Counter()
+        self.stages_s: dict[Stage, Histogram] = {stage: Histogram() for stage in STAGES}
+        self.worker_events: Counter[str] = Counter()
+        self.database_errors = 0
+
+    def answered(self, method: str, route: str | None, status: int, duration_s: float) -> None:
+        """A request ended; status 0 means that the client left before there was an answer."""
+        if method not in METHODS:
+            method = OTHER
+        route = route or OTHER
+        self.http[Exchanged(method, route, f"{status // 100}xx" if status else "none")] += 1
+        self.http_s[method, route].add(duration_s)
+
+    def predicted(self, queue_ms: float, decode_ms: float, inference_ms: float, total_ms: float) -> None:
+        """A prediction was answered."""
+        self.predictions += 1
+        for stage, duration_ms in zip(STAGES, (queue_ms, decode_ms, inference_ms, total_ms), strict=True):
+            self.stages_s[stage].add(duration_ms / 1000)
+
+    def prediction_failed(self, code: str) -> None:
+        """A prediction was refused or failed, with that error code."""
+        self.predictions += 1
+        self.prediction_errors[code] += 1
+
+    def mark(self, at_s: float, ours: frozenset[str]) -> Mark:
+        """The counters now; `ours` are the error codes that are our failure and not the request's."""
+        return Mark(
+            at_s=at_s,
+            http=self.http.total(),
+            http_failed=sum(count for labels, count in self.http.items() if labels.status == "5xx"),
+            predictions=self.predictions,
+            predictions_failed=sum(count for code, count in self.prediction_errors.items() if code in ours),
+            refused_full=self.prediction_errors["queue_full"],
+            database_errors=self.database_errors,
+            stages={stage: tuple(histogram.counts) for stage, histogram in self.stages_s.items()},
+        )
+
+
+def quantile(counts: Sequence[int], q: float) -> float | None:
+    """The `q` quantile in seconds, interpolated within its bucket as Prometheus' `histogram_quantile` does.
+
+    Above the last bound the last bound is all that is known. None without a single observation.
+    """
+    wanted = sum(counts) * q
+    if not wanted:
+        return None
+    below = 0
+    for index, bound in enumerate(BOUNDS_S):
+        if below + counts[index] >= wanted:
+            start = BOUNDS_S[index - 1] if index else 0.0
+            return start + (bound - start) * (wanted - below) / counts[index]
+        below += counts[index]
+    return BOUNDS_S[-1]
