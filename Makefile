@@ -12,7 +12,7 @@ PYTHON ?=
 EXTRA := $(shell nvidia-smi -L >/dev/null 2>&1 && echo nvidia || echo cpu)
 STAMP := $(VENV)/.installed-$(EXTRA)
 
-.PHONY: help setup run demo test check bench coverage clean
+.PHONY: help setup run demo test check bench coverage mutants clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | while IFS='|' read -r name text; \
@@ -40,6 +40,7 @@ check: setup  ## ruff, formatting, types, layers
 	$(BIN)/lint-imports --no-logo
 
 bench: setup  ## the platform's figures beside their goals
+	@command -v wrk >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -qqy wrk >/dev/null; } || true
 	@$(BIN)/python -m benchmarks.run
 
 coverage: setup  ## the tests again, measured over all processes
@@ -47,6 +48,9 @@ coverage: setup  ## the tests again, measured over all processes
 	COVERAGE_PROCESS_START=$(CURDIR)/pyproject.toml $(BIN)/coverage run -m pytest
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered --sort=cover
+
+mutants: setup  ## plant seeded faults in a copy; the tests must notice every one
+	@$(BIN)/python -m tests.mutants
 
 clean:  ## remove .venv and caches; data stays
 	rm -rf $(VENV) build *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

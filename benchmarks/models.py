@@ -60,7 +60,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
 def wrk(url: str, *, headers: Mapping[str, str], body: bytes, clients: int, seconds: int) -> Load:
     """POST `body` from `clients` keep-alive connections, each sending again as soon as it is answered (closed loop)."""
     if shutil.which("wrk") is None:
-        raise SystemExit("wrk is missing; `make bench` installs it, or: apt-get install wrk")
+        raise SystemExit("wrk, the load generator, is missing: apt-get install wrk (make bench does it when root)")
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "post.lua"
         (Path(folder) / "body").write_bytes(body)
