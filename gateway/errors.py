@@ -96,7 +96,7 @@ def _by_status(error: HTTPException) -> errors.AppError | None:
         case HTTPStatus.NOT_FOUND:
             return errors.NotFound(NO_SUCH_PATH)
         case HTTPStatus.METHOD_NOT_ALLOWED:
-            return MethodNotAllowed((error.headers or {}).get("Allow", "other methods"))
+            return MethodNotAllowed(_allowed(error))
         case HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
             return errors.TooLarge("The body is larger than this call takes.")
         case HTTPStatus.UNSUPPORTED_MEDIA_TYPE:
@@ -120,8 +120,15 @@ def _misfit(error: ValidationException, request: Request[Any, Any, Any]) -> erro
     return errors.InvalidInput(MISFIT, errors=found) if found else errors.InvalidInput(error.detail)
 
 
+def _allowed(error: HTTPException) -> str:
+    """The methods of a path as Litestar lists them, less OPTIONS, which only answers browsers that ask first."""
+    listed = next((value for name, value in (error.headers or {}).items() if name.lower() == "allow"), "")
+    return ", ".join(sorted(set(listed.split(", ")) - {"OPTIONS"}))
+
+
 def _headers(error: errors.AppError, cause: Exception) -> dict[str, str]:
-    headers = dict(cause.headers or {}) if isinstance(cause, HTTPException) else {}
+    given = (cause.headers or {}) if isinstance(cause, HTTPException) else {}
+    headers = {name: value for name, value in given.items() if name.lower() != "allow"}
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     elif error.retryable and error.status in (429, 503):

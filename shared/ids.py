@@ -6,12 +6,19 @@ import re
 import secrets
 import time
 
+_ID = re.compile(r"(?P<prefix>[a-z]+)_[0-9a-f]{22}")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 def new_id(prefix: str) -> str:
     """A fresh id; ids of one prefix sort by creation time (millisecond resolution)."""
     return f"{prefix}_{time.time_ns() // 1_000_000:012x}{secrets.token_hex(5)}"
+
+
+def is_id(text: str, prefix: str) -> bool:
+    """Whether `text` has the form of an id with this prefix."""
+    match = _ID.fullmatch(text)
+    return match is not None and match["prefix"] == prefix
 
 
 def request_id(offered: str | None) -> str:

@@ -32,7 +32,7 @@ def account(user_id: str) -> Account | None:
 
 def users(*, limit: int, cursor: str | None) -> pages.Page[User]:
     """Users that are not deleted, newest first."""
-    return pages.page(User.select().where(User.deleted_at_ms.is_null()), User.id, limit, cursor)
+    return pages.page(User.select().where(User.deleted_at_ms.is_null()), User.id, "usr", limit, cursor)
 
 
 def user(user_id: str) -> User:
@@ -169,7 +169,7 @@ def key_user(key_sha256: str) -> tuple[Account, int | None] | None:
 def keys(user_id: str, *, limit: int, cursor: str | None) -> pages.Page[ApiKey]:
     """The user's keys that are not revoked, newest first."""
     query = ApiKey.select().where((ApiKey.user_id == user_id) & ApiKey.revoked_at_ms.is_null())
-    return pages.page(query, ApiKey.id, limit, cursor)
+    return pages.page(query, ApiKey.id, "key", limit, cursor)
 
 
 def revoke_key(key_id: str, user_id: str) -> None:

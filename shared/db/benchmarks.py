@@ -50,7 +50,7 @@ def listing(
         query = query.where(Benchmark.model_id == model_id)
     if status is not None:
         query = query.where(Job.status == status)
-    return pages.page(query, Job.id, limit, cursor)
+    return pages.page(query, Job.id, "job", limit, cursor)
 
 
 def results(benchmark_ids: list[str]) -> list[Any]:
@@ -99,7 +99,7 @@ def reports(
         query = query.where(Report.model_id == model_id)
     if benchmark_id is not None:
         query = query.where(Report.benchmark_id == benchmark_id)
-    return pages.page(query, Report.id, limit, cursor)
+    return pages.page(query, Report.id, "rep", limit, cursor)
 
 
 def _rows() -> Any:

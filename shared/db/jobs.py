@@ -184,7 +184,7 @@ def listing(
         query = query.where(Job.kind == kind)
     if status is not None:
         query = query.where(Job.status == status)
-    return pages.page(query, Job.id, limit, cursor)
+    return pages.page(query, Job.id, "job", limit, cursor)
 
 
 def open_counts() -> list[Count]:
@@ -314,7 +314,7 @@ def request_cancel(job_id: str) -> JobStatus:
         Job.update(cancel_requested=True).where(Job.id == job_id).execute()
         _note(job_id, job.attempt, "cancel requested")
     else:
-        raise errors.Conflict(f"The job is {job.status} already.")
+        raise errors.Conflict(f"Job {job_id} cannot be cancelled: it is {job.status} already.")
     return cast(JobStatus, job.status)
 
 

@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 
 import peewee
 
-from shared import errors
+from shared import errors, ids
 from shared.db import connection
 
 Row = TypeVar("Row")
@@ -20,12 +20,13 @@ class Page(Generic[Row]):
         self.rows, self.next_cursor = rows, next_cursor
 
 
-def page(query: Any, key: peewee.Field, limit: int, cursor: str | None) -> Page[Any]:
+def page(query: Any, key: peewee.Field, prefix: str, limit: int, cursor: str | None) -> Page[Any]:
     """The rows of `query` that are older than `cursor`, at most `limit`.
 
     Args:
         query: A select that yields `key` as attribute `id`.
         key: The id column, which sorts by age.
+        prefix: That of its ids.
         limit: Rows in the page, at least 1.
         cursor: `next_cursor` of the page before.
 
@@ -33,11 +34,9 @@ def page(query: Any, key: peewee.Field, limit: int, cursor: str | None) -> Page[
         errors.InvalidInput: The cursor is none of ours.
     """
     if cursor is not None:
-        if not (cursor.isascii() and cursor.replace("_", "").isalnum()):
-            raise errors.InvalidInput(
-                "The cursor is not one of ours; take `next_cursor` of the page before, unchanged.",
-                errors=[{"field": "cursor", "message": "unknown cursor"}],
-            )
+        if not ids.is_id(cursor, prefix):
+            told = "not a cursor of this list; take `next_cursor` of the page before, unchanged"
+            raise errors.InvalidInput("The cursor does not fit.", errors=[{"field": "cursor", "message": told}])
         query = query.where(key < cursor)
     with connection.read():
         rows = list(query.order_by(key.desc()).limit(limit + 1))

@@ -92,7 +92,7 @@ def models(
     for column, value in wanted:
         if value is not None:
             query = query.where(column == value)
-    return pages.page(query, Model.id, limit, cursor)
+    return pages.page(query, Model.id, "mdl", limit, cursor)
 
 
 def model(model_id: str) -> Model:
@@ -115,8 +115,9 @@ def described(row: Model) -> ModelDescription:
         errors.Conflict: The model is not ready.
     """
     if row.status != "ready":
-        reason = f": {row.error}" if row.error else "; wait until its status is ready"
-        raise errors.Conflict(f"Model {row.id} is {row.status}{reason}.")
+        if row.status == "failed":
+            raise errors.Conflict(f"Model {row.id} cannot be used: its check failed. {row.error}")
+        raise errors.Conflict(f"Model {row.id} cannot be used yet: it is {row.status}; wait until its status is ready.")
     return msgspec.convert(row.description_json, ModelDescription)
 
 

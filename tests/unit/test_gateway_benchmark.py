@@ -149,7 +149,8 @@ def test_cancelling(gateway: Gateway, model_id: str) -> None:
     assert gateway.broker.published[-1][1]["status"] == "cancelled"
     asked = gateway.post(f"/benchmark/{running}/cancel").json()
     assert (asked["status"], asked["cancel_requested"]) == ("running", True)
-    problem(gateway.post(f"/benchmark/{mine}/cancel"), 409, "conflict")
+    again = problem(gateway.post(f"/benchmark/{mine}/cancel"), 409, "conflict")["detail"]
+    assert again == f"Job {mine} cannot be cancelled: it is cancelled already."
     problem(gateway.post(f"/benchmark/{theirs}/cancel"), 403, "forbidden")
     problem(gateway.post("/benchmark/job_1/cancel"), 404, "not_found")
     assert gateway.post(f"/benchmark/{theirs}/cancel", "admin").json()["status"] == "cancelled"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway import exchange, uploads
-from shared import errors
+from shared import errors, ids
 from shared.artifacts import Staging
 from shared.db import jobs, registry
 from shared.db.tables import Artifact, Idempotency, Job, Model
@@ -317,7 +317,20 @@ def test_lists_in_pages(gateway: Gateway) -> None:
     assert gateway.get("/models?task_type=detection").json()["items"] == []
 
 
-@pytest.mark.parametrize("query", ["limit=0", "limit=201", "limit=x", "status=good", "task_type=x", "cursor=%27--"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "limit=0",
+        "limit=201",
+        "limit=x",
+        "status=good",
+        "task_type=x",
+        "cursor=%27--",
+        "cursor=zzz",
+        f"cursor={ids.new_id('job')}",
+        "cursor=",
+    ],
+)
 def test_bad_queries(gateway: Gateway, query: str) -> None:
     assert fields_of(gateway.get(f"/models?{query}")) == {query.partition("=")[0]}
 
@@ -351,9 +364,10 @@ def test_a_model_that_is_not_ready(gateway: Gateway) -> None:
     model_id = gateway.post("/models", **form(GOOD)).json()["id"]
     for call in ("onnx", "deployment"):
         problem(gateway.get(f"/models/{model_id}/{call}"), 409, "conflict")
-    Model.update(status="failed", error="no graph").where(Model.id == model_id).execute()
-    assert gateway.get(f"/models/{model_id}").json()["error"] == "no graph"
-    assert "no graph" in problem(gateway.get(f"/models/{model_id}/onnx"), 409, "conflict")["detail"]
+    Model.update(status="failed", error="No graph.").where(Model.id == model_id).execute()
+    assert gateway.get(f"/models/{model_id}").json()["error"] == "No graph."
+    detail = problem(gateway.get(f"/models/{model_id}/onnx"), 409, "conflict")["detail"]
+    assert detail == f"Model {model_id} cannot be used: its check failed. No graph."
 
 
 def test_deleting(gateway: Gateway) -> None:
