@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -84,3 +85,51 @@ def test_every_command_and_target_is_told() -> None:
     assert targets <= set(MAKE.findall(told))
     missing = {name for name in cvp.commands if not re.search(rf"\b{name}\b", told)}
     assert not missing
+
+
+REQUIREMENTS = ROOT / "docs" / "requirements.md"
+COUNTS = {
+    **{f"FR{number}": count for number, count in enumerate((4, 3, 4, 4, 4, 4, 4, 4, 4), start=1)},
+    **{f"NFR{number}": count for number, count in enumerate((4, 3, 4, 4, 4, 3), start=1)},
+    **{f"AC{number}": count for number, count in enumerate((6, 5, 5, 5, 5, 5, 5, 5, 4, 4, 4, 4), start=1)},
+}
+"""How many items each group has: FR1 to FR9, NFR1 to NFR6, AC1 to AC12."""
+ASKED_FOR = {
+    *(f"{group}.{number}" for group, count in COUNTS.items() for number in range(1, count + 1)),
+    *(f"INV{number}" for number in range(1, 9)),
+    *(f"C{number}" for number in range(1, 10)),
+}
+
+
+def requirements() -> list[list[str]]:
+    """The rows of the page: id, what, where it stands, proof."""
+    rows = [line.strip("| ").split(" | ") for line in REQUIREMENTS.read_text().splitlines() if line.startswith("| ")]
+    return [row for row in rows if row[0] != "id"]
+
+
+def names_in(file: Path) -> set[str]:
+    """The tests of a file by name, those of a class as `TestX::test_y`."""
+    names = set()
+    for node in ast.parse(file.read_text()).body:
+        inside = node.body if isinstance(node, ast.ClassDef) else [node]
+        prefix = f"{node.name}::" if isinstance(node, ast.ClassDef) else ""
+        names |= {prefix + item.name for item in inside if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef)}
+    return {name for name in names if name.rpartition("::")[2].startswith("test_")}
+
+
+def test_everything_asked_for_has_one_row() -> None:
+    found = [row[0] for row in requirements()]
+    assert sorted(found) == sorted(ASKED_FOR)
+
+
+@pytest.mark.parametrize("row", requirements(), ids=lambda row: row[0])
+def test_a_requirement_is_proved_or_said_to_come_later(row: list[str]) -> None:
+    assert len(row) == 4, row
+    _, what, stands, proof = row
+    assert what and stands
+    named, later = re.findall(r"`(tests/[\w/]+\.py)::([\w:]+)`", proof), re.search(r"later: \w+", proof)
+    assert named or later
+    assert not re.search(r"#\d|issue", proof)
+    for file, name in named:
+        assert (ROOT / file).is_file(), file
+        assert name in names_in(ROOT / file), f"{file}::{name}"

@@ -41,7 +41,10 @@ def test_the_clearly_faster_one_wins_whatever_its_memory() -> None:
 
 
 def test_equally_fast_ones_are_decided_by_memory() -> None:
-    pair = [measured(ORT, 1.0, memory_mb=120, calls=7000), measured(VINO, 1.0, memory_mb=60, calls=7000)]
+    pair = [
+        measured(ORT, 1.0, memory_mb=120, calls=7000, artifact_bytes=1_000_000),
+        measured(VINO, 1.0, memory_mb=60, calls=7000, artifact_bytes=2_000_000),  # a larger file does not matter
+    ]
     found = decide(pair)
     assert found.selected == VINO
     assert found.tied == [ORT]
