@@ -12,7 +12,7 @@ PYTHON ?=
 EXTRA := $(shell nvidia-smi -L >/dev/null 2>&1 && echo nvidia || echo cpu)
 STAMP := $(VENV)/.installed-$(EXTRA)
 
-.PHONY: help setup run demo test check bench coverage mutants clean
+.PHONY: help setup run demo test check bench chaos coverage mutants clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | while IFS='|' read -r name text; \
@@ -42,6 +42,9 @@ check: setup  ## ruff, formatting, types, layers
 bench: setup  ## the platform's figures beside their goals
 	@command -v wrk >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -qqy wrk >/dev/null; } || true
 	@$(BIN)/python -m benchmarks.run
+
+chaos: setup  ## kill processes under load for three minutes (KILLS=1000: that many), then check every promise
+	@$(BIN)/python -m benchmarks.chaos
 
 coverage: setup  ## the tests again, measured over all processes
 	$(BIN)/coverage erase

@@ -34,7 +34,7 @@ def violations(settings: config.Settings, accepted: Iterable[str] = ()) -> list[
         accepted: Ids of the models and benchmarks that calls were answered with.
     """
     with connection.read():
-        return [*_database(), *_exist(accepted), *_jobs(), *_effects(), *_files(settings)]
+        return [*_database(), *_exist(accepted), *stories(), *_effects(), *_files(settings)]
 
 
 def _database() -> Iterator[str]:
@@ -49,16 +49,17 @@ def _exist(accepted: Iterable[str]) -> Iterator[str]:
     yield from (f"{one} was accepted and is lost" for one in set(accepted) - there)
 
 
-def _jobs() -> Iterator[str]:
-    stories: dict[str, list[JobEvent]] = {}
+def stories() -> Iterator[str]:
+    """Jobs that did not end, or not by the allowed ways, one attempt at a time; the database is open."""
+    events: dict[str, list[JobEvent]] = {}
     for event in JobEvent.select().order_by(JobEvent.id):
-        stories.setdefault(event.job_id, []).append(event)
+        events.setdefault(event.job_id, []).append(event)
     for job in Job.select():
         if job.status not in TERMINAL:
             yield f"{job.id} ({job.kind}) is still {job.status}"
         if job.attempt > job.max_attempts:
             yield f"{job.id} had {job.attempt} of {job.max_attempts} attempts"
-        yield from (f"{job.id} ({job.kind}): {wrong}" for wrong in _story(job, stories.get(job.id, [])))
+        yield from (f"{job.id} ({job.kind}): {wrong}" for wrong in _story(job, events.get(job.id, [])))
 
 
 def _story(job: Job, events: list[JobEvent]) -> Iterator[str]:

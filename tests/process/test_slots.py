@@ -1,0 +1,211 @@
+"""Slots under random schedules: workers claim, finish, die and come back over a real database and real locks."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from benchmarks.invariants import stories
+from shared import clock, config, process, worker
+from shared.db import accounts, connection, jobs, tables
+from shared.specs import BenchmarkSpec, ConvertSpec, JobKind, Lane, ReportSpec
+
+LANES: dict[str, Lane] = {
+    "benchmarker-0": "accelerator",
+    "benchmarker-1": "accelerator",
+    "benchmarker-2": "accelerator",  # one more than there are slots
+    "preparer": "cpu",
+    "reporter": "report",
+}
+KINDS: dict[str, JobKind] = {"accelerator": "benchmark", "cpu": "convert", "report": "report"}
+HOUR_MS = 3_600_000
+START_MS = 1_800_000_000_000
+
+
+class NoDuty:
+    """Nothing hangs on these jobs."""
+
+    def give_up(self, job: jobs.Claimed, reason: str) -> None:
+        pass
+
+
+class Worker(worker.JobWorker):
+    """The real worker up to the moment it would start a child; the child is a copy of the slots' descriptors."""
+
+    def __init__(self, settings: config.Settings, name: str) -> None:
+        self.name, self.lane = name, LANES[name]
+        self.duties: dict[Any, Any] = {KINDS[self.lane]: NoDuty()}
+        self._run_dir = settings.run
+        self._slots = worker.Slots(settings) if self.lane == "accelerator" else None
+        self.lock = process.FileLock(settings.run / f"{name}.lock").acquire()
+        self.alive = True
+        self.job: jobs.Claimed | None = None
+        self.child: list[int] = []
+
+    def _execute(self, job: jobs.Claimed, held: Sequence[process.FileLock], stop: process.Stop) -> None:
+        self.job, self.child = job, [os.dup(lock.fd) for lock in held]
+
+    def end_child(self) -> None:
+        for fd in self.child:
+            os.close(fd)
+        self.child = []
+
+    def die(self) -> None:
+        self.lock.release()
+        self.alive = False
+
+
+class Platform(RuleBasedStateMachine):
+    """Any number of jobs, five workers, a clock that may jump."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp(prefix="cvp-slots-"))
+        self.settings = config.load({"DATA_DIR": str(self.folder)})
+        self.settings.make_folders()
+        connection.migrate(self.settings.db_file)
+        connection.open_db(self.settings.db_file)
+        self.user = accounts.add_user("root", "unusable", "admin").id
+        self.real_clock, self.now = clock.now_ms, START_MS
+        clock.now_ms = lambda: self.now
+        self.stop = process.Stop()
+        self.workers = [Worker(self.settings, name) for name in LANES]
+
+    def teardown(self) -> None:
+        try:
+            self.everything_ends()
+        finally:
+            clock.now_ms = self.real_clock
+            for each in self.workers:
+                each.end_child()
+                each.lock.release()
+            connection.database.close()
+            shutil.rmtree(self.folder)
+
+    @initialize()
+    def some_work(self) -> None:
+        self.order("accelerator", "exclusive", 0)
+        self.order("accelerator", "shared", 0)
+
+    @rule(
+        lane=st.sampled_from(["accelerator", "accelerator", "cpu", "report"]),
+        isolation=st.sampled_from(["exclusive", "shared", "shared"]),
+        priority=st.integers(-1, 1),
+    )
+    def order(self, lane: str, isolation: str, priority: int) -> None:
+        spec = {"accelerator": BenchmarkSpec(model_id="m"), "cpu": ConvertSpec(model_id="m")}.get(
+            lane, ReportSpec(benchmark_id="b")
+        )
+        with connection.write():
+            jobs.insert(
+                KINDS[lane],
+                spec,
+                user_id=self.user,
+                priority=priority,
+                isolation=isolation if lane == "accelerator" else "shared",
+            )
+
+    @rule(at=st.integers(0, len(LANES) - 1))
+    def look(self, at: int) -> None:
+        each = self.workers[at]
+        if each.alive and each.job is None and not each.child:
+            each.step(self.stop)
+
+    @rule(at=st.integers(0, len(LANES) - 1), how=st.sampled_from(["finish", "fail", "put_back", "cancelled", "retry"]))
+    def end(self, at: int, how: str) -> None:
+        each = self.workers[at]
+        if each.job is None or not each.alive:
+            return
+        each.end_child()
+        job, each.job = each.job, None
+        endings = {
+            "finish": lambda: jobs.finish(job, lambda: None),
+            "fail": lambda: jobs.fail(job, "it could not be done"),
+            "put_back": lambda: jobs.put_back(job),
+            "cancelled": lambda: jobs.cancelled(job),
+            "retry": lambda: jobs.retry(job, "no space", lambda job, reason: None),
+        }
+        endings[how]()
+
+    @rule(at=st.integers(0, len(LANES) - 1), child_lingers=st.booleans())
+    def die(self, at: int, child_lingers: bool) -> None:
+        each = self.workers[at]
+        if each.alive:
+            each.die()
+            if not child_lingers:
+                each.end_child()
+
+    @rule(at=st.integers(0, len(LANES) - 1))
+    def come_back(self, at: int) -> None:
+        """supervisord starts it again; an orphaned child of its predecessor is gone or goes later."""
+        each = self.workers[at]
+        if not each.alive:
+            late, child = each.job, each.child
+            self.workers[at] = Worker(self.settings, each.name)
+            self.workers[at].child = child
+            if late is not None and tables.Job.get_by_id(late.id).attempt != late.attempt:
+                with pytest.raises(jobs.Fenced):
+                    jobs.finish(late, lambda: pytest.fail("a late worker wrote its result"))
+
+    @rule(at=st.integers(0, len(LANES) - 1))
+    def the_orphan_goes(self, at: int) -> None:
+        if self.workers[at].job is None or not self.workers[at].alive:
+            self.workers[at].end_child()
+
+    @rule(ms=st.sampled_from([10, 2_000, 20_000, HOUR_MS, -HOUR_MS]))
+    def time_passes(self, ms: int) -> None:
+        self.now += ms
+
+    @precondition(lambda self: self.running())
+    @rule(data=st.data())
+    def a_user_cancels(self, data: st.DataObject) -> None:
+        with connection.write():
+            jobs.request_cancel(data.draw(st.sampled_from(sorted(self.running()))))
+
+    def running(self) -> dict[str, tables.Job]:
+        return {job.id: job for job in tables.Job.select().where(tables.Job.status == "running")}
+
+    @invariant()
+    def never_more_than_the_slots(self) -> None:
+        running = list(self.running().values())
+        measuring = [job for job in running if job.lane == "accelerator"]
+        assert len(measuring) <= self.settings.max_gpu_workers
+        if any(job.isolation == "exclusive" for job in running):
+            assert len(running) == 1
+
+    @invariant()
+    def whoever_measures_holds_its_slots(self) -> None:
+        held = [path for path in self.settings.run.glob("gpu-slot-*") if not process.is_free(path)]
+        assert sum(len(each.child) for each in self.workers) == len(held) <= self.settings.max_gpu_workers
+        for each in self.workers:
+            if each.alive and each.job is not None and each.lane == "accelerator":
+                exclusive = tables.Job.get_by_id(each.job.id).isolation == "exclusive"
+                assert len(each.child) == (self.settings.max_gpu_workers if exclusive else 1)
+
+    def everything_ends(self) -> None:
+        """Nothing waits forever: once the dying stops, every job ends, and by the allowed ways only."""
+        for at in range(len(self.workers)):
+            self.come_back(at)
+            self.the_orphan_goes(at)
+        for _ in range(400):
+            if not tables.Job.select().where(tables.Job.status.in_(jobs.OPEN)).exists():
+                break
+            for at in range(len(self.workers)):
+                self.look(at)
+                self.never_more_than_the_slots()
+                self.end(at, "finish")
+            self.now += 1_000
+        assert list(stories()) == []
+
+
+TestSlots = Platform.TestCase
+TestSlots.settings = hypothesis_settings(max_examples=25, stateful_step_count=30, deadline=None, derandomize=True)
