@@ -11,6 +11,8 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
+from shared import errors
+
 BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """Upper bounds of the buckets; whatever took longer is in one more."""
 
@@ -65,9 +67,10 @@ class Tally:
         self.http: Counter[Exchanged] = Counter()
         self.http_s: defaultdict[tuple[str, str], Histogram] = defaultdict(Histogram)
         self.predictions = 0
-        self.prediction_errors: Counter[str] = Counter()
+        # There from the start, at zero: Prometheus sees no rise in a series that begins with its first error.
+        self.prediction_errors: Counter[str] = Counter(dict.fromkeys(errors.BY_CODE, 0))
         self.stages_s: dict[Stage, Histogram] = {stage: Histogram() for stage in STAGES}
-        self.worker_events: Counter[str] = Counter()
+        self.worker_events: Counter[str] = Counter(dict.fromkeys(("ready", "left", "lost"), 0))
         self.database_errors = 0
 
     def answered(self, method: str, route: str | None, status: int, duration_s: float) -> None:

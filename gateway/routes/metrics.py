@@ -65,7 +65,7 @@ def _inference(context: Context) -> schemas.InferenceFigures:
     last, tally = context.monitor.minute(), context.tally
     return schemas.InferenceFigures(
         requests=tally.predictions,
-        errors=dict(tally.prediction_errors),
+        errors={code: count for code, count in tally.prediction_errors.items() if count},
         rate=last.predictions_per_s,
         latency_ms={
             stage: schemas.StageLatency(p50=latency.p50_ms, p95=latency.p95_ms)

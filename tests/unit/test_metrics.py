@@ -6,6 +6,7 @@ import asyncio
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -155,6 +156,7 @@ def test_the_page_counts_predictions_and_their_errors(gateway: Gateway) -> None:
     assert value(families, "cvp_inference_requests_total") == 4, "who did not sign in has asked for nothing"
     assert value(families, "cvp_inference_errors_total", code="bad_image") == 1
     assert value(families, "cvp_inference_errors_total", code="queue_full") == 1
+    assert value(families, "cvp_inference_errors_total", code="unavailable") == 0, "there before its first error"
     assert value(families, "cvp_inference_duration_seconds_count", stage="decode") == 2
     assert value(families, "cvp_inference_duration_seconds_sum", stage="decode") == pytest.approx(0.004)
 
@@ -190,7 +192,7 @@ def test_inference_processes_that_come_and_go_are_counted(gateway: Gateway) -> N
     for state in ("ready", "lost", "ready"):
         event = Event(seq=1, boot_id="b", topic="workers", time="", body={"worker_id": "w", "state": state})
         gateway.client.blocking_portal.call(gateway.context._feed.put, event)  # type: ignore[attr-defined]
-    eventually(lambda: gateway.context.tally.worker_events == {"ready": 2, "lost": 1})
+    eventually(lambda: gateway.context.tally.worker_events == Counter(ready=2, lost=1))
 
 
 def test_the_token_for_prometheus_opens_its_page_and_nothing_else(gateway: Gateway) -> None:
