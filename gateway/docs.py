@@ -24,7 +24,7 @@ from litestar.openapi.spec import (
 )
 from litestar.openapi.spec.enums import OpenAPIFormat, OpenAPIType
 
-from gateway import docs_shapes
+from gateway import docs_examples, docs_shapes
 from gateway.access import TABLE, Minimum
 from gateway.docs_page import Page
 from gateway.errors import PROBLEM_JSON
@@ -43,6 +43,7 @@ BENCHMARK = {
     "objective": "latency",
     "constraints": [{"metric": "latency_p95_ms", "op": "<=", "value": 20}],
 }
+TENSORS = {"model_id": BENCHMARK["model_id"], "inputs": [[0.25, 0.5, 0.75]], "top_k": 1}
 PREDICTION = {
     "request_id": "req_0193a5b2c7e04f1c9a2b7d",
     "model_id": BENCHMARK["model_id"],
@@ -127,6 +128,7 @@ def complete(openapi: OpenAPI) -> None:
         operation.description = f"{told}\n{_who(role)}"
         (operation.responses or {}).pop("400", None)
     docs_shapes.complete(openapi)
+    docs_examples.complete(openapi)
 
 
 def _who(role: Minimum) -> str:
@@ -196,7 +198,7 @@ def _predict_body() -> RequestBody:
     form = Schema(type=OpenAPIType.OBJECT, properties={**_PREDICT_OPTIONS, "image": images}, required=["image"])
     content = dict.fromkeys(("image/jpeg", "image/png", "image/webp"), OpenAPIMediaType(schema=image))
     content["multipart/form-data"] = OpenAPIMediaType(schema=form)
-    content["application/json"] = OpenAPIMediaType(schema=tensors)
+    content["application/json"] = OpenAPIMediaType(schema=tensors, examples={"rows": Example(value=TENSORS)})
     return RequestBody(required=True, content=content)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import hypothesis
+import msgspec
 import pytest
 import requests
 import schemathesis
@@ -16,6 +17,7 @@ from schemathesis import Case, GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi import checks
 
+from gateway import docs_examples
 from gateway.access import TABLE
 from shared.db import accounts
 from tests.unit import gateway_kit as kit
@@ -74,6 +76,43 @@ def send(gateway: kit.Gateway, case: Case) -> Any:
     headers = dict(wanted.headers) | {"X-API-Key": gateway.keys["admin"]}
     headers.pop("Authorization", None)
     return gateway.client.request(wanted.method or "", wanted.url or "", headers=headers, content=wanted.body)
+
+
+OPAQUE = {
+    ("GET", "/api/v1/benchmark/{benchmark_id}/report"),
+    ("GET", "/api/v1/reports/{report_id}"),
+    ("GET", "/api/v1/reports/{report_id}/view"),
+    ("GET", "/api/v1/reports/{report_id}/export"),
+    ("GET", "/api/v1/metrics"),
+}
+"""Calls whose answer is described elsewhere: by the report itself, and by docs/METRICS.md."""
+
+
+@pytest.mark.parametrize("body", docs_examples.BODIES, ids=lambda body: type(body).__name__)
+def test_examples_keep_the_bounds_of_their_fields(body: msgspec.Struct) -> None:
+    written = msgspec.json.encode(body)
+    assert msgspec.json.encode(msgspec.json.decode(written, type=type(body))) == written
+
+
+def test_every_json_body_has_an_example(gateway: kit.Gateway) -> None:
+    paths = gateway.get("/schema/openapi.json", role=None).json()["paths"]
+    for method, path in set(CALLS) - OPAQUE:
+        operation = paths[path][method.lower()]
+        answers = [answer for status, answer in operation["responses"].items() if status.startswith("2")]
+        for told in [operation.get("requestBody", {}), *answers]:
+            assert told.get("content", {}).get("application/json", {"examples": 1}).get("examples"), (method, path)
+
+
+def test_examples_are_taken_by_the_calls_they_belong_to(gateway: kit.Gateway, real: dict[str, str]) -> None:
+    paths = gateway.get("/schema/openapi.json", role=None).json()["paths"]
+    for path, operations in paths.items():
+        for method, operation in operations.items():
+            json_body = operation.get("requestBody", {}).get("content", {}).get("application/json")
+            for example in (json_body or {}).get("examples", {}).values():
+                body = example["value"] | {name: real[name] for name in example["value"] if name in real}
+                where = path.format(**real)
+                response = gateway.call("admin", method.upper(), where.removeprefix("/api/v1"), json=body)
+                assert response.status_code in (200, 201, 202, 401), (path, response.text)  # 401: a made-up password
 
 
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)

@@ -1,0 +1,178 @@
+"""One example of every JSON body, made of the structs themselves, so that none can be wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+from litestar.openapi.spec import Example, OpenAPI, OpenAPIMediaType, OpenAPIResponse, Reference, RequestBody, Schema
+
+from gateway import schemas
+from shared.specs import BenchmarkSpec, Constraint, Preprocessing, Resize, TensorInfo
+
+MODEL, JOB, REPORT = (f"{prefix}_0193a5b2c7e04f1c9a2b7d" for prefix in ("mdl", "job", "rep"))
+CREATED, STARTED, FINISHED = (f"2026-01-31T12:0{time}.000Z" for time in ("0:00", "0:02", "1:05"))
+SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+INPUTS = [TensorInfo(name="image", dtype="float32", shape=["batch", 3, 224, 224])]
+OUTPUTS = [TensorInfo(name="logits", dtype="float32", shape=["batch", 2])]
+CONTRACT = Preprocessing(resize=Resize(height=224, width=224), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+LIMIT = Constraint(metric="latency_p95_ms", op="<=", value=20.0)
+ORDER = BenchmarkSpec(model_id=MODEL, batch_sizes=(1, 8), constraints=(LIMIT,))
+PERSON = schemas.UserRef(id="usr_0193a5b2c7e04f1c9a2b7d", username="ana", role="engineer")
+QUEUE = schemas.Queue(depth=0, limit=1000, mb=0.0)
+
+BODIES: tuple[msgspec.Struct, ...] = (
+    schemas.Login(username="ana", password="correct horse battery staple"),
+    schemas.SignedIn(access_token="eyJhbGciOiJIUzI1NiJ9.e30.c2lnbmF0dXJl", expires_in=86_400, user=PERSON),
+    schemas.Verified(user=PERSON, expires_at=FINISHED),
+    schemas.NewKey(name="camera 3", expires_in_days=90),
+    schemas.ApiKey(
+        id="key_0193a5b2c7e04f1c9a2b7d", name="camera 3", hint="cvp_4fK2", created_at=CREATED, expires_at=None
+    ),
+    schemas.FreshApiKey(
+        id="key_0193a5b2c7e04f1c9a2b7d",
+        name="camera 3",
+        hint="cvp_4fK2",
+        created_at=CREATED,
+        expires_at=None,
+        key="cvp_4fK2...",
+    ),
+    schemas.NewUser(username="ana", password="correct horse battery staple", role="engineer"),
+    schemas.UserChange(role="admin"),
+    schemas.User(id=PERSON.id, username=PERSON.username, role=PERSON.role, created_at=CREATED),
+    schemas.Model(
+        id=MODEL,
+        name="cats and dogs",
+        description="",
+        model_type="custom",
+        framework="onnx",
+        task_type="classification",
+        status="ready",
+        error=None,
+        file_size=44_776_000,
+        onnx_size=44_776_000,
+        sha256=SHA256,
+        input_shape=INPUTS[0].shape,
+        output_shape=OUTPUTS[0].shape,
+        inputs=INPUTS,
+        outputs=OUTPUTS,
+        preprocessing=msgspec.to_builtins(CONTRACT) | {"hash": CONTRACT.hash},
+        labels=["cat", "dog"],
+        notes=[],
+        trainable=False,
+        why_not="An ONNX file holds a finished graph.",
+        parent_id=None,
+        created_by=PERSON.id,
+        created_at=CREATED,
+    ),
+    schemas.Deployment(
+        model_id=MODEL,
+        engine="onnxruntime",
+        precision="fp32",
+        batch_size=8,
+        threads=1,
+        source="default",
+        status="active",
+    ),
+    schemas.Job(
+        id=JOB,
+        kind="benchmark",
+        lane="accelerator",
+        status="running",
+        priority=0,
+        attempt=1,
+        max_attempts=3,
+        progress={"fraction": 0.4},
+        error=None,
+        cancel_requested=False,
+        parent_id=None,
+        created_by=PERSON.id,
+        created_at=CREATED,
+        started_at=STARTED,
+        finished_at=None,
+        events=[schemas.JobEvent(time=CREATED, attempt=0, event="queued", detail="")],
+    ),
+    ORDER,
+    schemas.BenchmarkJob(
+        id=JOB,
+        status="completed",
+        progress={"fraction": 1.0},
+        model_id=MODEL,
+        config=msgspec.to_builtins(ORDER),
+        report_id=REPORT,
+        error=None,
+        cancel_requested=False,
+        created_by=PERSON.id,
+        created_at=CREATED,
+        started_at=STARTED,
+        finished_at=FINISHED,
+    ),
+    schemas.ReportRef(
+        id=REPORT,
+        benchmark_id=JOB,
+        model_id=MODEL,
+        selected_engine="openvino",
+        content_sha256=SHA256,
+        formats=["pdf", "html", "json", "csv"],
+        created_at=FINISHED,
+    ),
+    schemas.ServedModel(
+        id=MODEL,
+        name="cats and dogs",
+        task_type="classification",
+        inputs=INPUTS,
+        outputs=OUTPUTS,
+        labels=["cat", "dog"],
+        engine="onnxruntime",
+        precision="fp32",
+        batch_size=8,
+    ),
+    schemas.InferenceHealth(
+        status="ok",
+        workers=schemas.Workers(total=2, busy=1, idle=1, lost=0),
+        queue=QUEUE,
+        models=[
+            schemas.LoadedModel(
+                id=MODEL, engine="onnxruntime", precision="fp32", loaded_in=["inferencer-0"], memory_mb=96.0
+            )
+        ],
+    ),
+    schemas.Health(status="ok", version="0.1.0", components={"database": schemas.Component(status="ok")}),
+    schemas.Probe(status="ok"),
+    schemas.Setting(name="PORT", value="8080", origin="default", meaning="Port the gateway listens on."),
+)
+EXAMPLES: dict[str, Any] = {type(body).__name__: msgspec.to_builtins(body) for body in BODIES}
+
+
+def complete(openapi: OpenAPI) -> None:
+    """Give every JSON body that is a struct, a page of them or a list of them, its example."""
+    for content in _contents(openapi):
+        body = content.get("application/json")
+        if body is not None and body.examples is None and (value := _example(body.schema)) is not None:
+            body.examples = {"example": Example(value=value)}
+
+
+def _contents(openapi: OpenAPI) -> Iterator[dict[str, OpenAPIMediaType]]:
+    for path in (openapi.paths or {}).values():
+        for operation in (path.get, path.post, path.put, path.patch, path.delete):
+            if operation is None:
+                continue
+            if isinstance(operation.request_body, RequestBody):
+                yield operation.request_body.content
+            for status, answer in (operation.responses or {}).items():
+                if status.startswith("2") and isinstance(answer, OpenAPIResponse) and answer.content:
+                    yield answer.content
+
+
+def _example(shape: Schema | Reference | None) -> Any:
+    if isinstance(shape, Reference):
+        name = shape.ref.rpartition("/")[2]
+        if not name.startswith("Listing_"):
+            return EXAMPLES.get(name)
+        item = EXAMPLES.get(name.removeprefix("Listing_").removesuffix("_").rpartition(".")[2])
+        return None if item is None else {"items": [item], "next_cursor": None}
+    if isinstance(shape, Schema) and isinstance(shape.items, Reference):
+        item = _example(shape.items)
+        return None if item is None else [item]
+    return None
