@@ -17,7 +17,7 @@ from gateway.bodies import StrictJson
 from gateway.context import Context
 from gateway.exchange import Exchanges
 from gateway.routes import auth, benchmark, inference, jobs, metrics, models, reports, system, users
-from gateway.routes.common import V1
+from gateway.routes.common import V1, known_parameters_only
 from shared import config
 
 JSON_BYTES = 2**20
@@ -28,6 +28,7 @@ def create_app(context: Context) -> Litestar:
     """The gateway as an ASGI application around its parts; it opens and closes them with its lifespan."""
     api = Router(
         V1,
+        before_request=known_parameters_only,
         route_handlers=[
             module.router for module in (auth, users, models, jobs, benchmark, reports, inference, system, metrics)
         ],

@@ -14,7 +14,7 @@ from shared.db.tables import ApiKey
 DAY_MS = 24 * 3600 * 1000
 
 
-@post("/login", status_code=200, responses=problems(422, 401, signed_in=False))
+@post("/login", status_code=200, responses=problems(401, signed_in=False))
 async def login(data: JSONBody[schemas.Login], context: Injected) -> schemas.SignedIn:
     """Sign in with name and password; the token is good for 24 hours."""
     found = await context.store.read(accounts.by_name, data.username)
@@ -44,7 +44,7 @@ async def verify(request: Http) -> schemas.Verified:
     return schemas.Verified(user=_ref(identity.account), expires_at=iso(identity.expires_at_ms))
 
 
-@get("/api-keys", responses=problems(422))
+@get("/api-keys", responses=problems())
 async def list_keys(
     request: Http, context: Injected, limit: Limit = 50, cursor: Cursor = None
 ) -> schemas.Listing[schemas.ApiKey]:
@@ -53,7 +53,7 @@ async def list_keys(
     return listing(page, _key)
 
 
-@post("/api-keys", responses=problems(422))
+@post("/api-keys", responses=problems())
 async def add_key(request: Http, data: JSONBody[schemas.NewKey], context: Injected) -> schemas.FreshApiKey:
     """Make an API key with your own role. `key` is shown this once."""
     key = tokens.new_key()

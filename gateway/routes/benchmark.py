@@ -55,7 +55,7 @@ CANDIDATE = ("engine", "precision", "batch_size", "threads", "instances", "statu
 HEADING = ("benchmark_id", "created_at", "benchmark_status", "model_id", "model_name", *CANDIDATE, *FIGURES)
 
 
-@post("/", status_code=202, operation_class=BenchmarkOperation, responses=problems(404, 409, 415, 422, 429))
+@post("/", status_code=202, operation_class=BenchmarkOperation, responses=problems(404, 409, 415, 429))
 async def order(
     request: Http, data: JSONBody[BenchmarkSpec], context: Injected, idempotency_key: IdempotencyKey = None
 ) -> Response[bytes]:
@@ -68,7 +68,7 @@ async def order(
     return respond(answer)
 
 
-@get("/", responses=problems(422))
+@get("/", responses=problems())
 async def list_benchmarks(
     *,
     context: Injected,

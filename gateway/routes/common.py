@@ -11,9 +11,10 @@ from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import HeaderParameter, QueryParameter
 
+from gateway import wording
 from gateway.auth import Identity
 from gateway.context import Context
-from gateway.errors import PROBLEM_JSON, Problem
+from gateway.errors import MISFIT, PROBLEM_JSON, Problem
 from gateway.schemas import Listing
 from shared import clock, errors
 from shared.db import idempotency
@@ -56,12 +57,35 @@ Item = TypeVar("Item")
 
 
 def problems(*statuses: int, signed_in: bool = True) -> dict[int, ResponseSpec]:
-    """The refusals of a call, for its documentation; 401 and 403 come by themselves."""
-    always = (401, 403) if signed_in else ()
+    """The refusals of a call, for its documentation; 401, 403 and 422 come by themselves."""
+    always = (401, 403, 422) if signed_in else (422,)
     return {
         status: ResponseSpec(Problem, media_type=PROBLEM_JSON, description=_PROBLEMS[status], generate_examples=False)
         for status in (*always, *statuses, 503)
     }
+
+
+async def known_parameters_only(request: Http) -> None:
+    """Stands before every call: a parameter that is misspelt must not pass for one that was left out.
+
+    Raises:
+        errors.InvalidInput: The query has names that the call does not take.
+    """
+    if not request.scope["query_string"]:
+        return
+    handler = request.route_handler
+    known = [
+        field.kwarg_definition.query or name
+        for name, field in handler.parsed_fn_signature.parameters.items()
+        if isinstance(field.kwarg_definition, QueryParameter)
+    ]
+    found = [
+        {"field": name[:80], "message": wording.unknown("parameter", known)}
+        for name in request.query_params
+        if name not in known
+    ]
+    if found:
+        raise errors.InvalidInput(MISFIT, errors=found)
 
 
 def account_of(request: Http) -> Account:

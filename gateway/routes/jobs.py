@@ -15,7 +15,7 @@ from shared.db import jobs, tables
 from shared.specs import JobKind, JobStatus
 
 
-@get("/", responses=problems(422))
+@get("/", responses=problems())
 async def list_jobs(
     context: Injected,
     limit: Limit = 50,

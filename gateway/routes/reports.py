@@ -27,7 +27,7 @@ NO_SCRIPTS = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-
 """A report is a picture: whatever found its way into it, nothing in it runs or loads."""
 
 
-@get("/", responses=problems(422))
+@get("/", responses=problems())
 async def list_reports(
     context: Injected,
     limit: Limit = 50,
@@ -48,7 +48,7 @@ async def get_report(report_id: FromPath[str], context: Injected) -> File:
     return record(context, await context.store.read(benchmarks.report, report_id))
 
 
-@get("/{report_id:str}/view", responses=problems(404, 422))
+@get("/{report_id:str}/view", responses=problems(404))
 async def view(
     request: Http, report_id: FromPath[str], context: Injected, level: FromQuery[Level] = "technical"
 ) -> File:
@@ -58,7 +58,7 @@ async def view(
     return _file(context, row, f"{level}.{'html' if preferred == 'text/html' else 'json'}", "inline")
 
 
-@get("/{report_id:str}/export", responses=problems(404, 422))
+@get("/{report_id:str}/export", responses=problems(404))
 async def export(report_id: FromPath[str], context: Injected, format: FromQuery[Format] = "pdf") -> File:
     """The report as a file to keep or pass on."""
     row = await context.store.read(benchmarks.report, report_id)

@@ -25,8 +25,10 @@ FULL_DISK_MB = 256
 SECRETS = frozenset({"TLS_KEY", "METRICS_TOKEN"})
 """Settings whose value stays hidden."""
 
+ANYBODY = {422: problems()[422]}
 
-@get("/health", responses={503: ResponseSpec(schemas.Health, description="The platform is down.")})
+
+@get("/health", responses=ANYBODY | {503: ResponseSpec(schemas.Health, description="The platform is down.")})
 async def health(request: Http, context: Injected) -> Response[schemas.Health]:
     """How the platform is; signed-in users see its parts."""
     parts = _components(context)
@@ -40,13 +42,13 @@ async def health(request: Http, context: Injected) -> Response[schemas.Health]:
     return Response(body, status_code=503 if down else 200)
 
 
-@get("/health/live")
+@get("/health/live", responses=ANYBODY)
 async def live() -> schemas.Probe:
     """The process runs."""
     return schemas.Probe(status="ok")
 
 
-@get("/health/ready", responses={503: ResponseSpec(schemas.Probe, description="Not ready, with why.")})
+@get("/health/ready", responses=ANYBODY | {503: ResponseSpec(schemas.Probe, description="Not ready, with why.")})
 async def ready(context: Injected) -> Response[schemas.Probe]:
     """Requests may be sent here: the database, the broker and an inference process answer, and we are not stopping."""
     why_not = _why_not_ready(context)

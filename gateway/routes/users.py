@@ -12,13 +12,13 @@ from shared import clock
 from shared.db import accounts, tables
 
 
-@get("/", responses=problems(422))
+@get("/", responses=problems())
 async def list_users(context: Injected, limit: Limit = 50, cursor: Cursor = None) -> schemas.Listing[schemas.User]:
     """All users."""
     return listing(await context.store.read(accounts.users, limit=limit, cursor=cursor), _user)
 
 
-@post("/", responses=problems(409, 422))
+@post("/", responses=problems(409))
 async def add_user(data: JSONBody[schemas.NewUser], context: Injected) -> schemas.User:
     """Make a user."""
     password_hash = await context.store.hash(passwords.hashed, data.password)
@@ -26,7 +26,7 @@ async def add_user(data: JSONBody[schemas.NewUser], context: Injected) -> schema
     return _user(await context.store.read(accounts.user, account.id))
 
 
-@patch("/{user_id:str}", responses=problems(404, 409, 422))
+@patch("/{user_id:str}", responses=problems(404, 409))
 async def change_user(user_id: FromPath[str], data: JSONBody[schemas.UserChange], context: Injected) -> schemas.User:
     """Change a user's role or password; takes effect at once."""
     password_hash = None if data.password is None else await context.store.hash(passwords.hashed, data.password)

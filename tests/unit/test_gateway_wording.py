@@ -118,6 +118,16 @@ def test_parameters(gateway: Gateway, path: str, expected: dict[str, str]) -> No
     assert messages(gateway.get(path)) == expected
 
 
+def test_parameters_nobody_knows_are_refused(gateway: Gateway) -> None:
+    refused = gateway.get("/models?staus=ready&limit=2&page=3")
+    known = "unknown parameter; known are limit, cursor, name, task_type, status"
+    assert messages(refused) == {"staus": known, "page": known}
+    for path, role in (("/health", None), ("/config", "engineer"), ("/models/mdl_1", "engineer")):
+        assert messages(gateway.get(f"{path}?x=", role)) == {"x": "unknown parameter; this call takes none"}
+    assert gateway.post("/auth/login?x=1", None, json={}).status_code == 422
+    assert gateway.get("/health?", None).status_code == 200
+
+
 def test_headers_forms_and_options_say_the_same(gateway: Gateway) -> None:
     long_key = gateway.post("/benchmark", headers={"Idempotency-Key": "a" * 201}, json={"model_id": "m"})
     assert messages(long_key) == {"Idempotency-Key": "must be text of 1 to 200 characters"}
