@@ -7,6 +7,8 @@ import io
 import os
 import sys
 import traceback
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -141,6 +143,67 @@ def migrate() -> None:
         raise click.ClickException("The platform is running; stop it first with `cvp down`.")
     applied = groundwork.migrate(settings)
     click.echo(f"Applied {', '.join(applied)}." if applied else "The database is up to date.")
+
+
+@main.command()
+@click.argument("dest", type=click.Path(path_type=Path))
+def backup(dest: Path) -> None:
+    """Save models, reports, users and jobs in one file.
+
+    DEST is a new file, or a folder for one with the time in its name. The platform may run and goes on meanwhile. The
+    file has password hashes in it: it is readable for this user only; keep it like that. Exit code 1 when something
+    that belongs in it was lost already; the rest is in it.
+    """
+    from console import backup as saving
+    from console.screen import Screen
+
+    screen = Screen()
+    with screen.waiting("Saving") as say:
+        path, manifest = saving.write(config.load(), dest, _megabytes(say))
+    screen.line(
+        f"Saved {len(manifest.files)} files, {manifest.size_bytes / 1e6:,.1f} MB, in {path} (read again: whole)"
+    )
+    for name in manifest.lost:
+        screen.line(f"Lost before, gone or damaged on the disk: {name}", style="red")
+    sys.exit(1 if manifest.lost else 0)
+
+
+@main.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--replace", is_flag=True, help="Move the data that is there aside, and keep it.")
+def restore(source: Path, replace: bool) -> None:
+    """Bring a backup back while the platform is down.
+
+    SOURCE is a file of `cvp backup`. It is checked completely before anything is touched. What ran when it was made is
+    queued again; everybody signs in again.
+    """
+    from console import restore as bringing_back
+    from console.screen import Screen
+
+    screen = Screen()
+    with screen.waiting("Restoring") as say:
+        done = bringing_back.read(config.load(), source, replace=replace, advance=_megabytes(say))
+    manifest = done.manifest
+    screen.line(
+        f"Restored {len(manifest.files)} files of {manifest.created_at}; {done.jobs} running jobs queued again."
+    )
+    for name in manifest.lost:
+        screen.line(f"Not in the backup, it was lost before: {name}", style="red")
+    for folder in done.aside:
+        screen.line(f"The former data is in {folder}; remove it when you are content.")
+    screen.line("`cvp up` starts the platform.")
+
+
+def _megabytes(say: Callable[[str], None]) -> Callable[[int], None]:
+    """Tells how far a long copy is."""
+    total = 0
+
+    def advance(size_bytes: int) -> None:
+        nonlocal total
+        total += size_bytes
+        say(f"{total / 1e6:,.0f} MB")
+
+    return advance
 
 
 @main.command("config")

@@ -138,6 +138,29 @@ class ArtifactStore:
             aside.rename(path)  # whatever took its place meanwhile has the same bytes
         return ours
 
+    @contextlib.contextmanager
+    def pins(self) -> Iterator[Path]:
+        """A folder for `pin()`: what is pinned there can be read until the block ends, whatever is removed by then."""
+        folder = self.root / "staging" / ids.new_id("pin")
+        folder.mkdir(parents=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)  # what a crash leaves is swept after a day
+
+    def pin(self, sha256: str, folder: Path) -> bool:
+        """Keep a file in `folder` by a hard link, or a copy where there are none; false when it is gone."""
+        pinned = folder / sha256
+        try:
+            os.link(self.path(sha256), pinned)
+        except FileExistsError:
+            return True
+        except FileNotFoundError:
+            return False
+        except OSError:  # a file system without hard links
+            shutil.copyfile(self.path(sha256), pinned)
+        return True
+
     def sweep_staging(self, before_s: float) -> int:
         """Remove what was staged and not touched since `before_s` (seconds since 1970); returns the count."""
         leftovers = [path for path in self.root.glob("staging/*") if path.lstat().st_mtime < before_s]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import peewee
 
 from shared.db import connection, idempotency
@@ -62,9 +64,14 @@ def damage() -> list[str]:
     """What SQLite's quick check finds wrong with the file, at most 20 sentences; empty for a sound one."""
     try:
         with connection.read():
-            found = [str(row[0]) for row in _rows("PRAGMA quick_check(20)")]
+            return damage_of(connection.database)
     except peewee.DatabaseError as error:
         return [str(error)]
+
+
+def damage_of(database: Any) -> list[str]:
+    """The same of any opened database file."""
+    found = [str(row[0]) for row in database.execute_sql("PRAGMA quick_check(20)").fetchall()]
     return [] if found == ["ok"] else found
 
 

@@ -41,7 +41,20 @@ def test_help_loads_nothing_heavy():
 
 def test_every_command_has_a_short_help_that_fits(runner: CliRunner):
     told = runner.invoke(cli.main, ["--help"], terminal_width=80).output
-    for name in ("up", "down", "status", "restart", "logs", "migrate", "config", "doctor", "passwd", "demo"):
+    for name in (
+        "up",
+        "down",
+        "status",
+        "restart",
+        "logs",
+        "migrate",
+        "config",
+        "doctor",
+        "passwd",
+        "backup",
+        "restore",
+        "demo",
+    ):
         assert f"  {name} " in told
     assert "..." not in told.partition("Commands:")[2]
 

@@ -1,0 +1,161 @@
+"""`cvp restore`: a backup becomes the platform's data again; what was there before is moved aside, never deleted."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import shutil
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+import msgspec
+
+from console import archive
+from console.supervision import Supervisor, wait_until_free
+from shared import config, errors, process
+from shared.db import connection, snapshot
+
+ASIDE = "before-"
+STAGE = "restore-"
+ENDING_S = 3.0
+
+
+class Restored(msgspec.Struct, frozen=True, kw_only=True):
+    """What `restore` did."""
+
+    manifest: archive.Manifest
+    jobs: int
+    """Jobs that ran when the backup was made and are queued again."""
+    aside: list[Path]
+    """Where the former data is now."""
+
+
+def read(settings: config.Settings, source: Path, *, replace: bool, advance: archive.Advance) -> Restored:
+    """Check the whole backup, copy it beside the data, then put it in place by renaming.
+
+    Raises:
+        click.ClickException: With what to do; the data is as it was.
+    """
+    settings.make_folders()
+    with _nobody_running(settings):
+        for root in _roots(settings):
+            for leftover in root.glob(f"{STAGE}*"):  # of a restore that was killed
+                shutil.rmtree(leftover)
+        occupied = list(_occupied(settings))
+        if occupied and not replace:
+            raise click.ClickException(
+                f"There is data already: {occupied[0]}. Give another DATA_DIR, or --replace to move it aside."
+            )
+        manifest = archive.verify(source, advance)
+        try:
+            return _restore(settings, source, manifest, advance)
+        except OSError as error:
+            raise click.ClickException(
+                f"The backup could not be restored: {error.strerror or error}. The data is as it was."
+            ) from error
+
+
+@contextlib.contextmanager
+def _nobody_running(settings: config.Settings) -> Iterator[None]:
+    """Hold the lock of a supervisord, so that none starts meanwhile."""
+    lock = Supervisor(settings).lock
+    running = "The platform is running; stop it first with `cvp down`."
+    try:
+        lock.acquire(patience_s=0.3)
+    except process.Locked:
+        raise click.ClickException(running) from None
+    try:
+        if held := wait_until_free(settings.run, ("supervisord",), ENDING_S):
+            raise click.ClickException(f"{running} (Still there: {', '.join(held)}.)")
+        yield
+    finally:
+        lock.release()
+
+
+def _roots(settings: config.Settings) -> list[Path]:
+    return list(dict.fromkeys((settings.models, settings.datasets, settings.reports, settings.db_file.parent)))
+
+
+def _occupied(settings: config.Settings) -> Iterator[Path]:
+    """Files of the present data."""
+    if settings.db_file.exists():
+        yield settings.db_file
+    for root in (settings.models, settings.datasets, settings.reports):
+        yield from (path for path in root.glob("[0-9a-f][0-9a-f]/*") if path.is_file())
+
+
+def _restore(settings: config.Settings, source: Path, manifest: archive.Manifest, advance: archive.Advance) -> Restored:
+    stage = f"{STAGE}{secrets.token_hex(4)}"
+    roots = {"models": settings.models, "datasets": settings.datasets, "reports": settings.reports}
+    database = settings.db_file.parent / stage / settings.db_file.name
+
+    def place(name: str) -> Path:
+        store, _, sha256 = name.rpartition("/")
+        return roots[store] / stage / sha256[:2] / sha256 if store else database
+
+    try:
+        _require_space(settings, manifest)
+        archive.extract(source, place, advance)
+        jobs = _settle(database, manifest)
+        aside = _swap(settings, stage)
+    finally:
+        for root in _roots(settings):
+            shutil.rmtree(root / stage, ignore_errors=True)
+    return Restored(manifest=manifest, jobs=jobs, aside=aside)
+
+
+def _require_space(settings: config.Settings, manifest: archive.Manifest) -> None:
+    free = min(shutil.disk_usage(root).free for root in _roots(settings))
+    if free < manifest.size_bytes:
+        needs = f"{manifest.size_bytes / 1e6:,.0f} MB and the disk has {free / 1e6:,.0f}"
+        raise click.ClickException(f"The backup needs {needs}; free some space, or give another DATA_DIR.")
+
+
+def _settle(database: Path, manifest: archive.Manifest) -> int:
+    """Make the database fit to start from, and check that all it names is there."""
+    try:
+        jobs = snapshot.settle(database)
+        named = {f"{file.store}/{file.sha256}" for file in snapshot.files(database)}
+    except (connection.SchemaMismatch, errors.AppError) as refused:
+        raise click.ClickException(f"The backup cannot be used: {refused}") from refused
+    missing = named - {entry.name for entry in manifest.files} - set(manifest.lost)
+    if missing:
+        raise click.ClickException(f"The backup cannot be used: its database names {min(missing)}, which is not in it.")
+    return jobs
+
+
+def _swap(settings: config.Settings, stage: str) -> list[Path]:
+    """Move the present data aside and the staged in its place, the database last; or, on a failure, all back."""
+    former = f"{ASIDE}{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    done: list[tuple[Path, Path]] = []
+    try:
+        for path in _former(settings):
+            _move(path, path.parent / former / path.name, done)
+        for root in _roots(settings):
+            for path in (root / stage).glob("[0-9a-f][0-9a-f]"):
+                _move(path, root / path.name, done)
+        _move(settings.db_file.parent / stage / settings.db_file.name, settings.db_file, done)
+    except BaseException:
+        for source, target in reversed(done):
+            target.rename(source)
+        raise
+    return [root / former for root in _roots(settings) if (root / former).is_dir()]
+
+
+def _former(settings: config.Settings) -> Iterator[Path]:
+    """What the platform keeps: the database with its log, and the files of the stores."""
+    for root in (settings.models, settings.datasets, settings.reports):
+        yield from root.glob("[0-9a-f][0-9a-f]")
+        yield from root.glob("staging")
+    for suffix in ("-shm", "-wal", ""):
+        path = settings.db_file.with_name(settings.db_file.name + suffix)
+        if path.exists():
+            yield path
+
+
+def _move(source: Path, target: Path, done: list[tuple[Path, Path]]) -> None:
+    target.parent.mkdir(exist_ok=True)
+    source.rename(target)
+    done.append((source, target))
