@@ -13,6 +13,9 @@ from msgspec import Meta
 IPC_PATH_MAX = 107
 """Bytes of a Unix socket path on Linux (`sun_path` less its NUL)."""
 
+GIVEN = "CVP_SETTINGS_GIVEN"
+"""Names, separated by commas, of the settings somebody chose, for processes whose environment holds all of them."""
+
 Count = Annotated[int, Meta(ge=1, le=4096)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Text = Annotated[str, Meta(max_length=4096)]
@@ -149,10 +152,10 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         BadSetting: A value has the wrong type or is out of range, or a socket path would be too long.
     """
     environ = os.environ if environ is None else environ
-    given = {name: environ[name] for name in names() if environ.get(name, "") != ""}
-    for name, value in given.items():
+    texts = {name: environ[name] for name in names() if environ.get(name, "") != ""}
+    for name, value in texts.items():
         _check(name, value)
-    settings = msgspec.convert(given, Settings, strict=False)
+    settings = msgspec.convert(texts, Settings, strict=False)
     longest = str(settings.run / "supervisor.sock")
     if len(longest.encode()) > IPC_PATH_MAX:
         raise BadSetting(
@@ -186,11 +189,16 @@ def describe(name: str) -> str:
     return str((info.extra_json_schema or {}).get("description", ""))
 
 
+def given(environ: Mapping[str, str]) -> list[str]:
+    """The settings somebody chose: those that are set, less those that `cvp up` only passes on."""
+    chosen = environ[GIVEN].split(",") if GIVEN in environ else names()
+    return [name for name in names() if name in chosen and environ.get(name, "") != ""]
+
+
 def in_force(environ: Mapping[str, str] | None = None) -> list[tuple[str, str, str, str]]:
     """Rows `(name, value, origin, meaning)` for `cvp config`; origin is `environment` or `default`."""
     environ = os.environ if environ is None else environ
-    values = msgspec.to_builtins(load(environ))
+    values, chosen = msgspec.to_builtins(load(environ)), given(environ)
     return [
-        (name, str(values[name]), "environment" if environ.get(name, "") != "" else "default", describe(name))
-        for name in names()
+        (name, str(values[name]), "environment" if name in chosen else "default", describe(name)) for name in names()
     ]

@@ -87,6 +87,21 @@ def test_supervisord_gets_absolute_paths(monkeypatch: pytest.MonkeyPatch, tmp_pa
         assert given[name].startswith(str(tmp_path)), name
 
 
+def test_what_is_only_passed_on_is_not_taken_for_a_choice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    for name in config.names():
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("INFERENCE_WORKERS", "3")
+    monkeypatch.setenv("PORT", "")
+    chosen = {"DATA_DIR", "INFERENCE_WORKERS"}
+    passed_on = environment(config.load())
+    assert {"RUN_DIR", "DB_PATH", "INFERENCE_PROCESSES", "MAX_GPU_WORKERS"} <= set(passed_on)
+    for environ in (None, passed_on):
+        origins = {name: origin for name, _, origin, _ in config.in_force(environ)}
+        assert {name for name, origin in origins.items() if origin == "environment"} == chosen
+        assert set(origins.values()) == {"environment", "default"}
+
+
 def test_the_same_settings_do_not_differ_from_themselves(settings: config.Settings):
     running = config.load(environment(settings))
     assert differences(settings, running) == []
