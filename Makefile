@@ -48,7 +48,7 @@ chaos: setup  ## kill processes under load for three minutes (KILLS=1000: that m
 
 coverage: setup  ## the tests again, measured over all processes
 	$(BIN)/coverage erase
-	COVERAGE_PROCESS_START=$(CURDIR)/pyproject.toml $(BIN)/coverage run -m pytest
+	$(BIN)/coverage run -m pytest
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered --sort=cover
 
