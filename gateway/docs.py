@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 
+import msgspec
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin, YamlRenderPlugin
 from litestar.openapi.spec import (
@@ -36,17 +36,10 @@ DESCRIPTION = (
     "Upload a model, benchmark it on the engines of this machine, read the decision, and predict. "
     "Sign in with `POST /api/v1/auth/login`, or send an API key. Every failure is `application/problem+json`."
 )
-PREPROCESSING = {"resize": {"height": 224, "width": 224}, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
-BENCHMARK = {
-    "model_id": "mdl_0193a5b2c7e04f1c9a2b7d",
-    "batch_sizes": [1, 8],
-    "objective": "latency",
-    "constraints": [{"metric": "latency_p95_ms", "op": "<=", "value": 20}],
-}
-TENSORS = {"model_id": BENCHMARK["model_id"], "inputs": [[0.25, 0.5, 0.75]], "top_k": 1}
+TENSORS = {"model_id": docs_examples.MODEL, "inputs": [[0.25, 0.5, 0.75]], "top_k": 1}
 PREDICTION = {
     "request_id": "req_0193a5b2c7e04f1c9a2b7d",
-    "model_id": BENCHMARK["model_id"],
+    "model_id": docs_examples.MODEL,
     "engine": "onnxruntime",
     "precision": "fp32",
     "batch_size": 1,
@@ -71,7 +64,9 @@ class UploadOperation(Operation):
                 type=OpenAPIType.STRING, description="JSON list, batch included.", examples=["[1,3,224,224]"]
             ),
             "preprocessing": Schema(
-                type=OpenAPIType.STRING, description="JSON object.", examples=[json.dumps(PREPROCESSING)]
+                type=OpenAPIType.STRING,
+                description="JSON object.",
+                examples=[msgspec.json.encode(docs_examples.CONTRACT).decode()],
             ),
             "labels": Schema(type=OpenAPIType.STRING, description="JSON list.", examples=['["cat","dog"]']),
             "file": Schema(
@@ -82,16 +77,6 @@ class UploadOperation(Operation):
         }
         form = Schema(type=OpenAPIType.OBJECT, properties=fields, required=["name", "task_type", "file"])
         self.request_body = RequestBody(required=True, content={"multipart/form-data": OpenAPIMediaType(schema=form)})
-
-
-@dataclass
-class BenchmarkOperation(Operation):
-    """The benchmark order, with an example."""
-
-    def __post_init__(self) -> None:
-        """Add the example."""
-        if isinstance(self.request_body, RequestBody):
-            self.request_body.content["application/json"].examples = {"order": Example(value=BENCHMARK)}
 
 
 def config(version: str) -> OpenAPIConfig:

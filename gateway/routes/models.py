@@ -90,7 +90,7 @@ async def get_model(model_id: FromPath[str], context: Injected) -> schemas.Model
     return _model(await context.store.read(registry.model, model_id))
 
 
-@delete("/{model_id:str}", responses=problems(404))
+@delete("/{model_id:str}", responses=problems(404, 409))
 async def delete_model(model_id: FromPath[str], context: Injected) -> None:
     """Delete a model and the files nobody else uses; reports about it stay."""
     await context.store.write(_delete, context, model_id)

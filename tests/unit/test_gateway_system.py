@@ -244,14 +244,6 @@ def test_the_page_needs_nothing_from_elsewhere(gateway: Gateway) -> None:
     problem(gateway.get("/schema/nothing", role=None), 404, "not_found")
 
 
-def test_the_examples_in_the_description_are_good(gateway: Gateway) -> None:
-    from gateway import docs
-    from shared.specs import BenchmarkSpec, Preprocessing
-
-    msgspec.convert(docs.BENCHMARK, BenchmarkSpec)
-    msgspec.convert(docs.PREPROCESSING, Preprocessing)
-
-
 # --- threads and background work --------------------------------------------------------------------------------------
 
 
