@@ -218,8 +218,15 @@ class Job(View, frozen=True, kw_only=True):
     events: list[JobEvent] | UnsetType = UNSET
 
 
+class ReportState(View, frozen=True, kw_only=True, omit_defaults=True):
+    """How the report on a benchmark is coming along; `error` says why there will be none."""
+
+    status: JobStatus
+    error: str | None = None
+
+
 class BenchmarkJob(View, frozen=True, kw_only=True):
-    """A benchmark as ordered and as it stands."""
+    """A benchmark as ordered and as it stands. `report` follows the report, null until the measuring is done."""
 
     id: str
     status: JobStatus
@@ -227,6 +234,7 @@ class BenchmarkJob(View, frozen=True, kw_only=True):
     model_id: str
     config: dict[str, Any]
     report_id: str | None
+    report: ReportState | None = None
     error: str | None
     cancel_requested: bool
     created_by: str

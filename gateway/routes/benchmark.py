@@ -80,14 +80,15 @@ async def list_benchmarks(
     """Benchmarks, newest first; `?format=csv` gives the figures of all their candidates instead, one a line."""
     page = await context.store.read(benchmarks.listing, model_id=model_id, status=status, limit=limit, cursor=cursor)
     if format == "json":
-        return Response(listing(page, _benchmark), media_type="application/json")
+        shown = await context.store.read(listing, page, _benchmark)
+        return Response(shown, media_type="application/json")
     return await _table(context, page)
 
 
 @get("/{benchmark_id:str}", responses=problems(404))
 async def get_benchmark(benchmark_id: FromPath[str], context: Injected) -> schemas.BenchmarkJob:
-    """A benchmark as it stands; `report_id` is set once its report is written."""
-    return _benchmark(await context.store.read(benchmarks.find, benchmark_id))
+    """A benchmark as it stands; `report_id` is set once its report is written, `report` says how that is going."""
+    return await context.store.read(_shown, benchmark_id)
 
 
 @get("/{benchmark_id:str}/report", responses=problems(404))
@@ -95,7 +96,7 @@ async def get_report(benchmark_id: FromPath[str], context: Injected) -> File:
     """The report of a benchmark: its canonical record."""
     row = await context.store.read(benchmarks.find, benchmark_id)
     if row.report_id is None:
-        raise errors.NotFound(f"This benchmark has no report yet; it is {row.status}.")
+        raise errors.NotFound(await context.store.read(_why_no_report, row))
     return record(context, await context.store.read(benchmarks.report, row.report_id))
 
 
@@ -103,11 +104,12 @@ async def get_report(benchmark_id: FromPath[str], context: Injected) -> File:
 async def cancel(request: Http, benchmark_id: FromPath[str], context: Injected) -> schemas.BenchmarkJob:
     """Cancel a benchmark: at once while it waits, within seconds while it runs. Engineers cancel their own."""
     await context.store.write(_cancel, benchmark_id, account_of(request))
-    row = await context.store.read(benchmarks.find, benchmark_id)
+    shown = await context.store.read(_shown, benchmark_id)
     context.broker.publish(
-        f"job.{benchmark_id}", {"id": benchmark_id, "kind": "benchmark", "status": row.status, "progress": row.progress}
+        f"job.{benchmark_id}",
+        {"id": benchmark_id, "kind": "benchmark", "status": shown.status, "progress": shown.progress},
     )
-    return _benchmark(row)
+    return shown
 
 
 def _order(
@@ -118,7 +120,7 @@ def _order(
         if key is not None and (before := idempotency.recall(key, body_sha256)):
             return before
         benchmark_id = benchmarks.order(spec, user_id, context.settings.max_queued_jobs)
-        answer = accepted(_benchmark(benchmarks.find(benchmark_id)), f"{V1}/benchmark/{benchmark_id}")
+        answer = accepted(_shown(benchmark_id), f"{V1}/benchmark/{benchmark_id}")
         if key is not None:
             idempotency.remember(key, body_sha256, answer)
     return answer
@@ -155,10 +157,27 @@ def _cell(value: Any) -> Any:
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
+def _why_no_report(row: Any) -> str:
+    """What a client that asks for the report too early, or in vain, is told."""
+    state = benchmarks.report_state(row)
+    status, error = state or (row.status, row.error)
+    what = "writing it" if state else "the benchmark"
+    verb = {"failed": "failed", "cancelled": "was cancelled"}.get(status, f"is {status}")
+    yet = " yet" if status in ("queued", "running") else ""
+    return f"Benchmark {row.id} has no report{yet}: {what} {verb}. {error or ''}".rstrip()
+
+
+def _shown(benchmark_id: str) -> schemas.BenchmarkJob:
+    return _benchmark(benchmarks.find(benchmark_id))
+
+
 def _benchmark(row: Any) -> schemas.BenchmarkJob:
+    """As the API shows it; reads the database for the few whose report is not there yet."""
+    state = benchmarks.report_state(row)
+    report = None if state is None else schemas.ReportState(status=state[0], error=state[1])
     names = ("id", "status", "progress", "model_id", "report_id", "error", "cancel_requested", "created_by")
     columns: dict[str, Any] = {name: getattr(row, name) for name in names}
-    return msgspec.convert(columns | {"config": row.spec} | times(row), schemas.BenchmarkJob)
+    return msgspec.convert(columns | {"config": row.spec, "report": report} | times(row), schemas.BenchmarkJob)
 
 
 router = Router(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import peewee
 
@@ -51,6 +51,18 @@ def listing(
     if status is not None:
         query = query.where(Job.status == status)
     return pages.page(query, Job.id, "job", limit, cursor)
+
+
+def report_state(row: Any) -> tuple[JobStatus, str | None] | None:
+    """Status and error of the report that follows a benchmark, a row of `find`; None while nothing follows yet."""
+    if row.report_id is not None:
+        return "completed", None
+    if row.status != "completed":
+        return None
+    with connection.read():
+        jobs_of = Job.select().where((Job.kind == "report") & (Job.parent_id == row.id))
+        found = jobs_of.order_by(Job.id.desc()).first()
+    return None if found is None else (cast(JobStatus, found.status), found.error)
 
 
 def results(benchmark_ids: list[str]) -> list[Any]:

@@ -12,6 +12,7 @@ import pytest
 
 from shared.db import connection, jobs, registry
 from shared.db.tables import Benchmark, BenchmarkResult, Idempotency, Job, Report
+from shared.specs import ReportSpec
 from tests.unit.gateway_kit import Gateway, fields_of, fresh_gateway_at, problem, ready_model
 
 RECORD = b'{"schema":"cvp.report/1"}'
@@ -217,6 +218,7 @@ def test_reports(gateway: Gateway, report_id: str) -> None:
     assert listed["created_at"] == "1970-01-01T00:00:00.000Z"
     assert gateway.get(f"/reports/{report_id}").content == RECORD
     assert gateway.get(f"/benchmark/{listed['benchmark_id']}/report").content == RECORD
+    assert gateway.get(f"/benchmark/{listed['benchmark_id']}").json()["report"] == {"status": "completed"}
     assert gateway.get(f"/benchmark/{listed['benchmark_id']}").json()["report_id"] == report_id
     assert gateway.get("/reports?model_id=none").json()["items"] == []
     assert gateway.get(f"/reports?benchmark_id={listed['benchmark_id']}").json()["items"] == [listed]
@@ -226,6 +228,38 @@ def test_reports(gateway: Gateway, report_id: str) -> None:
 def test_a_benchmark_without_report(gateway: Gateway, model_id: str) -> None:
     detail = problem(gateway.get(f"/benchmark/{order(gateway, model_id)['id']}/report"), 404, "not_found")["detail"]
     assert "queued" in detail
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "told"),
+    [
+        ("queued", None, {"status": "queued"}),
+        ("running", None, {"status": "running"}),
+        ("failed", "No font.", {"status": "failed", "error": "No font."}),
+        ("cancelled", None, {"status": "cancelled"}),
+    ],
+)
+def test_a_client_never_waits_in_vain_for_a_report(
+    gateway: Gateway, model_id: str, status: str, error: str | None, told: dict[str, str]
+) -> None:
+    measured = order(gateway, model_id)
+    assert measured["report"] is None
+    with connection.write():
+        report_job = jobs.insert("report", ReportSpec(benchmark_id=measured["id"]), user_id=measured["created_by"])
+        Job.update(status="completed", finished_at_ms=1).where(Job.id == measured["id"]).execute()
+        Job.update(
+            status=status,
+            error=error,
+            parent_id=measured["id"],
+            attempt=1,
+            worker="reporter" if status == "running" else None,
+            finished_at_ms=1 if status in ("failed", "cancelled") else None,
+        ).where(Job.id == report_job).execute()
+    shown = gateway.get(f"/benchmark/{measured['id']}").json()
+    assert (shown["status"], shown["report_id"], shown["report"]) == ("completed", None, told)
+    assert gateway.get("/benchmark").json()["items"][0]["report"] == told
+    detail = problem(gateway.get(f"/benchmark/{measured['id']}/report"), 404, "not_found")["detail"]
+    assert ("No font." if error else status) in detail
 
 
 @pytest.mark.parametrize(
