@@ -54,6 +54,7 @@ TABLE: dict[tuple[str, str], Minimum] = {
     ("GET", "/api/v1/config"): "engineer",
     ("GET", "/api/v1/events"): "engineer",
     ("GET", "/api/v1/metrics"): "engineer",
+    ("GET", "/api/v1/alerts"): "admin",
     ("GET", "/metrics"): "engineer",  # or METRICS_TOKEN
     ("GET", "/schema"): "nobody",
     ("GET", "/schema/openapi.json"): "nobody",

@@ -16,7 +16,7 @@ from gateway import docs, errors
 from gateway.bodies import StrictJson
 from gateway.context import Context
 from gateway.exchange import Exchanges
-from gateway.routes import auth, benchmark, inference, jobs, metrics, models, reports, system, users
+from gateway.routes import alerts, auth, benchmark, inference, jobs, metrics, models, reports, system, users
 from gateway.routes.common import V1, known_parameters_only
 from shared import config
 
@@ -30,7 +30,8 @@ def create_app(context: Context) -> Litestar:
         V1,
         before_request=known_parameters_only,
         route_handlers=[
-            module.router for module in (auth, users, models, jobs, benchmark, reports, inference, system, metrics)
+            module.router
+            for module in (auth, users, models, jobs, benchmark, reports, inference, system, metrics, alerts)
         ],
     )
     app = Litestar(

@@ -9,10 +9,12 @@ from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Any, Protocol
 
 from gateway.access import Gate
+from gateway.alerts import Watch
 from gateway.auth import Credentials
 from gateway.bodies import Budget
 from gateway.caches import Caches
 from gateway.events import Hub
+from gateway.mail import Post
 from gateway.monitor import Monitor
 from gateway.store import Store
 from gateway.tally import Tally
@@ -67,6 +69,8 @@ class Context:
         self.tally = Tally()
         self.store = Store(self.tally)
         self.monitor = Monitor(settings, self.store, self.tally)
+        self.post = Post(settings.smtp_url, settings.alert_email)
+        self.watch = Watch(settings, self.store, self.monitor, broker, self.post)
         self.signer = Signer.at(settings.secrets)
         self.credentials = Credentials(self.store, self.signer)
         self.gate = Gate(self.credentials, settings.metrics_token)
@@ -90,7 +94,8 @@ class Context:
             if not (await self.store.read(accounts.users, limit=1, cursor=None)).rows:
                 logger.warning("there is no user yet; `python -m gateway.admin ensure` creates one")
             events = self.monitor.overheard(self._feed)
-            async with self._background(self.caches.keep(), self.hub.relay(events), self.monitor.keep()):
+            eyes = (self.monitor.keep(), self.watch.keep(), self.post.deliver())
+            async with self._background(self.caches.keep(), self.hub.relay(events), *eyes):
                 yield
         finally:
             self.store.close()

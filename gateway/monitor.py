@@ -20,6 +20,7 @@ from shared.wire.messages import WORKERS, Event
 
 LOOK_S = 5.0
 WINDOW_S = 60.0
+FLAPPING_S = 300.0
 OURS = frozenset(code for code, kind in errors.BY_CODE.items() if kind.status >= 500)
 """Error codes that are the platform's failure, not the request's."""
 
@@ -46,6 +47,8 @@ class Minute(msgspec.Struct, frozen=True, kw_only=True):
     """What happened in the last minute, or since the start where that is more recent."""
 
     http_per_s: float
+    http_failed: int
+    """Answered 5xx."""
     http_error_rate: float
     """Share answered 5xx, 0 to 1."""
     predictions: int
@@ -56,6 +59,8 @@ class Minute(msgspec.Struct, frozen=True, kw_only=True):
     """Predictions refused because the queue was full."""
     database_errors: int
     latency: dict[Stage, Latency]
+    workers_lost: int
+    """Inference processes that died, over `FLAPPING_S` instead of a minute."""
 
 
 class Monitor:
@@ -71,6 +76,7 @@ class Monitor:
         folders = {"database": settings.db_file.parent, "models": settings.models, "reports": settings.reports}
         self._store, self._tally, self._host = store, tally, Host(folders)
         self._marks: deque[Mark] = deque([tally.mark(time.monotonic(), OURS)], maxlen=int(WINDOW_S / LOOK_S) + 1)
+        self._lost: deque[int] = deque([0], maxlen=int(FLAPPING_S / LOOK_S) + 1)
         self._looking = asyncio.Lock()
         self._view: View | None = None
 
@@ -89,6 +95,7 @@ class Monitor:
             host, gpus = await self._store.file(self._machine)
             self._view = View(host=host, gpus=gpus, jobs=await self._open_jobs())
             self._marks.append(self._tally.mark(time.monotonic(), OURS))
+            self._lost.append(self._tally.worker_events["lost"])
             return self._view
 
     async def view(self) -> View:
@@ -97,7 +104,8 @@ class Monitor:
 
     def minute(self) -> Minute:
         """The last minute up to this moment."""
-        return minute(self._marks[0], self._tally.mark(time.monotonic(), OURS))
+        lost = self._tally.worker_events["lost"] - self._lost[0]
+        return minute(self._marks[0], self._tally.mark(time.monotonic(), OURS), lost)
 
     async def overheard(self, feed: AsyncIterator[Event | Resync]) -> AsyncIterator[Event | Resync]:
         """The broker's events, passed on; the coming and going of inference processes is counted."""
@@ -116,19 +124,22 @@ class Monitor:
             return None
 
 
-def minute(before: Mark, now: Mark) -> Minute:
+def minute(before: Mark, now: Mark, workers_lost: int = 0) -> Minute:
     """What happened between two marks. Pure."""
     elapsed_s = max(1e-3, now.at_s - before.at_s)
     http, predictions = now.http - before.http, now.predictions - before.predictions
+    failed = now.http_failed - before.http_failed
     return Minute(
         http_per_s=round(http / elapsed_s, 3),
-        http_error_rate=_share(now.http_failed - before.http_failed, http),
+        http_failed=failed,
+        http_error_rate=_share(failed, http),
         predictions=predictions,
         predictions_per_s=round(predictions / elapsed_s, 3),
         prediction_error_rate=_share(now.predictions_failed - before.predictions_failed, predictions),
         refused_full=now.refused_full - before.refused_full,
         database_errors=now.database_errors - before.database_errors,
         latency={stage: _latency(before.stages[stage], now.stages[stage]) for stage in STAGES},
+        workers_lost=workers_lost,
     )
 
 

@@ -335,6 +335,16 @@ class Probe(View, frozen=True, kw_only=True):
     detail: str = ""
 
 
+class Alert(View, frozen=True, kw_only=True):
+    """Something wrong with the platform; null `cleared_at`: it still is."""
+
+    id: str
+    name: str
+    message: str
+    raised_at: str
+    cleared_at: str | None
+
+
 class JobFigures(View, frozen=True, kw_only=True):
     """Jobs that run, and those that wait by kind."""
 

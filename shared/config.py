@@ -74,6 +74,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper"):
         Text, Meta(description="Bearer token that opens /metrics, for Prometheus; nothing else takes it.")
     ] = ""
 
+    smtp_url: Annotated[
+        str,
+        Meta(
+            max_length=4096,
+            pattern=r"^(smtps?://([^/@]+@)?(\[[0-9a-fA-F:]+\]|[^/@:\[\]]+)(:[0-9]{1,5})?/?)?$",
+            description="Mail server for alerts: smtp://USER:PASSWORD@HOST:587, or smtps:// for TLS from the start.",
+        ),
+    ] = ""
+    alert_email: Annotated[Text, Meta(description="Who gets alerts by e-mail; addresses separated by commas.")] = ""
+
     @property
     def root(self) -> Path:
         """`DATA_DIR`, absolute; unset it is the same folder from wherever the command is typed."""

@@ -22,7 +22,7 @@ from shared import config
 VERSION = metadata.version("cv-platform")
 LOW_DISK_MB = 2048
 FULL_DISK_MB = 256
-SECRETS = frozenset({"TLS_KEY", "METRICS_TOKEN"})
+SECRETS = frozenset({"TLS_KEY", "METRICS_TOKEN", "SMTP_URL"})
 """Settings whose value stays hidden."""
 
 ANYBODY = {422: problems()[422]}

@@ -277,6 +277,21 @@ class Deployment(Table):
         table_name = "deployments"
 
 
+class Alert(Table):
+    """Something wrong with the platform, from when to when; one row an occasion."""
+
+    id = peewee.AutoField()
+    name = peewee.TextField()
+    message = peewee.TextField()
+    raised_at_ms = peewee.IntegerField()
+    cleared_at_ms = peewee.IntegerField(null=True)
+
+    class Meta:
+        """Name."""
+
+        table_name = "alerts"
+
+
 class Revision(Table):
     """Counters that tell caches to read again; bumped in the transaction that changed something."""
 

@@ -39,6 +39,7 @@ class FakeBroker:
         self.results: dict[str, Any] = {"predictions": [[{"class_id": 6, "label": "six", "confidence": 0.5}]]}
         self.submitted: list[tuple[Submit, list[bytes]]] = []
         self.published: list[tuple[str, dict[str, Any]]] = []
+        self.alerts: list[dict[str, Any]] = []  # apart: they depend on the machine the tests run on
         self.rung: list[str] = []
         self.workers = [WorkerStatus(worker_id="inferencer-0", busy=1, credit=1, silent_ms=3.0)]
 
@@ -77,7 +78,10 @@ class FakeBroker:
         return done, [msgspec.json.encode(self.results)]
 
     def publish(self, topic: str, body: dict[str, Any]) -> None:
-        self.published.append((topic, body))
+        if topic == "alerts":
+            self.alerts.append(body)
+        else:
+            self.published.append((topic, body))
 
     def doorbell(self, lane: str) -> None:
         self.rung.append(lane)

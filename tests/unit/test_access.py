@@ -55,6 +55,7 @@ GET /api/v1/metrics
 GET /metrics
 """
 ADMIN = """
+GET /api/v1/alerts
 GET /api/v1/users
 POST /api/v1/users
 PATCH /api/v1/users/{user_id}
