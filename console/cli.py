@@ -160,9 +160,8 @@ def backup(dest: Path) -> None:
     screen = Screen()
     with screen.waiting("Saving") as say:
         path, manifest = saving.write(config.load(), dest, _megabytes(say))
-    screen.line(
-        f"Saved {len(manifest.files)} files, {manifest.size_bytes / 1e6:,.1f} MB, in {path} (read again: whole)"
-    )
+    what = f"{_count(len(manifest.files), 'file')}, {manifest.size_bytes / 1e6:,.1f} MB"
+    screen.line(f"Saved {what}, in {path} (read again: whole)")
     for name in manifest.lost:
         screen.line(f"Lost before, gone or damaged on the disk: {name}", style="red")
     sys.exit(1 if manifest.lost else 0)
@@ -184,14 +183,18 @@ def restore(source: Path, replace: bool) -> None:
     with screen.waiting("Restoring") as say:
         done = bringing_back.read(config.load(), source, replace=replace, advance=_megabytes(say))
     manifest = done.manifest
-    screen.line(
-        f"Restored {len(manifest.files)} files of {manifest.created_at}; {done.jobs} running jobs queued again."
-    )
+    screen.line(f"Restored the backup of {manifest.created_at}: {_count(len(manifest.files), 'file')}.")
+    if done.jobs:
+        screen.line(f"{_count(done.jobs, 'job')} that ran then will run again.")
     for name in manifest.lost:
         screen.line(f"Not in the backup, it was lost before: {name}", style="red")
     for folder in done.aside:
         screen.line(f"The former data is in {folder}; remove it when you are content.")
     screen.line("`cvp up` starts the platform.")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _megabytes(say: Callable[[str], None]) -> Callable[[int], None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -99,7 +100,9 @@ def _restore(settings: config.Settings, source: Path, manifest: archive.Manifest
         _require_space(settings, manifest)
         archive.extract(source, place, advance)
         jobs = _settle(database, manifest)
+        os.sync()  # once for thousands of files: on the disk before the former data moves
         aside = _swap(settings, stage)
+        os.sync()
     finally:
         for root in _roots(settings):
             shutil.rmtree(root / stage, ignore_errors=True)

@@ -96,7 +96,7 @@ def test_a_backup_under_load_is_a_platform_again(tmp_path: Path):
         old_token = client.headers["Authorization"]
 
     with elsewhere(tmp_path) as second:
-        assert "1 running jobs queued again" in second.cvp("restore", str(saved)).stdout
+        assert "1 job that ran then will run again" in second.cvp("restore", str(saved)).stdout
         second.cvp("up")
         old = httpx.get(f"{second.url}/api/v1/models", headers={"Authorization": old_token}, timeout=30)
         assert old.status_code == 401
