@@ -116,6 +116,14 @@ def die_with_parent(expected_parent: int | None = None, signum: int = signal.SIG
         sys.exit(0)
 
 
+def _supervisor(settings: config.Settings) -> int | None:
+    """Pid of the supervisord of this RUN_DIR, which it writes before it starts anybody; None when it is not ours."""
+    try:
+        return int((settings.run / "supervisord.pid").read_text())
+    except (OSError, ValueError):
+        return None
+
+
 def service(name: str, main: Callable[[config.Settings, Stop], None]) -> None:
     """Run one service: settings, log, lock, signals, then `main` until it returns.
 
@@ -129,7 +137,7 @@ def service(name: str, main: Callable[[config.Settings, Stop], None]) -> None:
     log.setup(name, settings.log_level)
     settings.make_folders()
     if os.environ.get("SUPERVISOR_ENABLED"):
-        die_with_parent(signum=signal.SIGTERM)
+        die_with_parent(_supervisor(settings), signum=signal.SIGTERM)
     try:
         lock = FileLock(settings.run / f"{name}.lock").acquire(LOCK_PATIENCE_S)
     except Locked:

@@ -105,7 +105,7 @@ def _yields(jobs: list[Ticket], exclusive: Ticket, now_ms: int, quiet_since_ms: 
     elders = [head for lane in ("cpu", "report") if (head := _head(jobs, lane, now_ms)) is not None]
     return any(
         elder.ordered_at_ms < exclusive.ordered_at_ms
-        and now_ms - max(quiet_since_ms, elder.ordered_at_ms) < PATIENCE_MS
+        and 0 <= now_ms - max(quiet_since_ms, elder.ordered_at_ms) < PATIENCE_MS  # less: the clock was set back
         for elder in elders
     )
 

@@ -179,6 +179,20 @@ def test_up_works_after_supervisord_was_killed(running: Machine):
     eventually(lambda: gone(pids), within_s=2)
 
 
+def test_who_was_just_being_started_when_supervisord_was_killed_leaves(running: Machine):
+    """It asked the kernel to be told too late; were it to stay, it would keep the next start from its lock."""
+    done = subprocess.run(
+        [sys.executable, "-m", "reporter"],
+        env=running.env | {"SUPERVISOR_ENABLED": "1"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 0, "65 would be the lock, tried after its parent"
+    assert running.pid("reporter")
+
+
 def test_a_second_supervisord_is_refused(running: Machine):
     with pytest.raises(Exception, match=r"supervisord\.lock"):
         running.supervisor.lock.acquire(patience_s=0.2)
