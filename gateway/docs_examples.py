@@ -140,6 +140,13 @@ BODIES: tuple[msgspec.Struct, ...] = (
     ),
     schemas.Health(status="ok", version="0.1.0", components={"database": schemas.Component(status="ok")}),
     schemas.Probe(status="ok"),
+    schemas.Alert(
+        id="17",
+        name="InferenceQueueFull",
+        message="1000 of 1000 predictions wait.",
+        raised_at=CREATED,
+        cleared_at=None,
+    ),
     schemas.Setting(name="PORT", value="8080", origin="default", meaning="Port the gateway listens on."),
 )
 EXAMPLES: dict[str, Any] = {type(body).__name__: msgspec.to_builtins(body) for body in BODIES}

@@ -28,6 +28,7 @@ CONFORMS = [
     checks.content_type_conformance,
     checks.response_headers_conformance,
     checks.response_schema_conformance,
+    checks.negative_data_rejection,
 ]
 EXAMPLES = 12
 ENDLESS = {("GET", "/api/v1/events")}
