@@ -81,6 +81,7 @@ def _open(settings: config.Settings) -> None:
 
 
 def _fill(settings: config.Settings, partial: Path, database: Path, advance: archive.Advance) -> None:
+    _require_space(partial.parent, [settings.db_file])
     with _pinned(settings, database) as (pinned, lost):
         _require_space(partial.parent, [database, *pinned.values()])
         with archive.Writer(partial) as writer:

@@ -7,6 +7,7 @@ import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import msgspec
@@ -256,13 +257,14 @@ def test_a_file_deleted_after_it_was_pinned_is_still_saved(
     settings: config.Settings, user_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     _, stored = add_model(settings, user_id, b"doomed")
-    fill = backup._require_space
+    pin = ArtifactStore.pin
 
-    def delete(folder: Path, files: list[Path]) -> None:
-        ArtifactStore(settings.models).remove(stored.sha256)
-        fill(folder, files)
+    def pin_and_delete(store: ArtifactStore, sha256: str, folder: Path) -> bool:
+        pinned = pin(store, sha256, folder)
+        store.remove(sha256)
+        return pinned
 
-    monkeypatch.setattr(backup, "_require_space", delete)
+    monkeypatch.setattr(ArtifactStore, "pin", pin_and_delete)
     _, manifest = backup.write(settings, tmp_path / "b.tar", silent)
     assert f"models/{stored.sha256}" in {entry.name for entry in manifest.files}
 
@@ -302,6 +304,15 @@ def test_a_backup_that_fails_leaves_nothing(
         backup.write(settings, target / "b.tar", silent)
     assert list(target.iterdir()) == []
     assert list(settings.models.glob("staging/*")) == []
+
+
+def test_a_disk_that_is_too_small_is_known_before(
+    settings: config.Settings, user_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(backup.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(click.ClickException, match="choose another disk"):
+        backup.write(settings, tmp_path / "b.tar", silent)
+    assert not (tmp_path / "b.tar").exists()
 
 
 def test_where_nothing_is_nothing_is_made(elsewhere: config.Settings, tmp_path: Path):

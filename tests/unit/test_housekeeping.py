@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+import reporter.__main__
 from reporter.housekeeping import FILES_EVERY_S, FIRST_CHECK_S, ORPHAN_S, ROWS_EVERY_S, STAGED_S, Housekeeping
-from shared import clock, config, errors
+from shared import clock, config, errors, process
 from shared.artifacts import ArtifactStore
 from shared.db import connection, housekeeping, jobs, registry
 from shared.db.accounts import Account
@@ -250,6 +251,19 @@ def test_a_failure_is_logged_and_the_chore_comes_round_again(
     assert "could not go on" in caplog.text
     house.after(2 * ROWS_EVERY_S)
     assert count("sessions") == 0
+
+
+@pytest.mark.timeout(30)
+def test_the_reporter_keeps_house_while_it_waits_for_jobs(
+    db_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """It ends by what housekeeping does here, or not at all."""
+    settings = config.load({"DATA_DIR": str(tmp_path), "DB_PATH": str(db_file)})
+    settings.make_folders()
+    stop = process.Stop()
+    monkeypatch.setattr(Housekeeping, "step", lambda _self: stop.set())
+    reporter.__main__.main(settings, stop)
+    assert stop
 
 
 def test_a_step_ends_although_there_is_more_to_do(house: House, admin: Account):
