@@ -41,6 +41,7 @@ TABLE: dict[tuple[str, str], Minimum] = {
     ("POST", "/api/v1/benchmark/{benchmark_id}/cancel"): "engineer",  # their own; an administrator any
     ("GET", "/api/v1/jobs"): "engineer",
     ("GET", "/api/v1/jobs/{job_id}"): "engineer",
+    ("GET", "/api/v1/jobs/{job_id}/log"): "engineer",  # of their own; an administrator any
     ("GET", "/api/v1/reports"): "engineer",
     ("GET", "/api/v1/reports/{report_id}"): "engineer",
     ("GET", "/api/v1/reports/{report_id}/view"): "engineer",

@@ -123,6 +123,7 @@ class Exchange:
             extra={
                 "request_id": self.request_id,
                 "user": account.username if account else None,
+                "action": f"{self._scope['method']} {self._route() or 'unknown'}",
                 "method": self._scope["method"],
                 "path": self._scope["path"],
                 "status": self._status,

@@ -225,6 +225,22 @@ class ReportState(View, frozen=True, kw_only=True, omit_defaults=True):
     error: str | None = None
 
 
+class AttemptLog(View, frozen=True, kw_only=True):
+    """The last lines that the process of one attempt wrote."""
+
+    time: str
+    attempt: int
+    lines: list[str]
+
+
+class JobLog(View, frozen=True, kw_only=True):
+    """A job's story, and what its processes wrote."""
+
+    id: str
+    events: list[JobEvent]
+    attempts: list[AttemptLog]
+
+
 class BenchmarkJob(View, frozen=True, kw_only=True):
     """A benchmark as ordered and as it stands. `report` follows the report, null until the measuring is done."""
 

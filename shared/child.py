@@ -77,6 +77,10 @@ class Interrupted(Exception):
     """The parent ended the child on purpose; the message is the reason `interrupted()` gave."""
 
 
+def _pass_on(line: str) -> None:
+    sys.stderr.write(line + "\n")
+
+
 def run(
     module: str,
     order: msgspec.Struct,
@@ -86,6 +90,7 @@ def run(
     pass_fds: Sequence[int] = (),
     on_progress: Report = lambda body: None,
     interrupted: Callable[[], str | None] = lambda: None,
+    on_log: Callable[[str], None] = _pass_on,
 ) -> Outcome:
     """Run `python -m module` on an order and return its result.
 
@@ -97,13 +102,14 @@ def run(
         pass_fds: Descriptors the child inherits (slot locks).
         on_progress: Called for every progress line.
         interrupted: Asked every `TICK_S`; a text ends the child.
+        on_log: Called for every line of its standard error.
 
     Raises:
         errors.AppError: The child refused the work, or it took longer than `wall_s`.
         ChildDied: It ended by a signal, or without an answer.
         Interrupted: `interrupted()` said so.
     """
-    with _Running(module, order, limits, pass_fds) as child:
+    with _Running(module, order, limits, pass_fds, on_log) as child:
         end = time.monotonic() + limits.wall_s
         for line in child.lines():
             match line:
@@ -124,7 +130,15 @@ def run(
 class _Running:
     """A live child in a process group of its own; leaving the block ends the whole group."""
 
-    def __init__(self, module: str, order: msgspec.Struct, limits: Limits, pass_fds: Sequence[int]) -> None:
+    def __init__(
+        self,
+        module: str,
+        order: msgspec.Struct,
+        limits: Limits,
+        pass_fds: Sequence[int],
+        on_log: Callable[[str], None],
+    ) -> None:
+        self._on_log = on_log
         self._tail: collections.deque[str] = collections.deque(maxlen=TAIL_LINES)
         self._process = subprocess.Popen(
             [sys.executable, "-m", module],
@@ -190,7 +204,7 @@ class _Running:
     def _log(self, line: bytes) -> None:
         text = line.decode(errors="replace")
         self._tail.append(text)
-        sys.stderr.write(text + "\n")
+        self._on_log(text)
 
     def last_words(self) -> str:
         """How it ended, in a sentence, with the last line of its log."""

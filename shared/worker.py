@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar, get_args
 
@@ -20,6 +21,9 @@ LOOK_S = 2.0
 """An idle worker looks for itself this often: a lost doorbell costs two seconds, not a job."""
 
 PROGRESS_S = 0.5
+LOG_LINES = 200
+"""Last lines of a child that are kept for the job's user."""
+
 LANES: tuple[Lane, ...] = get_args(Lane)
 PERSIST_S = 60.0
 """How long finished work waits for a database that does not answer, before it is done again."""
@@ -155,12 +159,14 @@ class JobWorker:
         duty = self.duties[job.kind]
         logger.info("job started", extra={"job_id": job.id, "kind": job.kind, "attempt": job.attempt})
         self._tell(job, "running", {})
-        started = time.monotonic()
+        started, log = time.monotonic(), _Log(job)
         try:
-            status = self._attempt(job, duty, held, stop)
+            status = self._attempt(job, duty, held, stop, log)
         except jobs.Fenced:
             logger.warning("the job was taken from us; its result is dropped", extra={"job_id": job.id})
             return
+        finally:
+            log.keep()
         logger.info(
             "job ended",
             extra={"job_id": job.id, "status": status, "duration_s": round(time.monotonic() - started, 3)},
@@ -169,10 +175,12 @@ class JobWorker:
         for lane in LANES:  # a follow-up waits, or somebody waited for this one to end
             self._publisher.doorbell(lane)
 
-    def _attempt(self, job: jobs.Claimed, duty: Duty, held: Sequence[process.FileLock], stop: process.Stop) -> str:
+    def _attempt(
+        self, job: jobs.Claimed, duty: Duty, held: Sequence[process.FileLock], stop: process.Stop, log: _Log
+    ) -> str:
         """Work, and write how it ended; returns the job's status."""
         try:
-            result = self._work(job, duty, held, stop)
+            result = self._work(job, duty, held, stop, log)
             _persist(lambda: jobs.finish(job, duty.finish(job, result)), stop)
         except child.Interrupted as interrupted:
             return self._interrupt(job, duty, str(interrupted), stop)
@@ -185,7 +193,9 @@ class JobWorker:
             return "failed"
         return "completed"
 
-    def _work(self, job: jobs.Claimed, duty: Duty, held: Sequence[process.FileLock], stop: process.Stop) -> Any:
+    def _work(
+        self, job: jobs.Claimed, duty: Duty, held: Sequence[process.FileLock], stop: process.Stop, log: _Log
+    ) -> Any:
         watch = _Watch(job, stop, self._tell)
         order, limits = duty.order(job)
         return child.run(
@@ -196,6 +206,7 @@ class JobWorker:
             pass_fds=[lock.fd for lock in held],
             on_progress=watch.progress,
             interrupted=watch.interrupted,
+            on_log=log.line,
         )
 
     def _interrupt(self, job: jobs.Claimed, duty: Duty, reason: str, stop: process.Stop) -> str:
@@ -225,6 +236,26 @@ def _persist(write: Callable[[], T], stop: process.Stop) -> T:
             if time.monotonic() > end or stop.wait(PERSIST_EVERY_S):
                 raise
             logger.warning("the end of a job was not stored yet", extra={"error": error.message})
+
+
+class _Log:
+    """What one attempt's child writes: every line goes into our log under the job's id, the last ones to its user."""
+
+    def __init__(self, job: jobs.Claimed) -> None:
+        self._job = job
+        self._lines: deque[str] = deque(maxlen=LOG_LINES)
+
+    def line(self, text: str) -> None:
+        """The child wrote a line."""
+        self._lines.append(text)
+        logger.info("%s", text, extra={"job_id": self._job.id, "attempt": self._job.attempt, "from": "child"})
+
+    def keep(self) -> None:
+        """Store the last lines; without a database they are only in our log."""
+        try:
+            jobs.keep_log(self._job, "\n".join(self._lines))
+        except errors.Unavailable as error:
+            logger.warning("the log of a job was not stored", extra={"job_id": self._job.id, "error": error.message})
 
 
 class _Watch:

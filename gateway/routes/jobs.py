@@ -9,8 +9,9 @@ from litestar import Router, get
 from litestar.params import FromPath, FromQuery
 
 from gateway import schemas
-from gateway.routes.common import Cursor, Injected, Limit, iso, listing, problems
-from shared import clock
+from gateway.context import Context
+from gateway.routes.common import Cursor, Http, Injected, Limit, account_of, iso, listing, problems
+from shared import clock, errors
 from shared.db import jobs, tables
 from shared.specs import JobKind, JobStatus
 
@@ -32,12 +33,27 @@ async def list_jobs(
 async def get_job(job_id: FromPath[str], context: Injected) -> schemas.Job:
     """A job and its story."""
     row = await context.store.read(jobs.find, job_id)
-    story = await context.store.read(jobs.history, job_id)
-    events = [
-        schemas.JobEvent(time=clock.iso(item.at_ms), attempt=item.attempt, event=item.event, detail=item.detail)
-        for item in story
+    return msgspec.structs.replace(_job(row), events=await _events(context, job_id))
+
+
+@get("/{job_id:str}/log", responses=problems(404))
+async def get_log(request: Http, job_id: FromPath[str], context: Injected) -> schemas.JobLog:
+    """A job's story and the last lines its process wrote, attempt by attempt; your own jobs, administrators any."""
+    row, account = await context.store.read(jobs.find, job_id), account_of(request)
+    if account.role != "admin" and row.created_by != account.id:
+        raise errors.Forbidden("This job is somebody else's; its owner or an administrator may read its log.")
+    attempts = [
+        schemas.AttemptLog(time=clock.iso(item.at_ms), attempt=item.attempt, lines=item.detail.split("\n"))
+        for item in await context.store.read(jobs.logs, job_id)
     ]
-    return msgspec.structs.replace(_job(row), events=events)
+    return schemas.JobLog(id=job_id, events=await _events(context, job_id), attempts=attempts)
+
+
+async def _events(context: Context, job_id: str) -> list[schemas.JobEvent]:
+    return [
+        schemas.JobEvent(time=clock.iso(item.at_ms), attempt=item.attempt, event=item.event, detail=item.detail)
+        for item in await context.store.read(jobs.history, job_id)
+    ]
 
 
 def _job(row: tables.Job) -> schemas.Job:
@@ -50,4 +66,4 @@ def times(row: Any) -> dict[str, str | None]:
     return {name: iso(getattr(row, f"{name}_ms")) for name in ("created_at", "started_at", "finished_at")}
 
 
-router = Router("/jobs", route_handlers=[list_jobs, get_job], tags=["jobs"])
+router = Router("/jobs", route_handlers=[list_jobs, get_job, get_log], tags=["jobs"])

@@ -60,6 +60,11 @@ class Claimed(msgspec.Struct, frozen=True, kw_only=True):
     ordered_at_ms: int
 
 
+LOG = "log"
+"""The event whose detail is the end of an attempt's log."""
+
+LOG_CHARACTERS = 16_000
+
 GiveUp = Callable[[Claimed, str], None]
 """Writes what else must change when a job ends without a result, within that transaction; gets the reason."""
 
@@ -172,7 +177,22 @@ def find(job_id: str) -> Job:
 def history(job_id: str) -> list[JobEvent]:
     """What happened to a job, oldest first."""
     with connection.read():
-        return list(JobEvent.select().where(JobEvent.job_id == job_id).order_by(JobEvent.id))
+        mine = (JobEvent.job_id == job_id) & (JobEvent.event != LOG)
+        return list(JobEvent.select().where(mine).order_by(JobEvent.id))
+
+
+def logs(job_id: str) -> list[JobEvent]:
+    """The last lines of each attempt's child, oldest first."""
+    with connection.read():
+        mine = (JobEvent.job_id == job_id) & (JobEvent.event == LOG)
+        return list(JobEvent.select().where(mine).order_by(JobEvent.id))
+
+
+def keep_log(job: Claimed, text: str) -> None:
+    """Store the end of an attempt's log, `LOG_CHARACTERS` at most; also of a job that was taken from us."""
+    if text:
+        with connection.write():
+            _note(job.id, job.attempt, LOG, text[-LOG_CHARACTERS:])
 
 
 def listing(

@@ -133,6 +133,10 @@ class WorkerLink:
                 self._next_beat_s = 0.0
             case Assign(request_id=request_id) if request_id not in self._held:
                 self._held.add(request_id)
+                logger.debug(
+                    "request taken",
+                    extra={"request_id": request_id, "traceparent": message.traceparent, "model_id": message.model_id},
+                )
                 self._take(message, blobs)
             case Assign():
                 pass  # the broker had given us up and gives us again what we are at: the one answer serves both

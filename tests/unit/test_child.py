@@ -50,6 +50,15 @@ def test_an_exception_is_a_death_with_its_last_words():
         run("crashes")
 
 
+def test_its_log_is_handed_over_line_by_line():
+    lines: list[str] = []
+    with pytest.raises(child.ChildDied):
+        run("crashes", on_log=lines.append)
+    assert lines[0].startswith("Traceback") and lines[-1].startswith("ZeroDivisionError")
+    run("answers", "42", on_log=lines.append)
+    assert lines[-1] == "a library prints this"
+
+
 def test_a_signal_is_named():
     with pytest.raises(child.ChildDied, match="SIGSEGV"):
         run("segfaults")
