@@ -15,6 +15,13 @@ from shared.db.accounts import Role
 Minimum = Literal["nobody", "viewer", "engineer", "admin"]
 """`nobody`: without signing in."""
 
+IN_WORDS: dict[Minimum, str] = {
+    "nobody": "without signing in",
+    "viewer": "viewer and up",
+    "engineer": "engineer and up",
+    "admin": "administrators only",
+}
+
 RANK: dict[Role, int] = {"viewer": 1, "engineer": 2, "admin": 3}
 
 TABLE: dict[tuple[str, str], Minimum] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 from litestar.openapi import OpenAPIConfig
@@ -24,10 +25,12 @@ from litestar.openapi.spec import (
 )
 from litestar.openapi.spec.enums import OpenAPIFormat, OpenAPIType
 
-from gateway import docs_examples, docs_shapes
-from gateway.access import TABLE, Minimum
+from gateway import docs_examples, docs_shapes, docs_words
+from gateway.access import IN_WORDS, TABLE, Minimum
 from gateway.docs_page import Page
 from gateway.errors import PROBLEM_JSON
+from gateway.schemas import ModelForm
+from gateway.uploads import JSON_FIELDS
 
 PREDICT = "/api/v1/inference/predict"
 SIGNED_IN: list[dict[str, list[str]]] = [{"bearer": []}, {"apiKey": []}]
@@ -37,6 +40,13 @@ DESCRIPTION = (
     "Sign in with `POST /api/v1/auth/login`, or send an API key. Every failure is `application/problem+json`."
 )
 TENSORS = {"model_id": docs_examples.MODEL, "inputs": [[0.25, 0.5, 0.75]], "top_k": 1}
+UPLOAD = {
+    "name": "cats and dogs",
+    "task_type": "classification",
+    "labels": '["cat", "dog"]',
+    "preprocessing": msgspec.json.encode(docs_examples.CONTRACT).decode(),
+    "file": "@resnet18.onnx",
+}
 PREDICTION = {
     "request_id": "req_0193a5b2c7e04f1c9a2b7d",
     "model_id": docs_examples.MODEL,
@@ -53,30 +63,22 @@ class UploadOperation(Operation):
     """The model upload: a multipart body that the handler reads itself."""
 
     def __post_init__(self) -> None:
-        """Describe the form."""
-        text = Schema(type=OpenAPIType.STRING)
-        fields: dict[str, Schema | Reference] = {
-            "name": Schema(type=OpenAPIType.STRING, min_length=1, max_length=200),
-            "task_type": Schema(type=OpenAPIType.STRING, enum=["classification", "detection"]),
-            "description": text,
-            "framework": Schema(type=OpenAPIType.STRING, enum=["onnx"]),
-            "input_shape": Schema(
-                type=OpenAPIType.STRING, description="JSON list, batch included.", examples=["[1,3,224,224]"]
-            ),
-            "preprocessing": Schema(
-                type=OpenAPIType.STRING,
-                description="JSON object.",
-                examples=[msgspec.json.encode(docs_examples.CONTRACT).decode()],
-            ),
-            "labels": Schema(type=OpenAPIType.STRING, description="JSON list.", examples=['["cat","dog"]']),
-            "file": Schema(
-                type=OpenAPIType.STRING,
-                format=OpenAPIFormat.BINARY,
-                description="One .onnx file, at most 1 GiB; comes last.",
-            ),
-        }
-        form = Schema(type=OpenAPIType.OBJECT, properties=fields, required=["name", "task_type", "file"])
-        self.request_body = RequestBody(required=True, content={"multipart/form-data": OpenAPIMediaType(schema=form)})
+        """Describe the form: the fields of its struct, three of them as JSON text, and the file."""
+        form: dict[str, Any] = msgspec.json.schema_components([ModelForm], ref_template=docs_shapes.REF)[1]["ModelForm"]
+        fields = {name: _in_form(name, shape) for name, shape in form["properties"].items()}
+        about = "One .onnx file, at most 1 GiB; comes last."
+        fields["file"] = {"type": "string", "format": "binary", "description": about}
+        described = form | {"properties": fields, "required": [*form["required"], "file"]}
+        schema = docs_shapes.StructSchema(described=described)
+        media = OpenAPIMediaType(schema=schema, examples={"upload": Example(value=UPLOAD)})
+        self.request_body = RequestBody(required=True, content={"multipart/form-data": media})
+
+
+def _in_form(name: str, shape: dict[str, Any]) -> dict[str, Any]:
+    if name not in JSON_FIELDS:
+        return shape
+    told = {"description": shape.get("description", "")}
+    return {"type": "string", "contentMediaType": "application/json", "contentSchema": shape, **told}
 
 
 def config(version: str) -> OpenAPIConfig:
@@ -114,10 +116,11 @@ def complete(openapi: OpenAPI) -> None:
         (operation.responses or {}).pop("400", None)
     docs_shapes.complete(openapi)
     docs_examples.complete(openapi)
+    docs_words.complete(openapi)
 
 
 def _who(role: Minimum) -> str:
-    return "Anybody may call this." if role == "nobody" else f"Needs the role `{role}` or more."
+    return f"Who may: {IN_WORDS[role]}."
 
 
 def _predict() -> Operation:

@@ -52,6 +52,7 @@ def complete(openapi: OpenAPI) -> None:
     components = openapi.components
     assert isinstance(components, Components)
     _describe(components, [struct for name, struct in _structs().items() if name in components.schemas])
+    _describe(components, [specs.Preprocessing])  # in the form of an upload, as JSON text
     for (method, path), contents in ANSWERS.items():
         operation: Operation | None = getattr((openapi.paths or {}).get(path), method.lower(), None)
         for response in (operation.responses or {}).items() if operation else ():

@@ -83,8 +83,8 @@ class Verified(View, frozen=True, kw_only=True):
 class NewKey(Spec, frozen=True, kw_only=True):
     """An API key to make."""
 
-    name: Name
-    expires_in_days: Annotated[int, Meta(ge=1, le=3650)] | None = None
+    name: Annotated[Name, Meta(description="What the key is for.")]
+    expires_in_days: Annotated[int, Meta(ge=1, le=3650, description="Default: it does not expire.")] | None = None
 
 
 class ApiKey(View, frozen=True, kw_only=True):
@@ -108,14 +108,14 @@ class NewUser(Spec, frozen=True, kw_only=True):
 
     username: Username
     password: Password
-    role: Role
+    role: Annotated[Role, Meta(description="What they may do.")]
 
 
 class UserChange(Spec, frozen=True, kw_only=True):
     """What to change of a user; a new password ends the user's sign-ins."""
 
-    role: Role | None = None
-    password: Password | None = None
+    role: Annotated[Role | None, Meta(description="What they may do from now on.")] = None
+    password: Annotated[Password | None, Meta(description="Ends the user's sign-ins.")] = None
 
 
 class User(View, frozen=True, kw_only=True):
@@ -136,13 +136,19 @@ Shape = Annotated[list[Annotated[int, Meta(ge=1, le=65_536)]], Meta(min_length=1
 class ModelForm(Spec, frozen=True, kw_only=True):
     """The fields that come before the file of a model upload."""
 
-    name: Name
-    task_type: Task
-    description: Annotated[str, Meta(max_length=10_000)] = ""
-    framework: Literal["onnx"] = "onnx"
-    input_shape: Shape | None = None
-    preprocessing: Preprocessing | None = None
-    labels: Labels | None = None
+    name: Annotated[Name, Meta(description="What people call it; need not be unique.")]
+    task_type: Annotated[Task, Meta(description="What the model answers.")]
+    description: Annotated[str, Meta(max_length=10_000, description="Anything worth knowing.")] = ""
+    framework: Annotated[Literal["onnx"], Meta(description="What the file was made for.")] = "onnx"
+    input_shape: Annotated[
+        Shape | None,
+        Meta(description="What the first input takes, batch included; settles axes the graph leaves open."),
+    ] = None
+    preprocessing: Annotated[
+        Preprocessing | None,
+        Meta(description="How an image becomes the input; default: guessed from the shape of the input."),
+    ] = None
+    labels: Annotated[Labels | None, Meta(description="Names of the classes, in the order of the output.")] = None
 
 
 class Model(View, frozen=True, kw_only=True):

@@ -63,13 +63,22 @@ class Resize(Spec, frozen=True, kw_only=True):
     with `pad`. Bilinear and bicubic are Pillow's, with antialiasing.
     """
 
-    height: Side
-    width: Side
-    mode: Literal["stretch", "shorter_side", "letterbox"] = "stretch"
-    interpolation: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
-    scale_to: Side | None = None
-    """`shorter_side` only: length of the shorter side before the centre crop (default: the larger of height, width)."""
-    pad: Annotated[int, Meta(ge=0, le=255)] = 114
+    height: Annotated[Side, Meta(description="Pixels.")]
+    width: Annotated[Side, Meta(description="Pixels.")]
+    mode: Annotated[
+        Literal["stretch", "shorter_side", "letterbox"],
+        Meta(
+            description="`stretch` ignores the aspect ratio, `shorter_side` crops to the centre, `letterbox` adds a border."
+        ),
+    ] = "stretch"
+    interpolation: Annotated[
+        Literal["nearest", "bilinear", "bicubic"], Meta(description="How pixels between pixels are made.")
+    ] = "bilinear"
+    scale_to: Annotated[
+        Side | None,
+        Meta(description="For `shorter_side`: its length before the crop; default the larger of height and width."),
+    ] = None
+    pad: Annotated[int, Meta(ge=0, le=255, description="For `letterbox`: the grey of the border.")] = 114
 
 
 class Preprocessing(Spec, frozen=True, kw_only=True):
@@ -78,15 +87,19 @@ class Preprocessing(Spec, frozen=True, kw_only=True):
     pixel = (value * scale - mean) / std, channel by channel in the order of `color`.
     """
 
-    resize: Resize
-    color: Literal["RGB", "BGR", "L"] = "RGB"
-    scale: float = 1 / 255
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
-    layout: Literal["NCHW", "NHWC"] = "NCHW"
-    dtype: Literal["float32", "float16", "uint8"] = "float32"
-    scores: Literal["logits", "probabilities"] = "logits"
-    """What a classifier's output holds: `logits` pass through softmax before they are shown as confidence."""
+    resize: Annotated[Resize, Meta(description="How an image becomes the size the model takes.")]
+    color: Annotated[Literal["RGB", "BGR", "L"], Meta(description="Order of the channels; L is grey.")] = "RGB"
+    scale: Annotated[float, Meta(description="Each pixel (0 to 255) is multiplied by this first.")] = 1 / 255
+    mean: Annotated[tuple[float, ...], Meta(description="Subtracted then, one for all channels or one each.")] = (0.0,)
+    std: Annotated[tuple[float, ...], Meta(description="Divided by then, one for all channels or one each.")] = (1.0,)
+    layout: Annotated[
+        Literal["NCHW", "NHWC"], Meta(description="Order of the axes: batch, channels, height, width.")
+    ] = "NCHW"
+    dtype: Annotated[Literal["float32", "float16", "uint8"], Meta(description="Type of the input tensor.")] = "float32"
+    scores: Annotated[
+        Literal["logits", "probabilities"],
+        Meta(description="What a classifier answers; logits pass through softmax before they are shown."),
+    ] = "logits"
 
     @property
     def channels(self) -> int:
@@ -146,27 +159,58 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True, order=True):
 class Constraint(Spec, frozen=True, kw_only=True):
     """A limit the deployment must keep; only a clear pass passes."""
 
-    metric: MetricName
-    op: Literal["<=", "<", ">=", ">"]
-    value: Annotated[float, Meta(ge=-1e12, le=1e12)]
+    metric: Annotated[MetricName, Meta(description="What is limited.")]
+    op: Annotated[Literal["<=", "<", ">=", ">"], Meta(description="How it compares with the value.")]
+    value: Annotated[float, Meta(ge=-1e12, le=1e12, description="In the unit of the metric, the end of its name.")]
 
 
 class BenchmarkSpec(Spec, frozen=True, kw_only=True):
     """A benchmark as ordered: what the API takes, stored with the job, quoted in the report."""
 
-    model_id: str
-    engines: Annotated[tuple[EngineName, ...], Meta(min_length=1, max_length=8)] = ENGINES
-    precisions: Annotated[tuple[Precision, ...], Meta(min_length=1, max_length=3)] = ("fp32",)
-    batch_sizes: Annotated[tuple[Annotated[int, Meta(ge=1, le=256)], ...], Meta(min_length=1, max_length=16)] = (1, 8)
-    threads: Annotated[tuple[Annotated[int, Meta(ge=1, le=256)], ...], Meta(min_length=1, max_length=8)] | None = None
-    """Engine threads to try; default: one candidate with every core this process may use."""
-    num_warmup: Annotated[int, Meta(ge=1, le=10_000)] = 10
-    num_iterations: Annotated[int, Meta(ge=5, le=1_000_000)] = 700
-    max_seconds: Annotated[float, Meta(gt=0, le=3600)] = 60.0
-    objective: Literal["latency", "throughput"] = "latency"
-    isolation: Literal["exclusive", "shared"] = "exclusive"
-    constraints: Annotated[tuple[Constraint, ...], Meta(max_length=32)] = ()
-    seed: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 0
+    model_id: Annotated[str, Meta(description="The model to measure; it must be ready.")]
+    engines: Annotated[
+        tuple[EngineName, ...],
+        Meta(
+            min_length=1, max_length=8, description="Engines to measure; one that does not run here is listed with why."
+        ),
+    ] = ENGINES
+    precisions: Annotated[
+        tuple[Precision, ...], Meta(min_length=1, max_length=3, description="Number formats to measure.")
+    ] = ("fp32",)
+    batch_sizes: Annotated[
+        tuple[Annotated[int, Meta(ge=1, le=256)], ...],
+        Meta(min_length=1, max_length=16, description="Images a call, each measured on its own."),
+    ] = (1, 8)
+    threads: Annotated[
+        Annotated[tuple[Annotated[int, Meta(ge=1, le=256)], ...], Meta(min_length=1, max_length=8)] | None,
+        Meta(description="Engine threads to try; default: every core this process may use."),
+    ] = None
+    num_warmup: Annotated[
+        int, Meta(ge=1, le=10_000, description="Calls before the measuring; more are made until the times are steady.")
+    ] = 10
+    num_iterations: Annotated[int, Meta(ge=5, le=1_000_000, description="Calls measured of each candidate.")] = 700
+    max_seconds: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=3600,
+            description="Longest measuring of one candidate, all rounds together, in seconds.",
+        ),
+    ] = 60.0
+    objective: Annotated[
+        Literal["latency", "throughput"],
+        Meta(description="What the choice is for: the shortest wait, or the most images a second."),
+    ] = "latency"
+    isolation: Annotated[
+        Literal["exclusive", "shared"], Meta(description="Whether the measuring has the machine to itself.")
+    ] = "exclusive"
+    constraints: Annotated[
+        tuple[Constraint, ...],
+        Meta(max_length=32, description="Limits the choice must keep; what is not measured does not pass."),
+    ] = ()
+    seed: Annotated[
+        int, Meta(ge=0, le=2**32 - 1, description="Makes the order of the rounds and the input repeatable.")
+    ] = 0
 
 
 class Block(msgspec.Struct, frozen=True, kw_only=True):
