@@ -18,6 +18,7 @@ from gateway.mail import Post
 from gateway.monitor import Monitor
 from gateway.store import Store
 from gateway.tally import Tally
+from gateway.throttle import Throttle
 from gateway.tokens import Signer
 from shared import config
 from shared.artifacts import ArtifactStore
@@ -73,6 +74,7 @@ class Context:
         self.watch = Watch(settings, self.store, self.monitor, broker, self.post)
         self.signer = Signer.at(settings.secrets)
         self.credentials = Credentials(self.store, self.signer)
+        self.throttle = Throttle()
         self.gate = Gate(self.credentials, settings.metrics_token)
         self.caches = Caches(self.store, self.credentials)
         self.hub = Hub()

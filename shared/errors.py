@@ -110,6 +110,12 @@ class QueueFull(AppError):
     code, status, title, retryable = "queue_full", 429, "Too many requests are waiting", True
 
 
+class TooManyAttempts(AppError):
+    """Too many wrong passwords for one user name; the next sign-in has to wait."""
+
+    code, status, title, retryable = "too_many_attempts", 429, "Too many wrong passwords", True
+
+
 class Unavailable(AppError):
     """No worker, no broker, no database, or draining; another try later may succeed."""
 
