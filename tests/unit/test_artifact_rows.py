@@ -117,6 +117,34 @@ def user_id(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     connection.database.close()
 
 
+@pytest.fixture
+def clean(user_id: str) -> str:
+    with connection.write():
+        for table in (JobEvent, Job, Model, Artifact):
+            table.delete().execute()
+    return user_id
+
+
+def test_a_file_uploaded_again_while_its_model_is_deleted_stays(
+    clean: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    house = Installation(tmp_path, clean)
+    house.upload(1)
+    write, begun = connection.write, []
+
+    def upload_before_the_second(**options: Any) -> Any:
+        begun.append(options)
+        if len(begun) == 2:
+            house.upload(1)
+        return write(**options)
+
+    monkeypatch.setattr(connection, "write", upload_before_the_second)
+    house.delete(0)
+    assert len(begun) == 3
+    assert rows() == house.files()
+    assert len(live()) == 1
+
+
 @settings(deadline=None, max_examples=60)
 @given(steps=STEPS)
 def test_no_row_without_its_file_and_in_the_end_no_file_without_a_row(user_id: str, steps: list[tuple[str, int]]):

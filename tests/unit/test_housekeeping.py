@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -170,6 +170,22 @@ def test_a_file_that_gets_its_row_late_stays(house: House):
     house.after(ORPHAN_S - FILES_EVERY_S)
     row(late, "reports")
     house.after(2 * ORPHAN_S)
+    assert house.reports.path(late.sha256).exists()
+
+
+def test_a_file_that_gets_its_row_in_the_last_instant_stays(house: House, monkeypatch: pytest.MonkeyPatch):
+    late = house.reports.put(b"measured")
+    house.after(ORPHAN_S - FILES_EVERY_S)
+    named = registry.named
+
+    def named_then_recorded(sha256s: Iterable[str]) -> set[str]:
+        found = named(sha256s)
+        row(late, "reports")
+        return found
+
+    monkeypatch.setattr(registry, "named", named_then_recorded)
+    house.time.now_s += ORPHAN_S
+    house.keeper.step()
     assert house.reports.path(late.sha256).exists()
 
 
