@@ -64,6 +64,7 @@ TABLE: dict[tuple[str, str], Minimum] = {
     ("GET", "/api/v1/metrics"): "engineer",
     ("GET", "/api/v1/alerts"): "admin",
     ("GET", "/metrics"): "engineer",  # or METRICS_TOKEN
+    ("GET", "/"): "nobody",
     ("GET", "/schema"): "nobody",
     ("GET", "/schema/openapi.json"): "nobody",
     ("GET", "/schema/openapi.yaml"): "nobody",

@@ -35,7 +35,7 @@ def create_app(context: Context) -> Litestar:
         ],
     )
     app = Litestar(
-        [api, metrics.prometheus],
+        [api, metrics.prometheus, system.root],
         middleware=[context.gate.around],
         dependencies={"context": Provide(lambda: context, sync_to_thread=False)},
         state=State({"context": context}),

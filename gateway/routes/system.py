@@ -10,7 +10,7 @@ from typing import Annotated
 from litestar import Response, Router, get
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import HeaderParameter
-from litestar.response import Stream
+from litestar.response import Redirect, Stream
 
 from gateway import schemas
 from gateway.auth import credential_of
@@ -26,6 +26,12 @@ SECRETS = frozenset({"TLS_KEY", "METRICS_TOKEN", "SMTP_URL"})
 """Settings whose value stays hidden."""
 
 ANYBODY = {422: problems()[422]}
+
+
+@get("/", status_code=303, include_in_schema=False)
+async def root() -> Redirect:
+    """The way to the description."""
+    return Redirect("/schema", status_code=303)
 
 
 @get("/health", responses=ANYBODY | {503: ResponseSpec(schemas.Health, description="The platform is down.")})

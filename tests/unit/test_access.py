@@ -18,6 +18,7 @@ POST /api/v1/auth/login
 GET /api/v1/health
 GET /api/v1/health/live
 GET /api/v1/health/ready
+GET /
 GET /schema
 GET /schema/openapi.json
 GET /schema/openapi.yaml
