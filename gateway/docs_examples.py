@@ -93,6 +93,11 @@ BODIES: tuple[msgspec.Struct, ...] = (
         finished_at=None,
         events=[schemas.JobEvent(time=CREATED, attempt=0, event="queued", detail="")],
     ),
+    schemas.JobLog(
+        id=JOB,
+        events=[schemas.JobEvent(time=STARTED, attempt=1, event="started", detail="benchmarker-0")],
+        attempts=[schemas.AttemptLog(time=FINISHED, attempt=1, lines=["round 1 of 10"])],
+    ),
     ORDER,
     schemas.BenchmarkJob(
         id=JOB,
