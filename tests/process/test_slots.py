@@ -137,6 +137,15 @@ class Platform(RuleBasedStateMachine):
         for at in order:
             self.look(at)
 
+    @rule(intruder=st.sampled_from(sorted(KINDS)))
+    def a_measurement_starts_and_somebody_comes(self, intruder: str) -> None:
+        for at in range(len(self.workers)):
+            self.end(at, "finish")
+        self.order("accelerator", "exclusive", 1)
+        self.now += 20_000
+        self.they_look(list(range(len(LANES))))
+        self.order(intruder, "shared", look=True)
+
     def look(self, at: int) -> None:
         each = self.workers[at]
         if each.alive and each.job is None and not each.child:
@@ -245,8 +254,8 @@ class Platform(RuleBasedStateMachine):
 
 TestSlots = Platform.TestCase
 TestSlots.settings = hypothesis_settings(
-    max_examples=60,
-    stateful_step_count=50,
+    max_examples=25,
+    stateful_step_count=40,
     deadline=None,
     derandomize=True,
     phases=[Phase.generate],  # shrinking a schedule takes longer than reading it
