@@ -28,7 +28,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import models
+from benchmarks import backlog, models
 from inferencer.catalog import DatabaseCatalog
 from shared import config
 from shared.db import connection
@@ -41,6 +41,7 @@ MB = 1024 * 1024
 UPLOAD_BYTES = 1_000_000_000
 LATENCY_CALLS, LATENCY_ROUNDS = 200, 5
 CLIENTS, LOAD_S = 100, 30
+STARTS = 20
 READY_WITHIN_S = 300.0
 
 
@@ -268,6 +269,27 @@ def big_upload(running: Platform) -> list[Figure]:
     return [Figure(name="gateway growth, 1 GB upload", value=grown, unit="MB", goal=100, note=note)]
 
 
+def accept_to_start(running: Platform) -> list[Figure]:
+    """From the insertion of a job to its start, one at a time on an idle platform."""
+    for _ in range(STARTS):
+        running.ready(running.upload(DIGITS / "digits.onnx", **models.digits_facts()))
+        time.sleep(0.3)  # idle again
+    waits = sorted(backlog.waits_ms(running.settings.db_file)[-STARTS:])
+    note = f"median {statistics.median(waits):.0f} ms of {len(waits)}"
+    return [Figure(name="accept to start of a job", value=waits[-2], unit="ms (second worst)", goal=100, note=note)]
+
+
+def job_queue(_: Platform) -> list[Figure]:
+    """The queue by itself, on databases of its own."""
+    inserts_s = backlog.inserts_s()
+    claim_s, look_s = backlog.first_claim_s()
+    note = f"one look at the queue takes {1000 * look_s:.0f} ms"
+    return [
+        Figure(name=f"{backlog.INSERTS:,} job inserts, FULL", value=inserts_s, unit="s"),
+        Figure(name=f"start to first claim, {backlog.QUEUED:,} queued", value=claim_s, unit="s", goal=3, note=note),
+    ]
+
+
 def _write_big(path: Path) -> None:
     """A valid model of `UPLOAD_BYTES` bytes: an image's mean plus the mean of a great many weights."""
     count = UPLOAD_BYTES // 4 - 1024
@@ -311,7 +333,7 @@ def main() -> None:
     """Measure everything, one after the other."""
     figures: list[Figure] = []
     with platform() as running:
-        for part in (start_time, memory, added_latency, null_model, big_upload):
+        for part in (start_time, memory, accept_to_start, job_queue, added_latency, null_model, big_upload):
             figures += part(running)
             print(f"{figures[-1].name}: {figures[-1].value:.4g} {figures[-1].unit}", flush=True)
     sys.exit(0 if show(figures) else 1)
