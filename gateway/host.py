@@ -113,7 +113,8 @@ def service_of(command: Iterable[str]) -> str:
     package = module.partition(".")[0]
     if package in SERVICES:
         return package
-    return SUPERVISOR if any(Path(word).name == SUPERVISOR for word in words[:2]) else OTHER
+    started_as = [module.rpartition(".")[2], *(Path(word).name for word in words[:2])]
+    return SUPERVISOR if SUPERVISOR in started_as else OTHER
 
 
 def _family(root: int) -> list[psutil.Process]:

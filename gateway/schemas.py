@@ -216,6 +216,7 @@ class Job(View, frozen=True, kw_only=True):
     progress: dict[str, Any]
     error: str | None
     cancel_requested: bool
+    waiting_for: Annotated[str | None, Meta(description="The job that keeps this queued one from starting.")] = None
     parent_id: str | None
     created_by: str
     created_at: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -26,14 +27,16 @@ async def list_jobs(
 ) -> schemas.Listing[schemas.Job]:
     """Jobs of all kinds, newest first."""
     page = await context.store.read(jobs.listing, kind=kind, status=status, limit=limit, cursor=cursor)
-    return listing(page, _job)
+    waits = await _waits(context, page.rows)
+    return listing(page, lambda row: _job(row, waits))
 
 
 @get("/{job_id:str}", responses=problems(404))
 async def get_job(job_id: FromPath[str], context: Injected) -> schemas.Job:
     """A job and its story."""
     row = await context.store.read(jobs.find, job_id)
-    return msgspec.structs.replace(_job(row), events=await _events(context, job_id))
+    waits = await _waits(context, [row])
+    return msgspec.structs.replace(_job(row, waits), events=await _events(context, job_id))
 
 
 @get("/{job_id:str}/log", responses=problems(404))
@@ -56,9 +59,17 @@ async def _events(context: Context, job_id: str) -> list[schemas.JobEvent]:
     ]
 
 
-def _job(row: tables.Job) -> schemas.Job:
+async def _waits(context: Context, rows: Sequence[tables.Job]) -> dict[str, str]:
+    """What the queued ones among these jobs wait for."""
+    if all(row.status != "queued" for row in rows):
+        return {}
+    return await context.store.read(jobs.open_waits, clock.now_ms())
+
+
+def _job(row: tables.Job, waits: Mapping[str, str]) -> schemas.Job:
     columns: dict[str, Any] = {name: getattr(row, name) for name in schemas.Job.__struct_fields__ if hasattr(row, name)}
-    return msgspec.convert(columns | times(row), schemas.Job)
+    waiting_for = waits.get(row.id) if row.status == "queued" else None
+    return msgspec.convert(columns | times(row) | {"waiting_for": waiting_for}, schemas.Job)
 
 
 def times(row: Any) -> dict[str, str | None]:

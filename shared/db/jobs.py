@@ -6,8 +6,9 @@ claimed a job writes everything else, and every such write names the attempt, so
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping
-from typing import cast
+from typing import cast, get_args
 
 import msgspec
 import peewee
@@ -116,9 +117,47 @@ def _yields(jobs: list[Ticket], exclusive: Ticket, now_ms: int, quiet_since_ms: 
 
 
 def _head(jobs: list[Ticket], lane: Lane, now_ms: int) -> Ticket | None:
+    return min(_ready(jobs, lane, now_ms), key=_rank, default=None)
+
+
+def _ready(jobs: list[Ticket], lane: Lane, now_ms: int) -> list[Ticket]:
     waiting = [job for job in jobs if job.lane == lane and job.status == "queued"]
-    ready = [job for job in waiting if not 0 < job.not_before_ms - now_ms <= MAX_BACK_OFF_MS]
-    return min(ready, key=lambda job: (job.ordered_at_ms - job.priority * AGEING_MS, job.id), default=None)
+    return [job for job in waiting if not 0 < job.not_before_ms - now_ms <= MAX_BACK_OFF_MS]
+
+
+def _rank(job: Ticket) -> tuple[int, str]:
+    return job.ordered_at_ms - job.priority * AGEING_MS, job.id
+
+
+def waiting_for(open_jobs: Iterable[Ticket], now_ms: int) -> dict[str, str]:
+    """What keeps each queued job from starting, by its id; a job that a free worker takes is not in it. Pure.
+
+    It names the nearest: the exclusive job that runs, the job ahead in its lane, what an exclusive job lets go first,
+    the exclusive job at the head of the accelerator lane, or the one its own lane works on. A job that waits out its
+    back-off waits for nobody.
+    """
+    jobs = list(open_jobs)
+    running = sorted((job for job in jobs if job.status == "running"), key=lambda job: job.isolation != "exclusive")
+    lines = [sorted(_ready(jobs, lane, now_ms), key=_rank) for lane in get_args(Lane)]
+    heads = [line[0] for line in lines if line]
+    found = {}
+    for line in lines:
+        for ahead, job in itertools.pairwise(line):
+            found[job.id] = ahead.id
+    for head in heads:
+        if (before := _before(head, heads, running)) is not None:
+            found[head.id] = before.id
+    if running and running[0].isolation == "exclusive":
+        return {job.id: running[0].id for line in lines for job in line}
+    return found
+
+
+def _before(head: Ticket, heads: list[Ticket], running: list[Ticket]) -> Ticket | None:
+    elders = [other for other in heads if other.ordered_at_ms < head.ordered_at_ms]
+    if head.isolation == "exclusive":
+        return next(iter([*running, *elders]), None)
+    rivals = [elder for elder in elders if elder.isolation == "exclusive"]
+    return next(iter([*rivals, *(job for job in running if job.lane == head.lane)]), None)
 
 
 def insert(
@@ -213,6 +252,12 @@ def open_counts() -> list[Count]:
     with connection.read():
         query = Job.select(Job.kind, Job.status, total).where(Job.status.in_(OPEN)).group_by(Job.kind, Job.status)
         return msgspec.convert(list(query.dicts()), list[Count])
+
+
+def open_waits(now_ms: int) -> dict[str, str]:
+    """`waiting_for` of the jobs as they are now."""
+    with connection.read():
+        return waiting_for(_tickets(), now_ms)
 
 
 def peek(lane: Lane, now_ms: int) -> Ticket | None:

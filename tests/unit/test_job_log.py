@@ -1,4 +1,4 @@
-"""What a job's processes wrote: into the service's log under the job's id, and to its user."""
+"""What a job shows its user: the lines its processes wrote, also in the log under its id, and what it waits for."""
 
 from __future__ import annotations
 
@@ -90,3 +90,11 @@ def test_a_log_is_for_its_owner_and_for_administrators(gateway: Gateway, job: jo
     assert gateway.get(f"/jobs/{job.id}/log", role="admin").status_code == 200
     problem(gateway.get(f"/jobs/{job.id}/log", role="other engineer"), 403, "forbidden")
     problem(gateway.get("/jobs/job_1/log"), 404, "not_found")
+
+
+def test_a_queued_job_says_which_job_it_waits_for(gateway: Gateway, job: jobs.Claimed) -> None:
+    with connection.write():
+        second = jobs.insert("convert", ConvertSpec(model_id="mdl_2"), user_id=job.created_by)
+    assert gateway.get(f"/jobs/{second}").json()["waiting_for"] == job.id
+    listed = {item["id"]: item["waiting_for"] for item in gateway.get("/jobs").json()["items"]}
+    assert listed == {second: job.id, job.id: None}

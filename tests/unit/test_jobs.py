@@ -52,6 +52,44 @@ def test_an_idle_platform_starts_something(open_jobs):
         assert any(jobs.pick(open_jobs, lane, NOW) for lane in ("accelerator", "cpu", "report"))
 
 
+@given(tickets)
+def test_what_is_waited_for_is_open_and_chains_end(open_jobs):
+    waits = jobs.waiting_for(open_jobs, NOW)
+    known = {job.id: job for job in open_jobs}
+    for job_id, before in waits.items():
+        assert known[job_id].status == "queued" and before in known
+        seen, here = {job_id}, before
+        while here in waits:
+            assert here not in seen, "two jobs wait for each other"
+            seen.add(here)
+            here = waits[here]
+
+
+@given(tickets, st.sampled_from(["accelerator", "cpu", "report"]))
+def test_who_may_start_waits_for_nobody_but_the_work_of_its_own_lane(open_jobs, lane):
+    waits = jobs.waiting_for(open_jobs, NOW)
+    known = {job.id: job for job in open_jobs}
+    chosen = jobs.pick(open_jobs, lane, NOW, quiet_since_ms=-jobs.PATIENCE_MS)
+    if chosen is not None and chosen.isolation == "shared" and (before := waits.get(chosen.id)) is not None:
+        assert known[before].status == "running" and known[before].lane == lane
+    for job in open_jobs:
+        held_back = job.status == "queued" and job.not_before_ms <= NOW and job.lane == lane and job != chosen
+        assert not held_back or job.id in waits
+
+
+def test_what_a_job_waits_for():
+    running = ticket("running", status="running", ordered_at_ms=1)
+    alone = ticket("alone", status="running", isolation="exclusive", ordered_at_ms=1)
+    exclusive = ticket("exclusive", isolation="exclusive", ordered_at_ms=50)
+    first, second = ticket("first", ordered_at_ms=60), ticket("second", ordered_at_ms=70)
+    young = ticket("young", lane="cpu", ordered_at_ms=80)
+    assert jobs.waiting_for([first], NOW) == {}
+    assert jobs.waiting_for([running, first, second], NOW) == {"first": "running", "second": "first"}
+    assert jobs.waiting_for([running, exclusive, young], NOW) == {"exclusive": "running", "young": "exclusive"}
+    assert jobs.waiting_for([alone, first, second, young], NOW) == dict.fromkeys(("first", "second", "young"), "alone")
+    assert jobs.waiting_for([running, ticket("put off", not_before_ms=NOW + 1)], NOW) == {}
+
+
 def test_an_exclusive_job_lets_older_jobs_of_other_lanes_go_first():
     second = ticket("second", isolation="exclusive", ordered_at_ms=50)
     report = ticket("report of the first", lane="report", ordered_at_ms=10)

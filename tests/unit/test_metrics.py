@@ -259,6 +259,7 @@ def test_without_a_gpu_there_are_no_figures_of_one(gateway: Gateway, monkeypatch
         (["python", "-m", "inferencer", "1"], "inferencer"),
         (["python", "-m", "benchmarker.child"], "benchmarker"),
         (["/v/bin/python", "/v/bin/supervisord", "-c", "x"], "supervisord"),
+        (["/v/bin/python", "-P", "-m", "supervisor.supervisord", "-c", "x"], "supervisord"),
         (["python", "-m", "http.server"], "other"),
         (["sh", "-m"], "other"),
         ([], "other"),
