@@ -52,7 +52,7 @@ def answer(runtime: Runtime, requests: Sequence[Request], clock: Monotonic) -> I
     ready: list[_Ready] = []
     for request in requests:
         try:
-            ready.append(_Ready(request, _feeds(runtime, request, started_s)))
+            ready.append(_Ready(request, _feeds(runtime, request, clock)))
         except Exception as error:
             yield failed(request, error)
     decode_ms = (clock() - started_s) * 1000
@@ -71,18 +71,21 @@ def failed(request: Request, error: Exception) -> Answer:
     return Answer(Failed(request_id=assign.request_id, code=error.code, message=error.message), [])
 
 
-def _feeds(runtime: Runtime, request: Request, now_s: float) -> Feeds:
+def _feeds(runtime: Runtime, request: Request, clock: Monotonic) -> Feeds:
     """The input tensors of one request.
 
     Raises:
         errors.DeadlineExceeded: It waited too long.
         errors.InvalidInput: An image or the tensors cannot be used.
     """
-    if request.deadline.passed(now_s):
+    if request.deadline.passed(clock()):
         raise errors.DeadlineExceeded("The request waited too long for its turn; try again when there is less load.")
     if request.assign.form == "images":
-        return runtime.decode(request.blobs)
-    return runtime.parse_tensors(request.blobs[0])
+        return runtime.decode(request.blobs, lambda: request.deadline.passed(clock()))
+    try:
+        return runtime.parse_tensors(request.blobs[0])
+    except MemoryError:
+        raise errors.TooLarge("These inputs need more memory than there is; send fewer rows at once.") from None
 
 
 def _groups(ready: Sequence[_Ready]) -> list[list[_Ready]]:

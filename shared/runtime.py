@@ -13,7 +13,10 @@ from shared import errors
 from shared.engines import Engine, Feeds, Tensor, check_feeds, describe, engine_class
 from shared.specs import EngineName, Precision, Preprocessing, Task, TensorInfo
 from shared.vision import postprocess, preprocess
-from shared.vision.decode import decode
+from shared.vision.decode import MAX_PIXELS, decode
+
+MAX_NUMBERS = 8_000_000
+"""In the JSON of one request: fifty images of 224 x 224 x 3; as Python lists they take a quarter of a gigabyte."""
 
 
 class Serving(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,12 +81,15 @@ class Runtime:
         """Let go of the model. Nobody may be inside `infer`."""
         self._engine.deactivate()
 
-    def decode(self, images: Sequence[bytes | memoryview]) -> dict[str, Tensor]:
-        """Image files -> the model's input, one row an image.
+    def decode(
+        self, images: Sequence[bytes | memoryview], expired: Callable[[], bool] = lambda: False
+    ) -> dict[str, Tensor]:
+        """Image files -> the model's input, one row an image; no image is begun once `expired()` is true.
 
         Raises:
             errors.BadImage: One cannot be decoded (of several the message says which), or the model takes no images.
-            errors.TooLarge: One has too many pixels.
+            errors.TooLarge: One has too many pixels, or all of them together have.
+            errors.DeadlineExceeded: Time ran out between two images.
         """
         contract = self.serving.preprocessing
         if not images:
@@ -91,9 +97,14 @@ class Runtime:
         if contract is None:
             raise errors.BadImage(f"This model takes tensors, not images; send JSON `inputs`: {self._takes()}.")
         batch = np.empty((len(images), *preprocess.shape(contract)), contract.dtype)
+        pixels_left = MAX_PIXELS
         for index, image in enumerate(images):
+            if expired():
+                raise errors.DeadlineExceeded(f"{index} of {len(images)} images were read in time; send fewer at once.")
             try:
-                preprocess.preprocess(decode(image, contract.color), contract, batch[index])
+                picture = decode(image, contract.color, pixels_left)
+                pixels_left -= picture.width * picture.height
+                preprocess.preprocess(picture, contract, batch[index])
             except (errors.BadImage, errors.TooLarge) as error:
                 if len(images) == 1:
                     raise
@@ -106,12 +117,12 @@ class Runtime:
         Raises:
             errors.BadTensor: Not JSON, not numbers, or a shape or dtype that does not fit.
         """
-        try:
-            value = msgspec.json.decode(body)
-        except (msgspec.DecodeError, RecursionError) as error:
-            raise errors.BadTensor(f"`inputs` is not JSON: {error}.") from error
+        text = bytes(body)
+        if text.count(b",") >= MAX_NUMBERS:
+            raise errors.TooLarge(f"At most {MAX_NUMBERS:,} numbers fit in one request; send fewer rows, or images.")
         infos = self.serving.inputs
-        given = value if isinstance(value, dict) else {infos[0].name: value}
+        named = text.lstrip()[:1] == b"{"
+        given = _json(text, dict[str, msgspec.Raw]) if named else {infos[0].name: msgspec.Raw(text)}
         if set(given) != {info.name for info in infos}:
             raise errors.BadTensor(f"The model takes {self._takes()}; given {', '.join(map(repr, given))}.")
         feeds = {info.name: _array(info, given[info.name]) for info in infos}
@@ -208,22 +219,39 @@ def _joined(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _array(info: TensorInfo, value: object) -> Tensor:
-    """JSON numbers -> an array of the input's dtype.
+def _json(text: bytes | msgspec.Raw, kind: Any) -> Any:
+    """Decode; another structure than `kind` is a `msgspec.ValidationError`.
 
     Raises:
-        errors.BadTensor: Ragged, not numbers, or numbers the dtype cannot hold.
+        errors.BadTensor: No JSON at all.
+    """
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except msgspec.ValidationError:
+        raise
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise errors.BadTensor(f"`inputs` is not JSON: {error}.") from error
+
+
+def _array(info: TensorInfo, body: msgspec.Raw) -> Tensor:
+    """JSON numbers -> an array of the input's dtype. Only numbers, nested as deep as the input, reach NumPy.
+
+    Raises:
+        errors.BadTensor: Ragged, nested otherwise, not numbers, or numbers the dtype cannot hold.
     """
     wanted = f"Input {info.name!r} must be {describe(info)}, as nested lists of numbers"
-    try:
-        given = np.array(value)
-    except (ValueError, OverflowError) as error:
-        raise errors.BadTensor(f"{wanted}; the lists given are ragged or too deep.") from error
     dtype = np.dtype(info.dtype)
-    if given.dtype.kind not in ("b" if dtype.kind == "b" else "iuf"):
-        raise errors.BadTensor(
-            f"{wanted}; something other than {'booleans' if dtype.kind == 'b' else 'numbers'} was given."
-        )
+    nested: Any = {"b": bool, "f": float}.get(dtype.kind, int)
+    for _ in info.shape:
+        nested = list[nested]
+    try:
+        given = np.array(_json(body, nested))
+    except msgspec.ValidationError as error:
+        raise errors.BadTensor(f"{wanted}; {error}.") from error
+    except (ValueError, OverflowError) as error:
+        raise errors.BadTensor(f"{wanted}; the lists given are ragged.") from error
+    if given.dtype.kind not in ("b" if dtype.kind == "b" else "iuf"):  # integers beyond 64 bits
+        raise errors.BadTensor(f"{wanted}; some of the numbers do not fit that type.")
     with np.errstate(over="ignore", invalid="ignore"):
         array = given.astype(dtype)
     kept = np.isfinite(array) if dtype.kind == "f" else array == given

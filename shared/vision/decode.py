@@ -11,6 +11,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from shared import errors
 
 MAX_PIXELS = 50_000_000
+MAX_SIDE = 32_767
+"""Longer sides are no photographs, and resizing them costs far more than their pixels suggest."""
+
 COLOR_MODES = {"RGB": "RGB", "BGR": "RGB", "L": "L"}
 """The Pillow mode an image of each contract colour is kept in; BGR is turned when the tensor is made."""
 
@@ -28,7 +31,9 @@ _OTHERS = {
 }
 
 
-def decode(data: bytes | memoryview, color: Literal["RGB", "BGR", "L"] = "RGB") -> Image.Image:
+def decode(
+    data: bytes | memoryview, color: Literal["RGB", "BGR", "L"] = "RGB", most_pixels: int = MAX_PIXELS
+) -> Image.Image:
     """Decode a JPEG, PNG or WebP, upright (EXIF orientation applied), in the mode of `COLOR_MODES[color]`.
 
     Transparency and colour profiles are dropped, 16-bit samples keep their upper byte, of an animation the first
@@ -36,12 +41,12 @@ def decode(data: bytes | memoryview, color: Literal["RGB", "BGR", "L"] = "RGB") 
 
     Raises:
         errors.BadImage: Empty, truncated, damaged, or another format.
-        errors.TooLarge: More than 50 million pixels.
+        errors.TooLarge: More than `most_pixels`, or a side longer than `MAX_SIDE`.
     """
     kind = _format(bytes(data[:16]))
     try:
         image = Image.open(io.BytesIO(data), formats=(kind,))
-        _check_size(image)
+        _check_size(image, most_pixels)
         image.load()
     except (errors.AppError, MemoryError):
         raise
@@ -71,12 +76,13 @@ def _format(head: bytes) -> str:
     raise errors.BadImage(f"This is {other}: send the bytes of a JPEG, PNG or WebP.")
 
 
-def _check_size(image: Image.Image) -> None:
+def _check_size(image: Image.Image, most_pixels: int) -> None:
     width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise errors.TooLarge(
-            f"The image has {width} x {height} pixels; the most are {MAX_PIXELS // 1_000_000} million. Scale it down."
-        )
+    if width * height > most_pixels:
+        most = f"{MAX_PIXELS // 1_000_000} million" + ("" if most_pixels == MAX_PIXELS else " in one request")
+        raise errors.TooLarge(f"The image has {width} x {height} pixels; the most are {most}. Scale it down.")
+    if max(width, height) > MAX_SIDE:
+        raise errors.TooLarge(f"The image has {width} x {height} pixels; a side has at most {MAX_SIDE:,}.")
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -212,7 +212,9 @@ class TestCompute:
         assert runtime._engine.batches == [8]  # type: ignore[attr-defined]
 
     def test_times_add_up(self, runtime: Runtime) -> None:
-        ticks = iter([2.0, 2.25, 3.0, 3.0, 4.0])  # taken, decoded, engine in, deadline, engine out
+        ticks = iter(
+            [2.0, 2.0, 2.0, 2.25, 3.0, 3.0, 4.0]
+        )  # taken, twice the deadline, decoded, engine in, deadline, engine out
         (one,) = answer(runtime, [Request(request("1", png(1)).assign, [png(1)], 1.5)], lambda: next(ticks))
         assert isinstance(one.message, Done)
         assert (one.message.queue_ms, one.message.decode_ms, one.message.inference_ms) == (500.0, 250.0, 1000.0)

@@ -213,6 +213,19 @@ class TestDecode:
         with pytest.raises(errors.BadImage, match="at least one"):
             ready(serving(mean)).decode([])
 
+    def test_the_pixels_of_a_request_are_counted_together(self, mean: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        runtime = ready(serving(mean))
+        size = Image.open(io.BytesIO(png((1, 2, 3)))).size
+        monkeypatch.setattr("shared.runtime.MAX_PIXELS", 3 * size[0] * size[1] - 1)
+        runtime.decode([png((1, 2, 3))] * 2)
+        with pytest.raises(errors.TooLarge, match="Image 3 of 3"):
+            runtime.decode([png((1, 2, 3))] * 3)
+
+    def test_no_image_is_begun_after_the_deadline(self, mean: Path) -> None:
+        late = iter([False, False, True])
+        with pytest.raises(errors.DeadlineExceeded, match="2 of 4 images"):
+            ready(serving(mean)).decode([png((1, 2, 3))] * 4, lambda: next(late))
+
     def test_a_model_of_tensors(self, mean: Path) -> None:
         with pytest.raises(errors.BadImage, match=r"'image' float32 \[batch, 3, 8, 8\]"):
             ready(serving(mean, preprocessing=None)).decode([png((1, 2, 3))])
@@ -241,21 +254,22 @@ class TestParseTensors:
             ("", "not JSON"),
             ("[[1, 2]", "not JSON"),
             ("[[NaN, 2]]", "not JSON"),
-            ("[[1e999, 2]]", "not JSON"),
-            ("[" * 100_000, "not JSON"),
+            ("[[1e999, 2]]", "out of range"),
+            ("[" * 100_000, "as nested lists of numbers"),
             ('{"y": [[1, 2]]}', "takes 'x' float32 [n, 2]; given 'y'"),
             ("{}", "takes 'x'"),
             ("[[1, 2], [3]]", "float32 [n, 2], as nested lists of numbers; the lists given are ragged"),
-            ("[[1, null]]", "something other than numbers"),
-            ('[["NaN", "1"]]', "something other than numbers"),
-            ("[[true, false]]", "something other than numbers"),
-            ('[[{"a": 1}, 2]]', "something other than numbers"),
+            ("[[1, null]]", "got `null`"),
+            ('[["NaN", "1"]]', "got `str`"),
+            ('["' + "x" * 100_000 + '", 0, 0]', "as nested lists of numbers"),
+            ("[[true, false]]", "got `bool`"),
+            ('[[{"a": 1}, 2]]', "got `object`"),
             ("[[1e300, 2]]", "do not fit that type"),
             ("[[1, 2, 3]]", "must be float32 [n, 2]; given float32 [1, 3]"),
-            ("[1, 2]", "given float32 [2]"),
-            ("7", "given float32 []"),
-            ("[]", "given float32 [0]"),
-            ("null", "something other than numbers"),
+            ("[1, 2]", "Expected `array`"),
+            ("7", "Expected `array`"),
+            ("[]", "float32"),
+            ("null", "got `null`"),
             ("[" * 70 + "1" + "]" * 70, "x"),
         ],
     )
@@ -293,6 +307,11 @@ class TestParseTensors:
         runtime = Runtime(serving(Path("none"), inputs=[tensor("x", "n", 1, dtype=dtype)], preprocessing=None))
         with pytest.raises(errors.BadTensor):
             runtime.parse_tensors(body.encode())
+
+    def test_too_many_numbers(self, runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("shared.runtime.MAX_NUMBERS", 10)
+        with pytest.raises(errors.TooLarge, match="At most 10 numbers"):
+            runtime.parse_tensors(b"[[1, 2], [1, 2], [1, 2], [1, 2], [1, 2], [1, 2]]")
 
     def test_inputs_of_different_length(self, tmp_path: Path) -> None:
         path = graph(
