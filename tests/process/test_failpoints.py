@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -154,6 +155,29 @@ def test_a_worker_may_die_while_it_stops(point: str, settings: config.Settings, 
     wait_for(settled, 30, "the end of all jobs")
     assert violations(settings, models) == []
     assert statuses() == [("completed", 2 if point == "put_back.before_commit" else 1)]
+
+
+def test_a_job_that_takes_too_long_is_ended_with_its_bound_as_the_reason(
+    settings: config.Settings, admin: Account, start: Start
+):
+    models = add_models(settings, admin, 1)
+    with connection.write():
+        tables.Job.update(max_runtime_s=0.5).execute()
+    start("tests.process.preparer_that", "slowly")
+    wait_for(settled, 30, "the end of all jobs")
+    assert violations(settings, models) == []
+    assert "longer than 0.5 s" in tables.Model.get().error
+
+
+def test_a_hundred_calls_with_one_key_are_one_order(settings: config.Settings, caller: Caller, start: Start):
+    start("gateway")
+    wait_for(caller.up, 30, "the gateway")
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda _: caller.upload("digits"), range(100)))
+    assert {answer.status_code for answer in answers} <= {202, 409, 503}
+    accepted = {answer.json()["id"] for answer in answers if answer.status_code == 202}
+    assert accepted == {model.id for model in tables.Model.select()}
+    assert (len(accepted), tables.Job.select().count()) == (1, 1)
 
 
 class Caller:
