@@ -8,12 +8,15 @@ import time
 
 from gateway.auth import Credentials
 from gateway.store import Store
-from shared import errors
-from shared.db import registry
+from shared import clock, errors
+from shared.db import jobs, registry
 
 LOOK_S = 0.25
 STALE_S = 2.0
 """Without a look for this long, the database counts as gone."""
+
+WAITS_S = 1.0
+"""Age of the hints what queued jobs wait for: with a full queue each costs some milliseconds to find."""
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +28,9 @@ class Caches:
         self._store, self._credentials = store, credentials
         self._revisions: dict[str, int] = {}
         self._seen_s = float("-inf")
+        self._waits: dict[str, str] = {}
+        self._waits_s = float("-inf")
+        self._finding_waits = asyncio.Lock()
         self.models: dict[str, registry.CatalogEntry] = {}
         """Ready models by id."""
 
@@ -46,6 +52,18 @@ class Caches:
             self.models = {entry.model_id: entry for entry in await self._store.read(registry.catalog)}
         self._revisions = revisions
         self._seen_s = time.monotonic()
+
+    async def waits(self) -> dict[str, str]:
+        """Which job each queued one waits for, as `shared.db.jobs.waiting_for`; a hint, up to `WAITS_S` old.
+
+        Raises:
+            errors.Unavailable: The database cannot be read.
+        """
+        async with self._finding_waits:
+            if time.monotonic() - self._waits_s >= WAITS_S:
+                self._waits = await self._store.read(jobs.open_waits, clock.now_ms())
+                self._waits_s = time.monotonic()
+            return self._waits
 
     async def keep(self) -> None:
         """Look every `LOOK_S` until cancelled."""

@@ -63,7 +63,7 @@ async def _waits(context: Context, rows: Sequence[tables.Job]) -> dict[str, str]
     """What the queued ones among these jobs wait for."""
     if all(row.status != "queued" for row in rows):
         return {}
-    return await context.store.read(jobs.open_waits, clock.now_ms())
+    return await context.caches.waits()
 
 
 def _job(row: tables.Job, waits: Mapping[str, str]) -> schemas.Job:
