@@ -13,6 +13,7 @@ from litestar.di import Provide
 from litestar.exceptions import HTTPException
 
 from gateway import docs, errors
+from gateway.answers import Answer
 from gateway.bodies import StrictJson
 from gateway.context import Context
 from gateway.exchange import Exchanges
@@ -41,6 +42,7 @@ def create_app(context: Context) -> Litestar:
         state=State({"context": context}),
         lifespan=[functools.partial(_running, context)],
         exception_handlers={HTTPException: errors.answer, Exception: errors.answer},
+        response_class=Answer,
         dto=StrictJson,
         return_dto=None,
         request_max_body_size=JSON_BYTES,

@@ -12,6 +12,7 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException, ValidationException
 
 from gateway import wording
+from gateway.answers import Answer
 from shared import errors
 
 PROBLEM_JSON = "application/problem+json"
@@ -74,7 +75,7 @@ def answer(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]
         request_id=request_id,
         errors=None if known.errors is None else msgspec.convert(known.errors, list[FieldError]),
     )
-    return Response(
+    return Answer(
         msgspec.json.encode(problem),
         status_code=known.status,
         media_type=PROBLEM_JSON,
@@ -116,7 +117,7 @@ def _misfit(error: ValidationException, request: Request[Any, Any, Any]) -> erro
         if key in types:
             name = getattr(definitions[key].kwarg_definition, "name", None) or key
             message = wording.explained(types[key], str(item.get("message", "")))[1]
-            found.append({"field": name, "message": message.replace(" or null", "")})
+            found.append({"field": name, "message": message.replace(wording.OR_NULL, "")})
     return errors.InvalidInput(MISFIT, errors=found) if found else errors.InvalidInput(error.detail)
 
 

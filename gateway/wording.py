@@ -8,6 +8,7 @@ from typing import Any
 
 from msgspec import inspect
 
+OR_NULL = ", or null"
 _WHERE = re.compile(r"(?P<what>.*) - at `(?:key in )?\$(?P<path>.*)`$", re.DOTALL)
 _STEP = re.compile(r"\.(?P<name>\w+)|\[(?P<index>\d*|\.\.\.)\]")
 _OBJECT = re.compile(r"Object (?P<what>missing required|contains unknown) field `(?P<name>.*)`$", re.DOTALL)
@@ -62,8 +63,8 @@ def described(wanted: inspect.Type) -> str:
         case inspect.Metadata():
             return _told(wanted) or described(wanted.type)
         case inspect.UnionType():
-            options = sorted(wanted.types, key=lambda option: isinstance(option, inspect.NoneType))
-            return " or ".join(described(option) for option in options)
+            options = [described(option) for option in wanted.types if not isinstance(option, inspect.NoneType)]
+            return " or ".join(options) + (OR_NULL if len(options) < len(wanted.types) else "")
         case inspect.LiteralType():
             return _choice([str(value) for value in wanted.values])
         case inspect.IntType() | inspect.FloatType():

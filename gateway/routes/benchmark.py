@@ -13,6 +13,7 @@ from litestar.params import FromPath, FromQuery, JSONBody
 from litestar.response import File
 
 from gateway import orders, schemas
+from gateway.answers import Answer
 from gateway.context import Context
 from gateway.routes.common import (
     V1,
@@ -81,7 +82,7 @@ async def list_benchmarks(
     page = await context.store.read(benchmarks.listing, model_id=model_id, status=status, limit=limit, cursor=cursor)
     if format == "json":
         shown = await context.store.read(listing, page, _benchmark)
-        return Response(shown, media_type="application/json")
+        return Answer(shown, media_type="application/json")
     return await _table(context, page)
 
 

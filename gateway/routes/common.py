@@ -12,6 +12,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import HeaderParameter, QueryParameter
 
 from gateway import wording
+from gateway.answers import Answer
 from gateway.auth import Identity
 from gateway.context import Context
 from gateway.errors import MISFIT, PROBLEM_JSON, Problem
@@ -118,7 +119,7 @@ def accepted(body: msgspec.Struct, location: str) -> idempotency.Answer:
 def respond(answer: idempotency.Answer) -> Response[bytes]:
     """A stored or fresh answer as a response."""
     headers = {"Location": answer.location} if answer.location else {}
-    return Response(bytes(answer.response), status_code=answer.status, media_type="application/json", headers=headers)
+    return Answer(bytes(answer.response), status_code=answer.status, media_type="application/json", headers=headers)
 
 
 def key_of(request: Http, given: str | None) -> idempotency.Key | None:

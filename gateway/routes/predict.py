@@ -124,7 +124,7 @@ async def _answer(context: Context, http: HTTPScope, receive: Receive) -> bytes:
     done, blobs = answer
     total_ms = (time.perf_counter() - started_s) * 1000
     context.tally.predicted(done.queue_ms, done.decode_ms, done.inference_ms, total_ms)
-    return _prediction(request_id, entry.model_id, done, blobs, total_ms)
+    return _prediction(request_id, entry.model_id, done, blobs, total_ms) + b"\n"
 
 
 def _options(scope: HTTPScope) -> Options:

@@ -13,6 +13,7 @@ from litestar.params import HeaderParameter
 from litestar.response import Redirect, Stream
 
 from gateway import schemas
+from gateway.answers import Answer
 from gateway.auth import credential_of
 from gateway.context import Context
 from gateway.routes.common import Http, Injected, problems
@@ -45,7 +46,7 @@ async def health(request: Http, context: Injected) -> Response[schemas.Health]:
     if credential_of(request.scope["headers"]) is not None:
         await context.credentials.identify(request.scope["headers"])
         body = schemas.Health(status=state, version=VERSION, components=parts)
-    return Response(body, status_code=503 if down else 200)
+    return Answer(body, status_code=503 if down else 200)
 
 
 @get("/health/live", responses=ANYBODY)
@@ -59,10 +60,10 @@ async def ready(context: Injected) -> Response[schemas.Probe]:
     """Requests may be sent here: the database, the broker and an inference process answer, and we are not stopping."""
     why_not = _why_not_ready(context)
     if why_not:
-        return Response(
+        return Answer(
             schemas.Probe(status="unavailable", detail=why_not), status_code=503, headers={"Retry-After": "1"}
         )
-    return Response(schemas.Probe(status="ok"))
+    return Answer(schemas.Probe(status="ok"))
 
 
 @get("/config", responses=problems())

@@ -68,6 +68,7 @@ def test_an_image(gateway: Gateway, model_id: str, image: bytes, content_type: s
     }
     [(submit, blobs)] = gateway.broker.submitted
     assert (submit.model_id, submit.form, submit.top_k, submit.raw_outputs) == (model_id, "images", 3, False)
+    assert response.text.endswith("}\n")
     assert (submit.queue_ttl_ms, submit.inference_ttl_ms) == (30_000, 30_000)
     assert blobs == [image]
 

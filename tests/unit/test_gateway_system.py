@@ -109,6 +109,16 @@ def test_every_answer_says_nosniff_and_no_store(gateway: Gateway) -> None:
         assert response.headers["cache-control"] == "no-store"
 
 
+def test_json_ends_with_a_newline(gateway: Gateway) -> None:
+    for response in (
+        gateway.get("/health"),
+        gateway.get("/nothing"),
+        gateway.get("/benchmark"),
+        gateway.get("/models"),
+    ):
+        assert response.text.endswith("}\n") and int(response.headers["content-length"]) == len(response.content)
+
+
 def test_a_request_is_one_line_of_log(gateway: Gateway, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "gateway.access")
     gateway.get("/jobs?limit=3", headers={"X-Request-ID": "here"})

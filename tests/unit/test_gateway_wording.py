@@ -28,7 +28,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     [
         (Literal["a"], "a"),
         (Literal["a", "b"], "a or b"),
-        (Literal["a", "b", "c"] | None, "one of a, b or c or null"),
+        (Literal["a", "b", "c"] | None, "one of a, b or c, or null"),
         (Annotated[int, Meta(ge=1, le=256)], "a whole number from 1 to 256"),
         (Annotated[float, Meta(gt=0, le=3600)], "a number, above 0 and at most 3600"),
         (Annotated[int, Meta(ge=0)], "a whole number, at least 0"),
