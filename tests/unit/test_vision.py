@@ -184,7 +184,8 @@ class TestResize:
         width, height = (side if length == min(size) else int(side * length / min(size)) for length in size)
         left, top = round((width - 32) / 2.0), round((height - 24) / 2.0)
         whole = image.resize((width, height), Image.Resampling.BILINEAR).crop((left, top, left + 32, top + 24))
-        assert np.abs(np.asarray(got, np.int16) - np.asarray(whole, np.int16)).max() <= 1
+        # Pillow rounds after each of its two passes, and the passes see other neighbours: one step each.
+        assert np.abs(np.asarray(got, np.int16) - np.asarray(whole, np.int16)).max() <= 2
 
     def test_a_needle_costs_no_memory(self) -> None:
         needle = Image.new("L", (1, 1_000_000), 9)
