@@ -17,7 +17,7 @@ from console.client import Client, address
 from console.groundwork import require_free_port
 from console.screen import Screen
 from console.supervision import Supervisor, settings_in_force
-from shared import config
+from shared import config, sandbox
 
 DISK_MB = 2_000
 """Least free disk: a model upload of 1 GB is staged beside its final place."""
@@ -68,6 +68,7 @@ def examine() -> Iterator[Finding]:
         return
     yield disk(settings)
     yield port(settings)
+    yield isolation()
     yield from engines()
     yield gpu()
 
@@ -128,6 +129,16 @@ def _running(supervisor: Supervisor) -> Finding:
     if reason:
         return Finding(subject="platform", text=f"{reason} `cvp status` shows the processes.", wrong=True)
     return Finding(subject="platform", text=f"ready at {address(settings)}")
+
+
+def isolation() -> Finding:
+    """Whether the file somebody uploads is looked at where it can reach nothing."""
+    if lacks := sandbox.missing():
+        text = (
+            f"Uploads are checked with limits, but not shut in: {'; '.join(lacks)}. Let only people you trust upload."
+        )
+        return Finding(subject="sandbox", text=text, wrong=True)
+    return Finding(subject="sandbox", text="uploads are checked without network and without other files")
 
 
 def engines() -> Iterator[Finding]:

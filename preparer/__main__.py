@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+
 import msgspec
 
 from preparer import DescribeOrder
-from shared import child, config, process
+from shared import child, config, process, sandbox
 from shared.artifacts import ArtifactStore
 from shared.db import jobs, registry
 from shared.db.tables import Model
@@ -17,11 +19,13 @@ BASE_MEMORY_MB = 4096
 MEMORY_PER_MB = 6
 """A model is held several times over: file bytes, parsed graph, checked copy, engine weights and their packed form."""
 
+logger = logging.getLogger(__name__)
+
 
 class Convert:
     """Checks an uploaded model and describes it."""
 
-    module = "preparer.describe"
+    module = "preparer.enclosed"
     result_type = ModelDescription
 
     def __init__(self, settings: config.Settings) -> None:
@@ -67,6 +71,8 @@ class Convert:
 
 def main(settings: config.Settings, stop: process.Stop) -> None:
     """Serve the CPU lane until asked to stop."""
+    if lacks := sandbox.missing():
+        logger.warning("uploads are checked without the whole sandbox: %s", "; ".join(lacks))
     JobWorker(settings, "preparer", "cpu", {"convert": Convert(settings)}).run(stop)
 
 

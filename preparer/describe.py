@@ -1,4 +1,4 @@
-"""The child that looks at an uploaded ONNX file, refuses what we cannot serve, runs it once, and says what it is."""
+"""Looks at an uploaded ONNX file, refuses what we cannot serve, runs it once, and says what it is."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import onnx
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from preparer import DescribeOrder
-from shared import child, errors
+from shared import errors
 from shared.engines import engine_class
 from shared.engines.base import Engine
 from shared.engines.timing import synthetic_feeds
@@ -297,7 +297,3 @@ def _tensors(model: ModelProto) -> Iterator[TensorProto]:
 def _first_line(error: BaseException) -> str:
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0][:300]
-
-
-if __name__ == "__main__":
-    child.main(DescribeOrder, lambda order, _report: describe(order))

@@ -201,7 +201,7 @@ def test_the_digits_example_passes_through_the_real_child():
         labels=msgspec.json.decode((DIGITS / "labels.json").read_bytes(), type=list[str]),
     )
     limits = child.Limits(wall_s=60, memory_mb=4096, cpu_s=60, file_mb=1)
-    found = child.run("preparer.describe", order, ModelDescription, limits=limits)
+    found = child.run("preparer.enclosed", order, ModelDescription, limits=limits)
     assert found.dynamic_batch
     assert found.notes == []
 
@@ -225,4 +225,4 @@ def test_a_model_that_wants_too_much_memory_is_a_refusal_not_a_crash(tmp_path: P
     order = DescribeOrder(path=str(path), task_type="classification", preprocessing=None, labels=None)
     limits = child.Limits(wall_s=60, memory_mb=4096, cpu_s=60, file_mb=1)
     with pytest.raises((errors.AppError, child.ChildDied)):
-        child.run("preparer.describe", order, ModelDescription, limits=limits)
+        child.run("preparer.enclosed", order, ModelDescription, limits=limits)

@@ -1,0 +1,101 @@
+"""What a process that has shut itself in can no longer do. The kernel is the real one, nothing is patched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from console import doctor
+from preparer import __main__ as preparer
+from shared import child, sandbox
+from tests.process.enclosed_that import Came, Order
+
+LIMITS = child.Limits(wall_s=20, memory_mb=2048, file_mb=1)
+
+pytestmark = pytest.mark.skipif(bool(sandbox.missing()), reason="; ".join(sandbox.missing()))
+
+
+def attempt(act: str, path: Path | str = "", readable: Path | str = "") -> str | None:
+    order = Order(act, str(path), str(readable))
+    return child.run("tests.process.enclosed_that", order, Came, limits=LIMITS).error
+
+
+@pytest.mark.parametrize(
+    "act", ["read", "read in a thread", "write", "append", "truncate", "remove", "rename", "change the mode"]
+)
+def test_no_other_file(act: str, tmp_path: Path):
+    artifact, other = tmp_path / "mine.onnx", tmp_path / "other.onnx"
+    artifact.write_bytes(b"mine")
+    other.write_bytes(b"other")
+    mode = other.stat().st_mode
+    assert attempt(act, other, artifact) == "PermissionError"
+    assert other.read_bytes() == b"other"
+    assert other.stat().st_mode == mode
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.onnx", "other.onnx"]
+
+
+@pytest.mark.parametrize("act", ["write", "append", "truncate", "remove", "rename", "link", "change the time"])
+def test_its_own_file_only_to_read(act: str, tmp_path: Path):
+    artifact = tmp_path / "mine.onnx"
+    artifact.write_bytes(b"mine")
+    assert attempt("read", artifact, artifact) is None
+    assert attempt(act, artifact, artifact) == "PermissionError"
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"mine"]
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "/proc/self/environ", "/proc/1/cmdline", "~/.ssh/id_rsa"])
+def test_nothing_of_the_machine(path: str):
+    assert attempt("read", Path(path).expanduser()) in ("PermissionError", "FileNotFoundError")
+
+
+def test_nothing_new_anywhere(tmp_path: Path):
+    assert attempt("write", tmp_path / "new") == "PermissionError"
+    assert attempt("make a folder", tmp_path / "new") == "PermissionError"
+    assert attempt("write", "/dev/shm/cvp-test-new") == "PermissionError"
+    assert attempt("list", tmp_path) == "PermissionError"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_symbolic_link_leads_nowhere(tmp_path: Path):
+    link = tmp_path / "model.onnx"
+    link.symlink_to("/etc/passwd")
+    folder = tmp_path / "readable"
+    folder.mkdir()
+    (folder / "weights.bin").symlink_to("/etc/passwd")
+    assert attempt("read", folder / "weights.bin", folder) == "PermissionError"
+    assert attempt("read", link) == "PermissionError"
+
+
+@pytest.mark.parametrize(
+    "act",
+    ["tcp", "udp", "unix", "fork", "fork by call number", "run a program", "kill the parent"],
+)
+def test_no_network_no_processes(act: str):
+    assert attempt(act) in ("PermissionError", "BlockingIOError")
+
+
+def test_limits_cannot_be_raised_again():
+    assert attempt("raise a limit") in ("ValueError", "PermissionError")
+
+
+def test_it_can_still_work():
+    assert attempt("nothing") is None
+    assert attempt("start a thread") is None
+    assert attempt("list", Path(sandbox.__file__).parent) is None
+
+
+def test_it_is_not_entered_when_threads_would_stay_outside():
+    assert attempt("enter late") == "RuntimeError"
+
+
+def test_the_model_check_runs_inside():
+    assert preparer.Convert.module == "preparer.enclosed"
+
+
+def test_the_examination_says_what_is_missing(monkeypatch: pytest.MonkeyPatch):
+    assert not doctor.isolation().wrong
+    monkeypatch.setattr(sandbox, "missing", lambda: ["the kernel offers no Landlock"])
+    found = doctor.isolation()
+    assert found.wrong
+    assert "not shut in: the kernel offers no Landlock." in found.text
