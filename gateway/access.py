@@ -63,6 +63,7 @@ TABLE: dict[tuple[str, str], Minimum] = {
     ("GET", "/api/v1/events"): "engineer",
     ("GET", "/api/v1/metrics"): "engineer",
     ("GET", "/api/v1/alerts"): "admin",
+    ("GET", "/api/v1/audit"): "admin",
     ("GET", "/metrics"): "engineer",  # or METRICS_TOKEN
     ("GET", "/"): "nobody",
     ("GET", "/schema"): "nobody",

@@ -17,7 +17,7 @@ from gateway.answers import Answer
 from gateway.bodies import StrictJson
 from gateway.context import Context
 from gateway.exchange import Exchanges
-from gateway.routes import alerts, auth, benchmark, inference, jobs, metrics, models, reports, system, users
+from gateway.routes import alerts, audit, auth, benchmark, inference, jobs, metrics, models, reports, system, users
 from gateway.routes.common import V1, known_parameters_only
 from shared import config
 
@@ -32,7 +32,7 @@ def create_app(context: Context) -> Litestar:
         before_request=known_parameters_only,
         route_handlers=[
             module.router
-            for module in (auth, users, models, jobs, benchmark, reports, inference, system, metrics, alerts)
+            for module in (auth, users, models, jobs, benchmark, reports, inference, system, metrics, alerts, audit)
         ],
     )
     app = Litestar(
@@ -51,7 +51,7 @@ def create_app(context: Context) -> Litestar:
         logging_config=None,
     )
     docs.complete(app.openapi_schema)
-    app.asgi_handler = Exchanges(app.asgi_handler, context.tally)
+    app.asgi_handler = Exchanges(app.asgi_handler, context.tally, context.trail)
     return app
 
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from gateway.access import Gate
 from gateway.alerts import Watch
+from gateway.audit import Trail
 from gateway.auth import Credentials
 from gateway.bodies import Budget
 from gateway.caches import Caches
@@ -74,6 +75,7 @@ class Context:
         self.watch = Watch(settings, self.store, self.monitor, broker, self.post)
         self.signer = Signer.at(settings.secrets)
         self.credentials = Credentials(self.store, self.signer)
+        self.trail = Trail(self.store)
         self.throttle = Throttle()
         self.gate = Gate(self.credentials, settings.metrics_token)
         self.caches = Caches(self.store, self.credentials)
@@ -97,9 +99,10 @@ class Context:
                 logger.warning("there is no user yet; `python -m gateway.admin ensure` creates one")
             events = self.monitor.overheard(self._feed)
             eyes = (self.monitor.keep(), self.watch.keep(), self.post.deliver())
-            async with self._background(self.caches.keep(), self.hub.relay(events), *eyes):
+            async with self._background(self.caches.keep(), self.hub.relay(events), self.trail.keep(), *eyes):
                 yield
         finally:
+            await self.trail.flush()
             self.store.close()
 
     def drain(self) -> None:

@@ -152,6 +152,16 @@ BODIES: tuple[msgspec.Struct, ...] = (
         raised_at=CREATED,
         cleared_at=None,
     ),
+    schemas.AuditEntry(
+        id="4711",
+        at=CREATED,
+        request_id="req_0193a5b2c7e04f1c9a2b7d",
+        user_id=PERSON.id,
+        username=PERSON.username,
+        action="DELETE /api/v1/models/{model_id}",
+        resource=MODEL,
+        result="204",
+    ),
     schemas.Setting(name="PORT", value="8080", origin="default", meaning="Port the gateway listens on."),
 )
 EXAMPLES: dict[str, Any] = {type(body).__name__: msgspec.to_builtins(body) for body in BODIES}

@@ -20,6 +20,7 @@ MEANINGS = {
     "kind": "Only jobs of this kind.",
     "level": "How much of the report.",
     "active": "Only those that are still so, or only those that are over.",
+    "since": "Only from this time on (ISO 8601; UTC where it names no zone).",
     "top_k": "Classes shown for an image, the likeliest first.",
     "Last-Event-ID": "The `seq` of the last event seen; what came after it is lost, so a `resync` comes first.",
 }

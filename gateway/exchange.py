@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Iterable
 from typing import cast
 
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPReceiveMessage, HTTPScope, Message, Receive, Scope, Send
 
 from gateway.access import PATHS
+from gateway.audit import Trail, worth_an_entry
 from gateway.tally import Tally
 from shared import errors, ids
 
@@ -27,8 +29,8 @@ logger = logging.getLogger("gateway.access")
 class Exchanges:
     """ASGI layer around the whole application."""
 
-    def __init__(self, app: ASGIApp, tally: Tally) -> None:
-        self._app, self._tally = app, tally
+    def __init__(self, app: ASGIApp, tally: Tally, trail: Trail) -> None:
+        self._app, self._tally, self._trail = app, tally, trail
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -40,6 +42,7 @@ class Exchanges:
             await self._app(scope, exchange.receive, exchange.send)
         finally:
             exchange.log(self._tally)
+            exchange.audit(self._trail)
 
 
 class Exchange:
@@ -49,6 +52,7 @@ class Exchange:
         self._scope, self._receive, self._send = scope, receive, send
         self._started = time.perf_counter()
         self._status = 0
+        self._made = ""
         self._body_pending, self._body_held_back, offered = False, False, None
         for name, value in scope["headers"]:
             if name == b"x-request-id":
@@ -83,6 +87,7 @@ class Exchange:
         """Pass the answer on, with the headers every answer has."""
         if message["type"] == "http.response.start":
             self._status = message["status"]
+            self._made = _last_part(message["headers"])
             if self._body_pending and not self._body_held_back:
                 await self._take_what_arrived()
             headers = [*message["headers"], (b"x-request-id", self.request_id.encode())]
@@ -131,7 +136,24 @@ class Exchange:
             },
         )
 
+    def audit(self, trail: Trail) -> None:
+        """The request's entry in the audit log, if it is worth one."""
+        route, method, state = self._route(), self._scope["method"], self._scope["state"]
+        if route is None or not worth_an_entry(method, route, self._status):
+            return
+        account = state.get("account")
+        user_id = account.id if account else state.get("audit_user")
+        named = ",".join(str(value) for value in self._scope.get("path_params", {}).values())
+        resource = state.get("audit_resource") or self._made or named
+        trail.note(self.request_id, user_id, f"{method} {route}", resource, self._status)
+
     def _route(self) -> str | None:
         """The template of the path; None for a path nobody serves."""
         template = self._scope.get("path_template")
         return template if template in PATHS else None
+
+
+def _last_part(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """The id in `Location`: what the call made."""
+    location = next((value for name, value in headers if name.lower() == b"location"), b"")
+    return location.rpartition(b"/")[2].decode("latin-1")

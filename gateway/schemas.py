@@ -368,6 +368,22 @@ class Alert(View, frozen=True, kw_only=True):
     cleared_at: str | None
 
 
+class AuditEntry(View, frozen=True, kw_only=True):
+    """One action, done or refused: `action` is the call, `resource` what it was about, `result` the HTTP status.
+
+    Null `user_id`: nobody was signed in; a failed sign-in names its user all the same, if there is one of that name.
+    """
+
+    id: str
+    at: str
+    request_id: str
+    user_id: str | None
+    username: str | None
+    action: str
+    resource: str
+    result: str
+
+
 class JobFigures(View, frozen=True, kw_only=True):
     """Jobs that run, and those that wait by kind."""
 

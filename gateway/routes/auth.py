@@ -8,7 +8,7 @@ from litestar import Router, delete, get, post
 from litestar.params import FromPath, JSONBody
 
 from gateway import passwords, schemas, tokens
-from gateway.routes.common import Cursor, Http, Injected, Limit, account_of, identity_of, iso, listing, problems
+from gateway.routes.common import Cursor, Http, Injected, Limit, about, account_of, identity_of, iso, listing, problems
 from shared import clock, errors
 from shared.db import accounts
 from shared.db.tables import ApiKey
@@ -17,13 +17,15 @@ DAY_MS = 24 * 3600 * 1000
 
 
 @post("/login", status_code=200, responses=problems(401, 429, signed_in=False))
-async def login(data: JSONBody[schemas.Login], context: Injected) -> schemas.SignedIn:
+async def login(request: Http, data: JSONBody[schemas.Login], context: Injected) -> schemas.SignedIn:
     """Sign in with name and password; the token is good for 24 hours.
 
     After 5 wrong passwords within 15 minutes the next sign-in of that name waits 1 s, then 2, 4, at most 60 (429).
     """
     found = await context.store.read(accounts.by_name, data.username)
     password_hash = found[1] if found else None
+    if found:
+        about(request, found[0].username, found[0].id)
     context.throttle.admit(data.username, time.monotonic())
     if not await context.store.hash(passwords.matches, data.password, password_hash) or found is None:
         context.throttle.wrong(data.username, time.monotonic())
@@ -69,6 +71,7 @@ async def add_key(request: Http, data: JSONBody[schemas.NewKey], context: Inject
     row = await context.store.write(
         accounts.add_key, account_of(request).id, data.name, tokens.fingerprint(key), tokens.hint(key), expires_at_ms
     )
+    about(request, row.id)
     shown = _key(row)
     return schemas.FreshApiKey(
         key=key, id=shown.id, name=shown.name, hint=shown.hint, created_at=shown.created_at, expires_at=shown.expires_at

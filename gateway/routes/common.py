@@ -101,6 +101,11 @@ def identity_of(request: Http) -> Identity:
     return identity
 
 
+def about(request: Http, resource: str, user_id: str | None = None) -> None:
+    """Tell the audit log what a call was about where its path does not, and who called where no credential says."""
+    request.scope["state"].update(audit_resource=resource, audit_user=user_id)
+
+
 def iso(at_ms: int | None) -> str | None:
     """A time that may not have come yet."""
     return None if at_ms is None else clock.iso(at_ms)

@@ -7,7 +7,7 @@ from litestar import Router, delete, get, patch, post
 from litestar.params import FromPath, JSONBody
 
 from gateway import passwords, schemas
-from gateway.routes.common import Cursor, Injected, Limit, listing, problems
+from gateway.routes.common import Cursor, Http, Injected, Limit, about, listing, problems
 from shared import clock
 from shared.db import accounts, tables
 
@@ -19,10 +19,11 @@ async def list_users(context: Injected, limit: Limit = 50, cursor: Cursor = None
 
 
 @post("/", responses=problems(409))
-async def add_user(data: JSONBody[schemas.NewUser], context: Injected) -> schemas.User:
+async def add_user(request: Http, data: JSONBody[schemas.NewUser], context: Injected) -> schemas.User:
     """Make a user."""
     password_hash = await context.store.hash(passwords.hashed, data.password)
     account = await context.store.write(accounts.add_user, data.username, password_hash, data.role)
+    about(request, account.id)
     return _user(await context.store.read(accounts.user, account.id))
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from shared import errors
 from shared.db import connection
-from shared.db.pages import Page
+from shared.db.pages import Page, numbered
 from shared.db.tables import Alert
 
 KEPT = 10_000
@@ -43,11 +42,4 @@ def listing(*, active: bool | None = None, limit: int, cursor: str | None) -> Pa
     query = Alert.select()
     if active is not None:
         query = query.where(Alert.cleared_at_ms.is_null(active))
-    if cursor is not None:
-        if not (cursor.isascii() and cursor.isdecimal() and len(cursor) <= 18):
-            told = "not a cursor of this list; take `next_cursor` of the page before, unchanged"
-            raise errors.InvalidInput("The cursor does not fit.", errors=[{"field": "cursor", "message": told}])
-        query = query.where(Alert.id < int(cursor))
-    with connection.read():
-        rows = list(query.order_by(Alert.id.desc()).limit(limit + 1))
-    return Page(rows[:limit], str(rows[limit - 1].id) if len(rows) > limit else None)
+    return numbered(query, Alert.id, limit, cursor)

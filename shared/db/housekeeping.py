@@ -10,6 +10,8 @@ from shared.db import connection, idempotency
 from shared.db.jobs import OPEN
 from shared.db.tables import Artifact, Job
 
+SQLITE_ERROR: type[Exception] = getattr(peewee, "sqlite3").DatabaseError  # noqa: B009  # untyped module attribute
+
 BITE = 200
 """Rows deleted in one transaction: a few milliseconds of the write lock."""
 
@@ -71,7 +73,10 @@ def damage() -> list[str]:
 
 def damage_of(database: Any) -> list[str]:
     """The same of any opened database file."""
-    found = [str(row[0]) for row in database.execute_sql("PRAGMA quick_check(20)").fetchall()]
+    try:
+        found = [str(row[0]) for row in database.execute_sql("PRAGMA quick_check(20)").fetchall()]
+    except SQLITE_ERROR as error:  # raised while rows are fetched, where peewee does not translate
+        return [str(error)]
     return [] if found == ["ok"] else found
 
 

@@ -35,10 +35,29 @@ def page(query: Any, key: peewee.Field, prefix: str, limit: int, cursor: str | N
     """
     if cursor is not None:
         if not ids.is_id(cursor, prefix):
-            told = "not a cursor of this list; take `next_cursor` of the page before, unchanged"
-            raise errors.InvalidInput("The cursor does not fit.", errors=[{"field": "cursor", "message": told}])
+            raise _misfit()
         query = query.where(key < cursor)
     with connection.read():
         rows = list(query.order_by(key.desc()).limit(limit + 1))
     more = len(rows) > limit
     return Page(rows[:limit], rows[limit - 1].id if more else None)
+
+
+def numbered(query: Any, key: peewee.Field, limit: int, cursor: str | None) -> Page[Any]:
+    """The same for rows whose ids are numbers.
+
+    Raises:
+        errors.InvalidInput: The cursor is none of ours.
+    """
+    if cursor is not None:
+        if not (cursor.isascii() and cursor.isdecimal() and len(cursor) <= 18):
+            raise _misfit()
+        query = query.where(key < int(cursor))
+    with connection.read():
+        rows = list(query.order_by(key.desc()).limit(limit + 1))
+    return Page(rows[:limit], str(rows[limit - 1].id) if len(rows) > limit else None)
+
+
+def _misfit() -> errors.InvalidInput:
+    told = "not a cursor of this list; take `next_cursor` of the page before, unchanged"
+    return errors.InvalidInput("The cursor does not fit.", errors=[{"field": "cursor", "message": told}])

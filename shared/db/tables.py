@@ -292,6 +292,23 @@ class Alert(Table):
         table_name = "alerts"
 
 
+class AuditEntry(Table):
+    """An action, done or refused."""
+
+    id = peewee.AutoField()
+    at_ms = peewee.IntegerField()
+    request_id = peewee.TextField()
+    user_id = peewee.TextField(null=True)
+    action = peewee.TextField()
+    resource = peewee.TextField()
+    result = peewee.TextField()
+
+    class Meta:
+        """Name."""
+
+        table_name = "audit_log"
+
+
 class Revision(Table):
     """Counters that tell caches to read again; bumped in the transaction that changed something."""
 

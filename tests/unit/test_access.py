@@ -58,6 +58,7 @@ GET /metrics
 """
 ADMIN = """
 GET /api/v1/alerts
+GET /api/v1/audit
 GET /api/v1/users
 POST /api/v1/users
 PATCH /api/v1/users/{user_id}
