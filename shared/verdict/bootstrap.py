@@ -24,10 +24,11 @@ Compared = Literal["latency_p95_ms", "throughput_fps"]
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """One candidate in one round: its calls in order of duration, and images per second of wall time."""
+    """One candidate in one round: its calls in order of duration, its images and the wall time they took."""
 
     calls_ms: np.ndarray
-    throughput: float
+    images: int
+    elapsed_s: float
 
 
 class Bootstrap:
@@ -88,7 +89,7 @@ def launches(series: Series) -> dict[int, Launch]:
     for number, blocks in grouped.items():
         calls = np.sort(latencies_ms(blocks))
         elapsed_s = sum(block.elapsed_ns for block in blocks) / 1e9
-        found[number] = Launch(calls, len(calls) * series.candidate.batch_size / elapsed_s)
+        found[number] = Launch(calls, len(calls) * series.candidate.batch_size, elapsed_s)
     return found
 
 
@@ -118,7 +119,7 @@ def p95_replicates(found: list[Launch], drawn: np.ndarray, generator: np.random.
 
 
 def throughput_replicates(found: list[Launch], drawn: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Mean images per second over the drawn launches with their calls resampled; NaN where none was drawn.
+    """Images over wall time of the drawn launches with their calls resampled; NaN where none was drawn.
 
     The time of n resampled calls is drawn as a normal with the sum's mean and variance n * s^2, kept within n times the
     shortest and n times the longest call, which no sum of n can leave.
@@ -129,10 +130,11 @@ def throughput_replicates(found: list[Launch], drawn: np.ndarray, generator: np.
     least, most = (np.asarray([c[end] * len(c) for c in calls]) for end in (0, -1))
     resampled = spent[drawn] + spread[drawn] * generator.standard_normal(drawn.shape)
     resampled = np.clip(resampled, least[drawn], most[drawn])
-    rates = np.asarray([launch.throughput for launch in found])[drawn] * spent[drawn] / resampled
+    elapsed_s = np.asarray([launch.elapsed_s for launch in found])[drawn] * resampled / spent[drawn]
+    images = np.asarray([launch.images for launch in found])[drawn]
     present = drawn >= 0
-    count = present.sum(axis=1)
-    return np.where(count > 0, np.where(present, rates, 0.0).sum(axis=1) / np.maximum(count, 1), np.nan)
+    total_s = np.where(present, elapsed_s, 0.0).sum(axis=1)
+    return np.where(total_s > 0, (images * present).sum(axis=1) / np.where(total_s > 0, total_s, 1.0), np.nan)
 
 
 def _generator(seed: int, purpose: str) -> np.random.Generator:

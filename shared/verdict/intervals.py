@@ -90,6 +90,24 @@ def percentile(values: Sequence[float] | np.ndarray, p: float, confidence: float
     return Interval(*(float(ordered[rank - 1]) for rank in ranks))
 
 
+def rate_of_blocks(counts: Sequence[float], times: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
+    """Things per second over blocks of n_b things in e_b seconds each: sum n / sum e.
+
+    A mean of the blocks' own rates would let a fast block hide a slow one (Jensen's inequality). The interval is that
+    of the ratio estimator R = sum e / sum n, R +- t_(B-1) * s_d / (mean(n) * sqrt(B)) with d_b = e_b - R * n_b
+    (Cochran, Sampling Techniques, 3rd ed., chapter 6), turned over; its upper end is at most the fastest block's rate.
+    One block gives a rate and no bounds.
+    """
+    n, e = np.asarray(counts, dtype=np.float64), np.asarray(times, dtype=np.float64)
+    ratio = float(e.sum() / n.sum())
+    if len(n) < 2:
+        return Interval(1 / ratio, None, None)
+    spread = float((e - ratio * n).std(ddof=1)) / (float(n.mean()) * math.sqrt(len(n)))
+    margin = float(stdtrit(len(n) - 1, (1 + confidence) / 2)) * spread
+    quickest = float((e / n).min())
+    return Interval(1 / ratio, 1 / (ratio + margin), 1 / max(ratio - margin, min(quickest, ratio)))
+
+
 def mean_of_blocks(block_means: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
     """The mean of independent block means m_1..m_B: m +- t_(B-1) * s / sqrt(B), s their standard deviation.
 

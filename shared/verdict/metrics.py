@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 import numpy as np
 
 from shared.specs import Block, MetricName, Series
 from shared.verdict.figures import plural, round_significant
-from shared.verdict.intervals import Interval, NotEnoughSamples, mean_of_blocks, percentile
+from shared.verdict.intervals import Interval, NotEnoughSamples, mean_of_blocks, percentile, rate_of_blocks
+
+ONE_BLOCK = "one block gives no interval"
 
 PERCENTILES: dict[MetricName, float] = {"latency_p50_ms": 0.50, "latency_p95_ms": 0.95, "latency_p99_ms": 0.99}
 ON_GPU: tuple[MetricName, ...] = ("gpu_util_pct", "vram_usage_mb", "power_draw_w")
@@ -40,16 +42,12 @@ def latencies_ms(blocks: Iterable[Block]) -> np.ndarray:
     return np.concatenate([np.asarray(block.latencies_ns, dtype=np.float64) for block in blocks]) / 1e6
 
 
-def throughput(block: Block, batch_size: int) -> float:
-    """Images per second of one block: images over the wall time of the whole block."""
-    return len(block.latencies_ns) * batch_size / (block.elapsed_ns / 1e9)
-
-
 def summarise(series: Series) -> dict[MetricName, Metric]:
     """Every metric of a measured candidate, in a fixed order; empty for one that was not measured.
 
-    Percentiles are over all calls with exact order-statistic intervals; means, throughput, CPU use and load time are
-    means over blocks with Student intervals; memory is the highest peak of the blocks.
+    Percentiles are over all calls with exact order-statistic intervals; mean latency, CPU use and load time are means
+    over blocks with Student intervals; throughput is all images over the wall time of all blocks; memory is the
+    highest peak of the blocks.
     """
     blocks = usable(series)
     if series.status != "measured" or not blocks:
@@ -57,7 +55,7 @@ def summarise(series: Series) -> dict[MetricName, Metric]:
     found: dict[MetricName, Metric] = {"latency_mean_ms": _mean(float(latencies_ms([b]).mean()) for b in blocks)}
     calls = latencies_ms(blocks)
     found |= {name: _percentile(calls, p) for name, p in PERCENTILES.items()}
-    found["throughput_fps"] = _mean(throughput(b, series.candidate.batch_size) for b in blocks)
+    found["throughput_fps"] = _throughput(blocks, series.candidate.batch_size)
     found["cpu_util_pct"] = _mean(b.cpu_util_pct for b in blocks)
     found["memory_mb"] = _peak([b.memory_mb for b in blocks])
     found["load_ms"] = _mean(b.load_ms for b in blocks)
@@ -82,9 +80,15 @@ def _metric(interval: Interval, n: int, note: str | None = None) -> Metric:
     return Metric(value=value, low=low, high=high, n=n, note=note)
 
 
+def _throughput(blocks: Sequence[Block], batch_size: int) -> Metric:
+    images = [len(block.latencies_ns) * batch_size for block in blocks]
+    rate = rate_of_blocks(images, [block.elapsed_ns / 1e9 for block in blocks])
+    return _metric(rate, len(blocks), ONE_BLOCK if len(blocks) == 1 else None)
+
+
 def _mean(block_values: Iterable[float]) -> Metric:
     values = list(block_values)
-    return _metric(mean_of_blocks(values), len(values), "one block gives no interval" if len(values) == 1 else None)
+    return _metric(mean_of_blocks(values), len(values), ONE_BLOCK if len(values) == 1 else None)
 
 
 def _percentile(calls: np.ndarray, p: float) -> Metric:

@@ -23,8 +23,8 @@ METHOD: tuple[str, ...] = (
     "Candidates are measured in interleaved rounds, one session alive at a time. Every call is kept, nothing clipped.",
     "Percentiles carry exact order-statistic (binomial) 95 % intervals over all calls; where the sample is too small "
     "for a bound there is no percentile. These intervals treat calls as independent.",
-    "Mean latency, throughput, CPU use and load time are means over blocks with Student 95 % intervals: a block is one "
-    "launch, and throughput is images over the wall time of the block.",
+    "Mean latency, CPU use and load time are means over blocks with Student 95 % intervals: a block is one launch. "
+    "Throughput is all images over the wall time of all blocks, with the interval of a ratio over blocks.",
     "CPU use is the processor time of the candidate's process, 100 % = one core. Memory is the highest peak of that "
     "process over all blocks, judged as observed. 1 MB = 2^20 bytes.",
     "A constraint passes when the whole interval keeps the limit, fails when none of it does, and is inconclusive "

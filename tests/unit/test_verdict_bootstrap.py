@@ -48,11 +48,11 @@ def test_throughput_replicates_are_those_of_plain_resampling() -> None:
     quick = throughput_replicates(found, drawn, generator(2))
     plain_generator = generator(3)
 
-    def resampled(launch: Launch) -> float:
+    def resampled_s(launch: Launch) -> float:
         calls = launch.calls_ms
-        return launch.throughput * calls.sum() / plain_generator.choice(calls, len(calls)).sum()
+        return launch.elapsed_s * plain_generator.choice(calls, len(calls)).sum() / calls.sum()
 
-    plain = [np.mean([resampled(found[i]) for i in row]) for row in drawn[:2000]]
+    plain = [sum(found[i].images for i in row) / sum(resampled_s(found[i]) for i in row) for row in drawn[:2000]]
     assert quick.mean() == pytest.approx(np.mean(plain), rel=0.002)
     assert quick.std() == pytest.approx(np.std(plain), rel=0.10)
 
