@@ -68,7 +68,7 @@ class Resize(Spec, frozen=True, kw_only=True):
     mode: Annotated[
         Literal["stretch", "shorter_side", "letterbox"],
         Meta(
-            description="`stretch` ignores the aspect ratio, `shorter_side` crops to the centre, `letterbox` adds a border."
+            description="`stretch` ignores proportions, `shorter_side` crops to the centre, `letterbox` adds a border."
         ),
     ] = "stretch"
     interpolation: Annotated[
