@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import os
 import shutil
@@ -71,6 +72,7 @@ class Worker(worker.JobWorker):
 def _template() -> Path:
     """A migrated database with one user, made once."""
     path = Path(tempfile.mkdtemp(prefix="cvp-slots-")) / "template.db"
+    atexit.register(shutil.rmtree, path.parent)
     connection.migrate(path)
     accounts.add_user("root", "unusable", "admin")
     connection.database.execute_sql("PRAGMA wal_checkpoint(TRUNCATE)")
