@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
@@ -18,7 +19,10 @@ UNREAD = 256
 """Events a slow listener may be behind; beyond that it is told to read the lists again."""
 
 BEAT_S = 15.0
-"""Pause after which a comment is sent, so that a dead connection is noticed, and the credential checked again."""
+"""Pause after which a comment is sent, so that a dead connection is noticed."""
+
+CHECK_S = 0.5
+"""Between two looks at a listener's credential, whether there is news or not."""
 
 RESYNC = b'event: resync\ndata: {"topic":"resync"}\n\n'
 BEAT = b": still here\n\n"
@@ -59,19 +63,19 @@ class Hub:
         """
         with self._line() as line:
             yield RESYNC if missed else BEAT
+            check_s = time.monotonic() + CHECK_S
+            beat_s = time.monotonic() + BEAT_S
             while True:
-                try:
-                    async with asyncio.timeout(BEAT_S):
-                        data = await line.get()
-                except TimeoutError:
-                    try:
-                        await still_welcome()
-                    except errors.AppError:
+                news = await _next(line, check_s)
+                if time.monotonic() >= check_s:
+                    if not await _good(still_welcome):
                         return
-                    data = BEAT
-                if data is None:
+                    check_s = time.monotonic() + CHECK_S
+                if news is None:
                     return
-                yield data
+                if news or time.monotonic() >= beat_s:
+                    yield news or BEAT
+                    beat_s = time.monotonic() + BEAT_S
 
     def close(self) -> None:
         """End every stream."""
@@ -99,6 +103,23 @@ class Hub:
     def _to_all(self, data: bytes) -> None:
         for line in self._lines:
             _put(line, data)
+
+
+async def _next(line: asyncio.Queue[bytes | None], until_s: float) -> bytes | None:
+    """What comes next on a line, None for its end; nothing (empty) if that takes too long."""
+    try:
+        async with asyncio.timeout(max(0.0, until_s - time.monotonic())):
+            return await line.get()
+    except TimeoutError:
+        return b""
+
+
+async def _good(still_welcome: Callable[[], Awaitable[object]]) -> bool:
+    try:
+        await still_welcome()
+    except errors.AppError:
+        return False
+    return True
 
 
 def _put(line: asyncio.Queue[bytes | None], data: bytes | None) -> None:

@@ -14,6 +14,7 @@ from litestar.types import ASGIApp, HTTPReceiveMessage, HTTPScope, Message, Rece
 
 from gateway.access import PATHS
 from gateway.audit import Trail, worth_an_entry
+from gateway.safety import headers_of_every_answer
 from gateway.tally import Tally
 from shared import errors, ids
 
@@ -91,9 +92,7 @@ class Exchange:
             if self._body_pending and not self._body_held_back:
                 await self._take_what_arrived()
             headers = [*message["headers"], (b"x-request-id", self.request_id.encode())]
-            headers.append((b"x-content-type-options", b"nosniff"))
-            if not any(name == b"cache-control" for name, _ in headers):
-                headers.append((b"cache-control", b"no-store"))
+            headers += headers_of_every_answer(headers, encrypted=self._scope["scheme"] == "https")
             if self._body_pending:
                 headers.append((b"connection", b"close"))
             message["headers"] = headers

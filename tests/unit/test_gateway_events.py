@@ -99,7 +99,7 @@ def test_a_slow_listener_is_told_to_read_again_and_does_not_grow() -> None:
 
 
 def test_a_stream_ends_when_its_credential_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "BEAT_S", 0.01)
+    monkeypatch.setattr(events, "CHECK_S", 0.01)
     asked = 0
 
     async def welcome_twice() -> None:
@@ -111,7 +111,37 @@ def test_a_stream_ends_when_its_credential_does(monkeypatch: pytest.MonkeyPatch)
     async def main() -> list[bytes]:
         return [data async for data in Hub().listen(False, welcome_twice)]
 
-    assert asyncio.run(main()) == [events.BEAT] * 3
+    assert asyncio.run(main()) == [events.BEAT]
+    assert asked == 3
+
+
+def test_a_quiet_stream_beats(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "CHECK_S", 0.005)
+    monkeypatch.setattr(events, "BEAT_S", 0.01)
+
+    async def main() -> None:
+        stream = Hub().listen(False, welcome)
+        async with asyncio.timeout(10):
+            assert [await anext(stream) for _ in range(4)] == [events.BEAT] * 4
+
+    asyncio.run(main())
+
+
+def test_a_busy_stream_ends_when_its_credential_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "CHECK_S", 0.01)
+
+    async def not_welcome() -> None:
+        raise errors.Unauthorized("revoked")
+
+    async def main() -> None:
+        hub, feed = Hub(), Feed()
+        relay = asyncio.create_task(hub.relay(feed))
+        async with asyncio.timeout(10):
+            async for _ in hub.listen(False, not_welcome):
+                feed.put(event(1))  # every event is followed by the next: the line is never empty
+        relay.cancel()
+
+    asyncio.run(main())
 
 
 def test_listeners_are_bounded(monkeypatch: pytest.MonkeyPatch, gateway: Gateway) -> None:
