@@ -15,6 +15,10 @@ from shared.specs import ConvertSpec, ModelDescription
 from shared.worker import Commit, JobWorker
 
 MB = 1024 * 1024
+BASE_S = 60
+SECONDS_PER_MB = 0.5
+"""A gigabyte takes some 15 s here; a small file that takes a minute is up to no good, and others wait behind it."""
+
 BASE_MEMORY_MB = 4096
 MEMORY_PER_MB = 6
 """A model is held several times over: file bytes, parsed graph, checked copy, engine weights and their packed form."""
@@ -42,10 +46,10 @@ class Convert:
             "input_shape": spec.input_shape,
         }
         order = msgspec.convert(facts | {"path": str(self._store.path(row.file_sha256))}, DescribeOrder)
-        memory_mb = BASE_MEMORY_MB + MEMORY_PER_MB * (row.file_size // MB)
-        return order, child.Limits(
-            wall_s=job.max_runtime_s, memory_mb=memory_mb, cpu_s=int(job.max_runtime_s), file_mb=1
-        )
+        size_mb = row.file_size // MB
+        seconds = min(job.max_runtime_s, BASE_S + SECONDS_PER_MB * size_mb)
+        memory_mb = BASE_MEMORY_MB + MEMORY_PER_MB * size_mb
+        return order, child.Limits(wall_s=seconds, memory_mb=memory_mb, cpu_s=int(seconds), file_mb=1)
 
     def finish(self, job: jobs.Claimed, result: ModelDescription) -> Commit:
         """The model becomes ready; an ONNX upload is its own ONNX."""

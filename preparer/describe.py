@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,10 +16,14 @@ from shared import errors
 from shared.engines import engine_class
 from shared.engines.base import Engine
 from shared.engines.timing import synthetic_feeds
-from shared.specs import ModelDescription, Preprocessing, Resize, TensorInfo
+from shared.specs import MAX_SIDE, ModelDescription, Preprocessing, TensorInfo
+from shared.vision import preprocess
 
 STANDARD_DOMAINS = {"", "ai.onnx", "ai.onnx.ml"}
 BATCH = "batch"
+MAX_AXES = 8
+MAX_VALUES = 2**28
+"""In one input: a request of 1 GiB as float32, more than any call takes."""
 
 
 def describe(order: DescribeOrder) -> ModelDescription:
@@ -116,6 +121,8 @@ def _tensor(value: ValueInfoProto) -> TensorInfo:
         raise errors.BadModel(
             f"Input {value.name!r} is a scalar; a model takes batches, so its first axis is the batch."
         )
+    if len(shape) > MAX_AXES:
+        raise errors.BadModel(f"Input {value.name!r} has {len(shape):,} axes; at most {MAX_AXES} can be served.")
     return TensorInfo(name=value.name, dtype=dtype, shape=shape)
 
 
@@ -139,11 +146,15 @@ def _contract(
         derived = _derive(inputs, ends_in_softmax)
         if derived is not None:
             notes.append(
-                "No preprocessing was given: images are stretched to the input's size, values divided by 255, colour "
-                f"order {derived.color}. Upload with `preprocessing` if the model was trained otherwise."
+                "No preprocessing was given: images are stretched to the input's size, values "
+                f"{'kept as they are' if derived.scale == 1 else 'divided by 255'}, colour order {derived.color}. "
+                "Upload with `preprocessing` if the model was trained otherwise."
             )
         return derived, notes
-    _fits(order.preprocessing, inputs)
+    try:
+        preprocess.check_contract(order.preprocessing, inputs)
+    except errors.AppError as error:
+        raise errors.BadModel(error.message) from error
     if ends_in_softmax and order.preprocessing.scores == "logits" and order.task_type == "classification":
         notes.append(
             "The model ends in Softmax, but its contract says `logits`: confidences come out flattened. "
@@ -160,6 +171,8 @@ def _derive(inputs: list[TensorInfo], ends_in_softmax: bool) -> Preprocessing | 
     channels, height, width = rest if layout == "NCHW" else (rest[2], rest[0], rest[1])
     if layout is None or not isinstance(height, int) or not isinstance(width, int):
         return None
+    if max(height, width) > MAX_SIDE:
+        return None
     return msgspec.convert(
         {
             "resize": {"height": height, "width": width},
@@ -173,39 +186,16 @@ def _derive(inputs: list[TensorInfo], ends_in_softmax: bool) -> Preprocessing | 
     )
 
 
-def _fits(contract: Preprocessing, inputs: list[TensorInfo]) -> None:
-    if len(inputs) != 1 or len(inputs[0].shape) != 4:
-        raise errors.BadModel(
-            "Preprocessing describes one image input of four axes; this model takes "
-            f"{', '.join(f'{info.name}{info.shape}' for info in inputs)}. Upload it without preprocessing."
-        )
-    info = inputs[0]
-    made = _image_shape(contract)
-    if contract.dtype != info.dtype:
-        raise errors.BadModel(f"Preprocessing makes {contract.dtype}, but input {info.name!r} takes {info.dtype}.")
-    for got, declared in zip(made, info.shape[1:], strict=True):
-        if isinstance(declared, int) and got != declared:
-            raise errors.BadModel(
-                f"Preprocessing makes {['batch', *made]}, but input {info.name!r} takes {info.shape}. "
-                "Correct `resize`, `color` or `layout`."
-            )
-
-
-def _image_shape(contract: Preprocessing) -> list[int]:
-    size: Resize = contract.resize
-    if contract.layout == "NCHW":
-        return [contract.channels, size.height, size.width]
-    return [size.height, size.width, contract.channels]
-
-
 def _sized(info: TensorInfo, contract: Preprocessing | None) -> TensorInfo:
     """The input with every axis but the batch settled, by the contract where the graph leaves it open."""
-    shape = [info.shape[0], *(_image_shape(contract) if contract else info.shape[1:])]
+    shape = [info.shape[0], *(preprocess.shape(contract) if contract else info.shape[1:])]
     if free := [axis for axis in shape[1:] if isinstance(axis, str)]:
         raise errors.BadModel(
             f"Input {info.name!r} leaves the axes {', '.join(map(str, free))} open. Upload it with preprocessing "
             "(its `resize` settles them) or with input_shape, or export it with fixed sizes."
         )
+    if (values := math.prod(size for size in shape if isinstance(size, int))) > MAX_VALUES:
+        raise errors.BadModel(f"Input {info.name!r} takes {values:,} values; at most {MAX_VALUES:,} can be served.")
     return msgspec.structs.replace(info, shape=shape)
 
 

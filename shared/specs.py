@@ -34,7 +34,8 @@ MetricName = Literal[
     "artifact_mb",
 ]
 
-Side = Annotated[int, Meta(ge=1, le=8192)]
+MAX_SIDE = 8192
+Side = Annotated[int, Meta(ge=1, le=MAX_SIDE)]
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

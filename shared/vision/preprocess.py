@@ -34,6 +34,9 @@ def check_contract(contract: Preprocessing, inputs: Sequence[TensorInfo]) -> Non
             )
     if 0.0 in contract.std:
         raise errors.InvalidInput("preprocessing.std must not be 0: pixels are divided by it.")
+    brightest = (255.0 * contract.scale - np.asarray(contract.mean)) / np.asarray(contract.std)
+    if not np.isfinite(brightest.astype(np.float32)).all():
+        raise errors.InvalidInput("preprocessing.scale, mean and std make numbers that no tensor can hold.")
     resize = contract.resize
     if resize.scale_to is not None and resize.scale_to < max(resize.height, resize.width):
         raise errors.InvalidInput(
@@ -52,7 +55,8 @@ def _check_fits(contract: Preprocessing, info: TensorInfo) -> None:
     if not fits or info.dtype != contract.dtype:
         raise errors.BadModel(
             f"The preprocessing makes {contract.dtype} {['batch', *made]}, "
-            f"the model's input {info.name!r} is {info.dtype} {info.shape}."
+            f"the model's input {info.name!r} is {info.dtype} {info.shape}. "
+            "Correct `resize`, `color`, `layout` or `dtype`."
         )
 
 

@@ -180,7 +180,10 @@ def test_what_cannot_be_served_is_refused_with_a_reason(look, made, sentence):
     [
         (Preprocessing(resize=Resize(height=9, width=8)), "Correct `resize`"),
         (Preprocessing(resize=Resize(height=8, width=8), color="L"), "Correct `resize`"),
-        (Preprocessing(resize=Resize(height=8, width=8), dtype="uint8"), "makes uint8"),
+        (Preprocessing(resize=Resize(height=8, width=8), dtype="uint8"), "preprocessing makes uint8"),
+        (Preprocessing(resize=Resize(height=8, width=8), std=(0.0,)), "std must not be 0"),
+        (Preprocessing(resize=Resize(height=8, width=8), mean=(0.0, 0.0)), "mean needs 1 or 3"),
+        (Preprocessing(resize=Resize(height=8, width=8), scale=1e308), "no tensor can hold"),
     ],
 )
 def test_a_contract_that_does_not_fit_is_refused(look, contract, sentence):
