@@ -63,6 +63,7 @@ def run(order: MeasureOrder, progress: child.Report, launch: Launch = launch) ->
         cores=config.cores(),
         unavailable=engines.unavailable,
     )
+    size_bytes = artifact.stat().st_size
     before = read()
     runs = _measure(order, planned, progress, launch)
     return MeasurementSet(
@@ -72,7 +73,7 @@ def run(order: MeasureOrder, progress: child.Report, launch: Launch = launch) ->
         config=order.config,
         system=system_info(),
         conditions=[*([SHARED] if order.config.isolation == "shared" else []), *disturbances(before, read())],
-        series=[each.series(artifact.stat().st_size) for each in runs],
+        series=[each.series(size_bytes) for each in runs],
     )
 
 

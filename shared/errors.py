@@ -123,9 +123,9 @@ class Unavailable(AppError):
 
 
 class EngineFailed(AppError):
-    """An engine raised during inference of valid input."""
+    """An engine could not run the model on this input, though the input is of the right form."""
 
-    code, status, title = "engine_failed", 500, "The engine failed"
+    code, status, title = "engine_failed", 422, "The engine failed on this input"
 
 
 class DeadlineExceeded(AppError):

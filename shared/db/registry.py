@@ -9,7 +9,7 @@ import msgspec
 import peewee
 
 from shared import clock, errors, ids
-from shared.db import connection, pages
+from shared.db import connection, jobs, pages
 from shared.db.tables import Artifact, Deployment, Job, Model, Revision
 from shared.specs import EngineName, ModelDescription, Precision, Preprocessing, Stored, Task, TensorInfo
 
@@ -172,13 +172,11 @@ def delete_model(model_id: str) -> list[str]:
         errors.Conflict: It is being benchmarked, or about to be.
     """
     row = model(model_id)
-    measured_by = (
-        Job.select(Job.id)
-        .where(Job.status.in_(("queued", "running")) & (Job.kind == "benchmark"))
-        .where(peewee.fn.json_extract(Job.spec, "$.model_id") == model_id)
-    )
-    if job := measured_by.first():
-        raise errors.Conflict(f"Job {job.id} benchmarks this model; cancel it, or wait until it is done.")
+    about_it = peewee.fn.json_extract(Job.spec, "$.model_id") == model_id
+    for job in list(Job.select(Job.id, Job.kind).where(Job.status.in_(jobs.OPEN) & about_it)):
+        if job.kind == "benchmark":
+            raise errors.Conflict(f"Job {job.id} benchmarks this model; cancel it, or wait until it is done.")
+        jobs.request_cancel(job.id)  # its check: nobody waits for that any more
     Model.update(deleted_at_ms=clock.now_ms()).where(Model.id == model_id).execute()
     Deployment.update(status="retired").where(Deployment.model_id == model_id).execute()
     bump("models")

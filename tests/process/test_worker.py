@@ -105,9 +105,15 @@ def test_a_model_becomes_ready(model_id: str, start: Start):
     assert registry.revisions()["models"] == 1
 
 
-def test_a_vanished_model_fails_its_job_with_a_reason(model_id: str, start: Start):
+def test_the_check_of_a_deleted_model_is_taken_back(model_id: str):
     with connection.write():
         registry.delete_model(model_id)
+    assert job("job_convert").status == "cancelled"
+
+
+def test_a_vanished_model_fails_its_job_with_a_reason(model_id: str, start: Start):
+    with connection.write():
+        tables.Model.update(deleted_at_ms=clock.now_ms()).where(tables.Model.id == model_id).execute()
     start("preparer")
     wait_for(lambda: job("job_convert").status == "failed", 30, "the failure")
     assert "no model" in str(job("job_convert").error)

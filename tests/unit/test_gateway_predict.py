@@ -226,7 +226,7 @@ def test_the_bytes_under_way_are_bounded(gateway: Gateway, model_id: str, monkey
         (errors.BadTensor("shape"), 422, None),
         (errors.BadImage("broken"), 422, None),
         (errors.PoisonRequest("killed"), 422, None),
-        (errors.EngineFailed("raised"), 500, None),
+        (errors.EngineFailed("raised"), 422, None),
     ],
 )
 def test_failures_from_behind(
