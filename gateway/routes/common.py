@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Annotated, Any, TypeAlias, TypeVar
 
@@ -70,7 +71,7 @@ async def known_parameters_only(request: Http) -> None:
     """Stands before every call: a parameter that is misspelt must not pass for one that was left out.
 
     Raises:
-        errors.InvalidInput: The query has names that the call does not take.
+        errors.InvalidInput: The query has names that the call does not take, or one of them twice.
     """
     if not request.scope["query_string"]:
         return
@@ -84,6 +85,12 @@ async def known_parameters_only(request: Http) -> None:
         {"field": name[:80], "message": wording.unknown("parameter", known)}
         for name in request.query_params
         if name not in known
+    ]
+    given = Counter(name for name, _ in request.query_params.multi_items())
+    found += [
+        {"field": name, "message": f"given {count} times; give it once"}
+        for name, count in given.items()
+        if count > 1 and name in known
     ]
     if found:
         raise errors.InvalidInput(MISFIT, errors=found)

@@ -128,6 +128,12 @@ def test_parameters_nobody_knows_are_refused(gateway: Gateway) -> None:
     assert gateway.get("/health?", None).status_code == 200
 
 
+def test_a_parameter_given_twice_is_refused_instead_of_one_of_them_winning(gateway: Gateway) -> None:
+    refused = gateway.get("/models?name=a&limit=2&name=b&name=a")
+    assert messages(refused) == {"name": "given 3 times; give it once"}
+    assert messages(gateway.get("/audit?user=a&user=", "admin")) == {"user": "given 2 times; give it once"}
+
+
 def test_headers_forms_and_options_say_the_same(gateway: Gateway) -> None:
     long_key = gateway.post("/benchmark", headers={"Idempotency-Key": "a" * 201}, json={"model_id": "m"})
     assert messages(long_key) == {"Idempotency-Key": "must be text of 1 to 200 characters"}
