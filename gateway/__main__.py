@@ -12,6 +12,7 @@ import uvloop
 
 from gateway.app import create_app
 from gateway.context import Context
+from gateway.protocol import BoundedHttp
 from shared import config, process
 from shared.db import connection
 from shared.wire.client import BrokerClient
@@ -72,7 +73,7 @@ def _uvicorn(settings: config.Settings, context: Context) -> uvicorn.Config:
         create_app(context),
         host=settings.host,
         port=settings.port,
-        http="httptools",
+        http=BoundedHttp,
         ws="none",
         lifespan="on",
         log_config=None,

@@ -1,0 +1,152 @@
+"""HTTP/1.1 as uvicorn speaks it, with an end to everything a client may send before it has signed in."""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+
+import msgspec
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from gateway.errors import PROBLEM_JSON, Problem
+from shared import ids
+
+HEADER_BYTES = 64 * 1024
+HEADER_FIELDS = 100
+
+HEADER_S = 10.0
+"""From the connection, or from the first byte of a later request on it, to the blank line after the header."""
+
+LINGER_S = 1.0
+"""How long what a refused client still sends is dropped: closing at once would reset the connection, answer and all."""
+
+REASONS: dict[HTTPStatus, tuple[str, str]] = {
+    HTTPStatus.BAD_REQUEST: ("bad_request", "This is not valid HTTP/1.1."),
+    HTTPStatus.REQUEST_TIMEOUT: ("header_too_slow", f"The header of a request must be here within {HEADER_S:.0f} s."),
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: (
+        "header_too_large",
+        f"The header of a request has at most {HEADER_FIELDS} fields and {HEADER_BYTES // 1024} KiB.",
+    ),
+    HTTPStatus.SERVICE_UNAVAILABLE: ("unavailable", "Too many connections are open; try again shortly."),
+}
+
+
+class HeaderTooLarge(Exception):
+    """The header of a request is over its bounds; ends the parsing."""
+
+
+class BoundedHttp(HttpToolsProtocol):
+    """One connection whose headers are bounded in bytes, fields and time."""
+
+    _deadline: asyncio.TimerHandle | None = None
+    _unheard = 0
+    """Bytes received since a header or a part of a body was complete: what the parser may be holding on to."""
+    _in_header = True
+    _refused = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
+        """Take the connection, unless too many are open."""
+        super().connection_made(transport)
+        if self.limit_concurrency is not None and len(self.connections) > self.limit_concurrency:
+            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, linger=False)
+        else:
+            self._deadline = self.loop.call_later(HEADER_S, self._late)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self._in_time()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came, and see that a header comes to an end."""
+        if self._refused:
+            return
+        self._unheard += len(data)
+        super().data_received(data)
+        if self._unheard > HEADER_BYTES:
+            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        elif self._deadline is None and (self._in_header or not self._busy()):
+            self._deadline = self.loop.call_later(HEADER_S, self._late)
+
+    def on_message_begin(self) -> None:
+        """A header begins."""
+        self._in_header = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """A header is complete.
+
+        Raises:
+            HeaderTooLarge: It came at once, so it was not noticed before.
+        """
+        if len(self.headers) > HEADER_FIELDS or (self._unheard > HEADER_BYTES and self._header_bytes() > HEADER_BYTES):
+            self._unheard = HEADER_BYTES + 1
+            raise HeaderTooLarge
+        self._in_header, self._unheard = False, 0
+        self._in_time()
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A part of a body; what follows the last one, the trailer, is bounded like a header."""
+        self._unheard = 0
+        super().on_body(body)
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what cannot be parsed; uvicorn calls this."""
+        too_large = self._unheard > HEADER_BYTES
+        self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE if too_large else HTTPStatus.BAD_REQUEST)
+
+    def _busy(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _header_bytes(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+
+    def _late(self) -> None:
+        """The time for a header is over; behind a request that is still being answered it begins anew."""
+        if self._busy():
+            self._deadline = self.loop.call_later(HEADER_S, self._late)
+        elif self._unheard or (self._in_header and self.cycle is not None):
+            self._refuse(HTTPStatus.REQUEST_TIMEOUT)
+        else:
+            self.transport.close()
+
+    def _in_time(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _refuse(self, status: HTTPStatus, *, linger: bool = True) -> None:
+        """Answer, unless another answer is under way, and close the connection."""
+        if self._refused or self.transport.is_closing():
+            return
+        self._refused = True
+        self._in_time()
+        busy = self._busy()
+        if not (busy and (self.cycle.response_started or self.pipeline)):
+            self.transport.write(_answer(status))
+        if busy:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if linger and not busy and self.transport.can_write_eof():
+            self.transport.write_eof()
+            self.loop.call_later(LINGER_S, self.transport.close)
+        else:
+            self.transport.close()
+
+
+def _answer(status: HTTPStatus) -> bytes:
+    code, detail = REASONS[status]
+    request_id = ids.request_id(None)
+    problem = Problem(
+        type=f"urn:cv-platform:problem:{code}",
+        title=status.phrase,
+        status=status,
+        detail=detail,
+        code=code,
+        request_id=request_id,
+    )
+    body = msgspec.json.encode(problem)
+    head = f"content-type: {PROBLEM_JSON}\r\ncontent-length: {len(body)}\r\nx-request-id: {request_id}\r\n"
+    retry = "retry-after: 1\r\n" if status == HTTPStatus.SERVICE_UNAVAILABLE else ""
+    return STATUS_LINE[status] + f"{head}{retry}connection: close\r\n\r\n".encode() + body

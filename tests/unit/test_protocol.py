@@ -1,0 +1,229 @@
+"""What a client may send before it has signed in has an end: headers in bytes, fields and time, and connections."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from uvicorn.server import ServerState
+
+from gateway import __main__ as service
+from gateway import protocol
+from gateway.protocol import HEADER_BYTES, HEADER_FIELDS, BoundedHttp
+from tests.unit.gateway_kit import context_at
+
+Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[Any]]
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n"
+POST = b"POST / HTTP/1.1\r\nHost: x\r\n"
+
+
+class Echo:
+    """Answers with the size of the body; remembers how its requests ended."""
+
+    def __init__(self) -> None:
+        self.ends: list[str] = []
+        self.go_on = asyncio.Event()
+        self.go_on.set()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        size, more = 0, True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                self.ends.append("gone")
+                return
+            size, more = size + len(message["body"]), message["more_body"]
+        await self.go_on.wait()
+        body = str(size).encode()
+        headers = [(b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+        self.ends.append("answered")
+
+
+def converse(talk: Callable[[Echo, Callable[[], Awaitable[Any]]], Awaitable[Any]], **options: Any) -> Any:
+    """Run `talk` with the application and a way to open connections to it."""
+
+    async def main() -> Any:
+        app = Echo()
+        config = uvicorn.Config(app, http=BoundedHttp, ws="none", lifespan="off", log_config=None, **options)
+        config.load()
+        state = ServerState()
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: BoundedHttp(config, state, {}), "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        opened: list[asyncio.StreamWriter] = []
+
+        async def connect() -> Any:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            opened.append(writer)
+            return reader, writer
+
+        try:
+            async with asyncio.timeout(10):
+                return await talk(app, connect)
+        finally:
+            for writer in opened:
+                writer.close()
+            server.close()
+            async with asyncio.timeout(5):
+                while state.connections or state.tasks:
+                    await asyncio.sleep(0.01)
+
+    return asyncio.run(main())
+
+
+def answers(*parts: bytes) -> bytes:
+    """Everything the server answers to `parts`, up to its closing."""
+
+    async def talk(_: Echo, connect: Any) -> bytes:
+        reader, writer = await connect()
+        for part in parts:
+            writer.write(part)
+            await writer.drain()
+        return bytes(await reader.read())
+
+    return bytes(converse(talk))
+
+
+def refused(answer: bytes, status: int, code: str) -> None:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    assert b"connection: close" in head and b"content-type: application/problem+json" in head
+    problem = json.loads(body)
+    assert (problem["status"], problem["code"]) == (status, code)
+    assert problem["request_id"].encode() in head and problem["detail"]
+
+
+@pytest.mark.parametrize(
+    "flood",
+    [
+        b"X-A: " + b"a" * 100 + b"\r\n",
+        b"X" * 1000,
+        b"a:\r\n",
+        b"\r\n",
+    ],
+    ids=["fields", "a name without end", "tiny fields", "empty lines"],
+)
+def test_a_header_without_end_is_refused_soon(flood: bytes) -> None:
+    start = b"" if flood == b"\r\n" else GET
+    refused(answers(start + flood * (2 * HEADER_BYTES // len(flood))), 431, "header_too_large")
+
+
+def test_a_url_without_end_is_refused() -> None:
+    refused(answers(b"GET /", b"a" * (HEADER_BYTES + 1)), 431, "header_too_large")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [b"X-A: b\r\n" * HEADER_FIELDS, b"X-A: " + b"a" * HEADER_BYTES + b"\r\n", b"Cookie: " + b"c" * 200_000 + b"\r\n"],
+    ids=["fields", "one byte over", "in one piece"],
+)
+def test_a_complete_header_over_the_bounds_is_refused(header: bytes) -> None:
+    refused(answers(GET + header + b"\r\n"), 431, "header_too_large")
+
+
+def test_a_header_at_the_bounds_is_served() -> None:
+    rest = b"X-A: b\r\n" * (HEADER_FIELDS - 2) + b"Connection: close\r\n\r\n"
+    assert answers(GET + rest).startswith(b"HTTP/1.1 200 ")
+    large = b"X-A: " + b"a" * (HEADER_BYTES - 200) + b"\r\nConnection: close\r\n\r\n"
+    assert answers(GET, large).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_large_body_is_no_header() -> None:
+    size = 5 * HEADER_BYTES
+    head = POST + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % size
+    assert answers(head + b"a" * size).endswith(str(size).encode())
+
+
+def test_a_trailer_without_end_ends_the_request() -> None:
+    async def talk(app: Echo, connect: Any) -> list[str]:
+        _, writer = await connect()
+        writer.write(POST + b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n")
+        with contextlib.suppress(ConnectionError):
+            while not app.ends:
+                writer.write(b"X-A: " + b"a" * HEADER_BYTES)
+                await writer.drain()
+        while not app.ends:
+            await asyncio.sleep(0.01)
+        return app.ends
+
+    assert converse(talk) == ["gone"]
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HT", GET], ids=["nothing", "a line", "no blank line"])
+def test_a_header_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
+    monkeypatch.setattr(protocol, "HEADER_S", 0.05)
+    answer = answers(sent)
+    if sent:
+        refused(answer, 408, "header_too_slow")
+    else:
+        assert answer == b""
+
+
+@pytest.mark.parametrize("sent", [b"GET / HT", b"\r\n"], ids=["a line", "an empty line"])
+def test_a_later_header_has_a_deadline_too(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
+    async def talk(_: Echo, connect: Any) -> bytes:
+        reader, writer = await connect()
+        writer.write(GET + b"\r\n")
+        await reader.readuntil(b"\r\n\r\n0")
+        monkeypatch.setattr(protocol, "HEADER_S", 0.05)
+        writer.write(sent)
+        return bytes(await reader.read())
+
+    refused(converse(talk), 408, "header_too_slow")
+
+
+def test_an_answer_that_takes_long_is_not_cut_by_a_slow_header_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "HEADER_S", 0.02)
+
+    async def talk(app: Echo, connect: Any) -> bytes:
+        app.go_on.clear()
+        reader, writer = await connect()
+        writer.write(GET + b"\r\n" + b"GET / HT")
+        asyncio.get_running_loop().call_later(0.1, app.go_on.set)
+        return bytes(await reader.read())
+
+    first, _, second = converse(talk).partition(b"\r\n\r\n0")
+    assert first.startswith(b"HTTP/1.1 200 ")
+    refused(second, 408, "header_too_slow")
+
+
+def test_broken_chunking_is_answered_and_the_application_told() -> None:
+    async def talk(app: Echo, connect: Any) -> tuple[bytes, list[str]]:
+        reader, writer = await connect()
+        writer.write(POST + b"Transfer-Encoding: chunked\r\n\r\n")
+        await asyncio.sleep(0)
+        writer.write(b"ZZ\r\nab\r\n")
+        answer = await reader.read()
+        while not app.ends:
+            await asyncio.sleep(0.01)
+        return bytes(answer), app.ends
+
+    answer, ends = converse(talk)
+    refused(answer, 400, "bad_request")
+    assert ends == ["gone"]
+
+
+def test_connections_are_bounded() -> None:
+    async def talk(_: Echo, connect: Any) -> bytes:
+        await connect()
+        await connect()
+        reader, _ = await connect()
+        return bytes(await reader.read())
+
+    refused(converse(talk, limit_concurrency=2), 503, "unavailable")
+
+
+def test_the_gateway_speaks_it(tmp_path: Path) -> None:
+    context = context_at(tmp_path)
+    config = service._uvicorn(context.settings, context)
+    config.load()
+    assert config.http_protocol_class is BoundedHttp
+    assert config.limit_concurrency == service.CONNECTIONS
