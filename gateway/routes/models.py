@@ -52,6 +52,8 @@ async def upload(request: Http, context: Injected, idempotency_key: IdempotencyK
     if key is not None:
         await context.store.write(_reserve, key)
     try:
+        if key is None:  # with a key it may be an upload accepted before, and repeated
+            await context.store.read(_check_room, context.settings.max_queued_jobs)
         with context.models.stage() as staging:
             body = bodies.chunks(request.receive, limit)
             form = await uploads.receive_model(request.headers.get("content-type", ""), body, staging)
@@ -114,6 +116,11 @@ async def deployment(model_id: FromPath[str], context: Injected) -> schemas.Depl
     """What serves the model now."""
     serves = await context.store.read(_serves, model_id)
     return schemas.Deployment(model_id=model_id, status="active", **msgspec.structs.asdict(serves))
+
+
+def _check_room(limit: int) -> None:
+    with connection.read():
+        jobs.check_room(limit)
 
 
 def _reserve(key: idempotency.Key) -> None:

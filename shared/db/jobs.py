@@ -160,6 +160,18 @@ def _before(head: Ticket, heads: list[Ticket], running: list[Ticket]) -> Ticket 
     return next(iter([*rivals, *(job for job in running if job.lane == head.lane)]), None)
 
 
+def check_room(limit: int) -> None:
+    """Refuse one job too many; binding inside a `write()`, and a forecast outside.
+
+    Raises:
+        errors.QueueFull: `limit` jobs are waiting already.
+    """
+    if Job.select().where(Job.status == "queued").count() >= limit:
+        raise errors.QueueFull(
+            f"{limit} jobs are waiting already (MAX_QUEUED_JOBS); try again when some are done.", retry_after_s=30
+        )
+
+
 def insert(
     kind: JobKind,
     spec: msgspec.Struct,
@@ -176,10 +188,8 @@ def insert(
     Raises:
         errors.QueueFull: `limit` jobs are waiting already.
     """
-    if limit is not None and Job.select().where(Job.status == "queued").count() >= limit:
-        raise errors.QueueFull(
-            f"{limit} jobs are waiting already (MAX_QUEUED_JOBS); try again when some are done.", retry_after_s=30
-        )
+    if limit is not None:
+        check_room(limit)
     now = clock.now_ms()
     job_id = job_id or ids.new_id("job")
     Job.insert(

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
 from gateway import exchange, uploads
@@ -383,3 +384,14 @@ def test_deleting(gateway: Gateway) -> None:
     ]
     for call in calls:
         problem(call(), 404, "not_found")
+
+
+def test_a_full_queue_refuses_before_the_file_travels(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    context, key = context_at(gateway.folder), gateway.keys["engineer"]
+    monkeypatch.setattr(context, "settings", msgspec.structs.replace(context.settings, max_queued_jobs=0))
+    headers = {"content-type": "multipart/form-data; boundary=x", "content-length": "100500"}
+    talk = Conversation("POST", "/api/v1/models", key, headers)
+    upload_until(talk, 10)
+    talk.leave()
+    converse(context, talk)
+    assert (talk.status, json.loads(talk.body)["code"]) == (429, "queue_full")
