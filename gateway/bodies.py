@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+MISFITS = 20
+"""Wrong fields that a refusal lists; it must not be many times the size of the request."""
+
+SHOWN = 100
+"""Characters of a field's name that a refusal repeats."""
+
 REQUIRED = "required"
 """What is said about a field that is not there."""
 
@@ -133,10 +139,13 @@ def _refusal(body: bytes, type_: type[T], first: msgspec.ValidationError) -> err
 
 def _misfits(given: Mapping[str, Any], type_: type[Any], check: Callable[[Any, Any], Any]) -> list[dict[str, str]]:
     known = {field.encode_name: field for field in msgspec.structs.fields(type_)}
-    found = []
-    for name, value in given.items():
+    found: list[dict[str, str]] = []
+    for place, (name, value) in enumerate(given.items()):
+        if len(found) == MISFITS:
+            found.append({"field": "body", "message": f"and {len(given) - place} more, not looked at"})
+            break
         if name not in known:
-            found.append({"field": name, "message": wording.unknown("field", known)})
+            found.append({"field": name[:SHOWN], "message": wording.unknown("field", known)})
             continue
         try:
             check(value, known[name].type)
@@ -149,7 +158,7 @@ def _misfits(given: Mapping[str, Any], type_: type[Any], check: Callable[[Any, A
 def misfit(name: str, type_: Any, error: msgspec.ValidationError) -> dict[str, str]:
     """What is wrong with a field, or with something inside it."""
     path, message = wording.explained(type_, str(error))
-    return {"field": (name + path).lstrip(".") or "body", "message": message}
+    return {"field": (name + path).lstrip(".")[:SHOWN] or "body", "message": message}
 
 
 class StrictJson(AbstractDTO[Any]):

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 from litestar import Request, Response
-from litestar.exceptions import HTTPException, ValidationException
+from litestar.exceptions import HTTPException, InternalServerException, ValidationException
 
 from gateway import wording
 from gateway.answers import Answer
@@ -60,7 +60,7 @@ class MethodNotAllowed(errors.AppError):
 def answer(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     """The answer to a request that ended in `error`."""
     request_id = request.scope["state"].get("request_id", "")
-    if isinstance(error, ClientGone):
+    if isinstance(error, ClientGone) or _left_early(request, error):
         return Response(b"", status_code=CLIENT_CLOSED)
     known = _misfit(error, request) if isinstance(error, ValidationException) else as_app_error(error)
     if known is None:
@@ -81,6 +81,11 @@ def answer(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]
         media_type=PROBLEM_JSON,
         headers=_headers(known, error),
     )
+
+
+def _left_early(request: Request[Any, Any, Any], error: Exception) -> bool:
+    """Litestar, reading a body, takes a client that leaves in the middle of it for a failure of the server."""
+    return isinstance(error, InternalServerException) and "left_early" in request.scope["state"]
 
 
 def as_app_error(error: Exception) -> errors.AppError | None:

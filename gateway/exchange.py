@@ -81,6 +81,8 @@ class Exchange:
 
     async def _take(self) -> HTTPReceiveMessage:
         message = cast(HTTPReceiveMessage, await self._receive())
+        if self._body_pending and message["type"] == "http.disconnect":
+            self._scope["state"]["left_early"] = True
         self._body_pending = message["type"] == "http.request" and message["more_body"]
         return message
 

@@ -151,5 +151,13 @@ def _reachable() -> Iterator[None]:
         yield
     except peewee.OperationalError as error:
         raise errors.Unavailable(
-            f"The database cannot be used right now ({error}); try again shortly.", retry_after_s=2
+            f"The database cannot be used right now ({_first(error)}); try again shortly.", retry_after_s=2
         ) from error
+
+
+def _first(error: BaseException) -> BaseException:
+    """What failed first: on a full disk SQLite rolls back by itself, and the rollback after it fails as well."""
+    first, cause = error, error.__cause__ or error.__context__
+    while isinstance(cause, (peewee.OperationalError, getattr(peewee, "sqlite3").OperationalError)):  # noqa: B009
+        first, cause = cause, cause.__cause__ or cause.__context__
+    return first
