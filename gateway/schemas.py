@@ -23,11 +23,31 @@ from shared.specs import (
 )
 
 Role = Literal["admin", "engineer", "viewer"]
-Name = Annotated[str, Meta(min_length=1, max_length=200)]
+
+_UNSEEN = r"\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069"
+"""Characters that nobody sees and that change how the text around them is shown: controls, and changes of direction."""
+
+Name = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=200,
+        pattern=rf"^[^\x00-\x1f{_UNSEEN}]*$(?!\n)",  # in Python `$` alone lets a last newline pass, and JSON has no \Z
+        extra={"rule": "text of 1 to 200 characters, on one line and without control characters"},
+    ),
+]
+Text = Annotated[
+    str,
+    Meta(
+        max_length=10_000,
+        pattern=rf"^[^\x00-\x08\x0b\x0c\x0e-\x1f{_UNSEEN}]*$",
+        extra={"rule": "text of at most 10000 characters, without control characters but tabs and new lines"},
+    ),
+]
 Username = Annotated[
     str,
     Meta(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$(?!\n)",
         description="1 to 64 letters, digits or `._@-`, the first a letter or digit.",
     ),
 ]
@@ -138,7 +158,7 @@ class ModelForm(Spec, frozen=True, kw_only=True):
 
     name: Annotated[Name, Meta(description="What people call it; need not be unique.")]
     task_type: Annotated[Task, Meta(description="What the model answers.")]
-    description: Annotated[str, Meta(max_length=10_000, description="Anything worth knowing.")] = ""
+    description: Annotated[Text, Meta(description="Anything worth knowing.")] = ""
     framework: Annotated[Literal["onnx"], Meta(description="What the file was made for.")] = "onnx"
     input_shape: Annotated[
         Shape | None,

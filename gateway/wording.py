@@ -85,9 +85,11 @@ def described(wanted: inspect.Type) -> str:
 
 
 def _told(wanted: inspect.Metadata) -> str:
-    """The description of a type whose rule is a pattern, which is nothing to show."""
+    """The rule in words, or the description, of a type whose rule is a pattern, which is nothing to show."""
     if not (isinstance(wanted.type, inspect.StrType) and wanted.type.pattern):
         return ""
+    if rule := (wanted.extra or {}).get("rule"):
+        return str(rule)
     told = str((wanted.extra_json_schema or {}).get("description", "")).replace("`", "").rstrip(".")
     return told[:1].lower() + told[1:]
 

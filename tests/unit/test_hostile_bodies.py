@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from gateway import bodies
-from gateway.schemas import NewKey
+from gateway.schemas import ModelForm, NewKey, NewUser
 from shared import errors
 from shared.db import connection
 from tests.unit.gateway_kit import Conversation, context_at, converse, new_key
@@ -55,3 +55,28 @@ def test_the_first_failure_is_told_where_the_rollback_fails_too(db_file: Path) -
     with pytest.raises(errors.Unavailable, match="no such table: nowhere"), connection.write():
         connection.database.execute_sql("ROLLBACK")  # as SQLite does by itself on a full disk
         connection.database.execute_sql("SELECT * FROM nowhere")
+
+
+@pytest.mark.parametrize("bad", ["\n", "\0", "\x1b[2J", "\r", "\x85", "\u202e", "\u2066", "\u2028", "\x7f"])
+@pytest.mark.parametrize("text", ["eve{}", "e{}ve", "{}eve"])
+def test_names_have_no_characters_that_nobody_sees(bad: str, text: str) -> None:
+    name = text.format(bad)
+    user, model = {"password": "correct horse battery", "role": "viewer"}, {"task_type": "classification"}
+    for shape, others, field in ((NewKey, {}, "name"), (NewUser, user, "username"), (ModelForm, model, "name")):
+        bodies.decode(msgspec.json.encode(others | {field: "eve"}), shape)
+        with pytest.raises(errors.InvalidInput) as refused:
+            bodies.decode(msgspec.json.encode(others | {field: name}), shape)
+        (wrong,) = refused.value.errors or []
+        assert wrong["field"] == field
+        assert "control characters" in wrong["message"] or "letters, digits" in wrong["message"]
+
+
+def test_a_description_may_have_lines_but_no_escapes() -> None:
+    def described(text: str) -> ModelForm:
+        form = {"name": "Größe 模型 👩‍🔬", "task_type": "classification", "description": text}
+        return bodies.decode(msgspec.json.encode(form), ModelForm)
+
+    assert described("one\r\n\ttwo\n").description == "one\r\n\ttwo\n"
+    for bad in ("\0", "a\x1b[2J\n", "\u202e", "a\x9b"):
+        with pytest.raises(errors.InvalidInput):
+            described(bad)
