@@ -64,7 +64,7 @@ def answer(runtime: Runtime, requests: Sequence[Request], clock: Monotonic) -> I
 def failed(request: Request, error: Exception) -> Answer:
     """The refusal of a request. A failure of ours is logged with its trace, and shown as one sentence if unexpected."""
     assign = request.assign
-    if not isinstance(error, errors.AppError) or error.status == 500:
+    if not isinstance(error, errors.AppError) or isinstance(error, errors.EngineFailed):
         logger.error("request %s failed", assign.request_id, exc_info=error, extra={"model_id": assign.model_id})
     if not isinstance(error, errors.AppError):
         error = errors.AppError("The prediction failed unexpectedly; the log of the inferencer has the details.")

@@ -105,7 +105,7 @@ def test_a_minute_is_the_difference_of_two_marks() -> None:
     before = tally.mark(100.0, OURS)
     for status in (200, 200, 404, 503):
         tally.answered("GET", "/api/v1/jobs", status, 0.01)
-    for code in ("invalid", "queue_full", "unavailable", "engine_failed"):
+    for code in ("invalid", "queue_full", "unavailable", "internal"):
         tally.prediction_failed(code)
     for _ in range(4):
         tally.predicted(1.5, 0.5, 6.0, 9.0)
