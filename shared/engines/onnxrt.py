@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import logging
+import os
 import re
 from typing import Any, ClassVar
 
@@ -13,6 +14,9 @@ import numpy as np
 from shared import errors
 from shared.engines.base import Active, Engine, Feeds, Tensor, axis_name, numpy_dtype
 from shared.specs import Precision, TensorInfo
+
+# Read when the library is loaded: without it, it makes a device id and a store of events to send to its vendor.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 FATAL = 4

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -248,3 +251,13 @@ def test_availability_lists_every_engine_and_says_why_not() -> None:
     }
     with pytest.raises(errors.EngineUnavailable, match="pytorch cannot run here"):
         engine_class("pytorch")
+
+
+def test_onnx_runtime_tells_nobody(tmp_path: Path) -> None:
+    """Left alone, the library keeps a device id and a store of events below the user's cache folder."""
+    code = "import sys; from pathlib import Path; from shared.engines import engine_class\n"
+    code += "with engine_class('onnxruntime')(Path(sys.argv[1]), threads=1): pass"
+    model = Path(__file__).parents[2] / "examples" / "digits" / "digits.onnx"
+    env = {name: value for name, value in os.environ.items() if name not in ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")}
+    subprocess.run([sys.executable, "-c", code, str(model)], env=env | {"HOME": str(tmp_path)}, check=True, timeout=60)
+    assert list(tmp_path.iterdir()) == []
