@@ -143,7 +143,9 @@ BODIES: tuple[msgspec.Struct, ...] = (
             )
         ],
     ),
-    schemas.Health(status="ok", version="0.1.0", components={"database": schemas.Component(status="ok")}),
+    schemas.Health(
+        status="ok", version="0.1.0", inference="ok", components={"database": schemas.Component(status="ok")}
+    ),
     schemas.Probe(status="ok"),
     schemas.Alert(
         id="17",

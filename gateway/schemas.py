@@ -364,10 +364,14 @@ class Component(View, frozen=True, kw_only=True):
 
 
 class Health(View, frozen=True, kw_only=True):
-    """The platform as a whole; `components` for signed-in users only."""
+    """The platform as a whole; `components` for signed-in users only.
+
+    `inference` is `down` while every prediction is refused, and then `status` is too.
+    """
 
     status: State
     version: str
+    inference: State
     components: dict[str, Component] | UnsetType = UNSET
 
 

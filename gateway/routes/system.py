@@ -35,17 +35,21 @@ async def root() -> Redirect:
     return Redirect("/schema", status_code=303)
 
 
-@get("/health", responses=ANYBODY | {503: ResponseSpec(schemas.Health, description="The platform is down.")})
+@get(
+    "/health",
+    responses=ANYBODY | {503: ResponseSpec(schemas.Health, description="Down: no storing or no predicting.")},
+)
 async def health(request: Http, context: Injected) -> Response[schemas.Health]:
-    """How the platform is; signed-in users see its parts."""
+    """How the platform is: 200 while it does its work, 503 once it is `down`; signed-in users see its parts."""
     parts = _components(context)
     states = {part.status for part in parts.values()}
-    down = "down" in (parts["database"].status, parts["disk"].status)
+    down = any(parts[name].status == "down" for name in ("database", "disk", "broker", "inference"))
     state: schemas.State = "down" if down else "ok" if states == {"ok"} else "degraded"
-    body = schemas.Health(status=state, version=VERSION)
+    lane = parts["inference"].status
+    body = schemas.Health(status=state, version=VERSION, inference=lane)
     if credential_of(request.scope["headers"]) is not None:
         await context.credentials.identify(request.scope["headers"])
-        body = schemas.Health(status=state, version=VERSION, components=parts)
+        body = schemas.Health(status=state, version=VERSION, inference=lane, components=parts)
     return Answer(body, status_code=503 if down else 200)
 
 

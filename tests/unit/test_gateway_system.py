@@ -48,7 +48,7 @@ def enough_workers(gateway: Gateway) -> None:
 
 def test_health_shows_its_parts_to_those_who_signed_in(gateway: Gateway) -> None:
     enough_workers(gateway)
-    assert gateway.get("/health", role=None).json() == {"status": "ok", "version": "0.1.0"}
+    assert gateway.get("/health", role=None).json() == {"status": "ok", "version": "0.1.0", "inference": "ok"}
     parts = gateway.get("/health", role="viewer").json()["components"]
     assert {name: part["status"] for name, part in parts.items()} == dict.fromkeys(
         ("api", "database", "broker", "inference", "disk"), "ok"
@@ -56,10 +56,10 @@ def test_health_shows_its_parts_to_those_who_signed_in(gateway: Gateway) -> None
     problem(gateway.get("/health", role=None, headers={"X-API-Key": "wrong"}), 401, "unauthorized")
 
 
-def test_health_without_a_broker_is_degraded_and_not_ready(gateway: Gateway) -> None:
+def test_health_without_a_broker_is_down_and_not_ready(gateway: Gateway) -> None:
     gateway.broker.alive = False
     health = gateway.get("/health", role="viewer")
-    assert (health.status_code, health.json()["status"]) == (200, "degraded")
+    assert (health.status_code, health.json()["status"], health.json()["inference"]) == (503, "down", "down")
     ready = gateway.get("/health/ready", role=None)
     assert (ready.status_code, ready.headers["retry-after"]) == (503, "1")
     assert "broker" in ready.json()["detail"]
