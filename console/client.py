@@ -140,8 +140,11 @@ class Client:
                 continue
             if job["report_id"]:
                 return job
-            if reason := self._why_no_report(job_id):
-                raise errors.EngineFailed(f"The report on benchmark {job_id} failed: {reason}")
+            report = job.get("report") or {}
+            if report.get("status") in ("failed", "cancelled"):
+                raise errors.EngineFailed(
+                    f"The report on benchmark {job_id} failed: {report.get('error', 'cancelled')}"
+                )
             measured_at = measured_at or time.monotonic()
             if time.monotonic() - measured_at > REPORT_BOUND_S:
                 break
@@ -158,11 +161,6 @@ class Client:
     def predict(self, model_id: str, image: bytes) -> Json:
         """Classify one image file; the answer has `predictions` and `latency_ms`."""
         return self._call("POST", "inference/predict", params={"model_id": model_id, "top_k": "1"}, content=image)
-
-    def _why_no_report(self, benchmark_id: str) -> str:
-        """The error of the report job that followed a benchmark; empty while it may still succeed."""
-        failed = self._call("GET", "jobs", params={"kind": "report", "status": "failed"})["items"]
-        return next((str(job["error"]) for job in failed if job["parent_id"] == benchmark_id), "")
 
     def _pages(self, path: str) -> Iterator[Json]:
         cursor = None

@@ -136,13 +136,11 @@ def test_every_wait_has_an_end():
         c.wait_for_model("mdl_1", 0.05)
 
 
-def benchmark(*states: dict[str, object], failed_jobs: list[dict[str, object]] | None = None) -> Handler:
-    """Serves the states of a benchmark one after the other, the last one for ever, and the jobs that failed."""
+def benchmark(*states: dict[str, object]) -> Handler:
+    """Serves the states of a benchmark one after the other, the last one for ever."""
     left = list(states)
 
-    def serve(request: httpx.Request) -> httpx.Response:
-        if request.url.path.endswith("/jobs"):
-            return httpx.Response(200, json={"items": failed_jobs or []})
+    def serve(_: httpx.Request) -> httpx.Response:
         return httpx.Response(200, json=left.pop(0) if len(left) > 1 else left[0])
 
     return serve
@@ -162,11 +160,8 @@ def test_a_benchmark_is_done_when_its_report_is_there():
 
 
 def test_a_report_that_failed_says_why():
-    failed: list[dict[str, object]] = [
-        {"parent_id": "job_0", "error": "another one"},
-        {"parent_id": "job_1", "error": "disk full"},
-    ]
-    serve = benchmark({"status": "completed", "report_id": None}, failed_jobs=failed)
+    failed = {"status": "failed", "error": "disk full"}
+    serve = benchmark({"status": "completed", "report_id": None, "report": failed})
     with client(serve) as c, pytest.raises(errors.EngineFailed, match="disk full"):
         c.wait_for_benchmark("job_1", 5, lambda _: None)
 
