@@ -8,7 +8,7 @@ import msgspec
 
 from benchmarker import Measured, MeasureOrder
 from shared import child, config, ids, process
-from shared.artifacts import ArtifactStore
+from shared.artifacts import ArtifactStore, Outputs
 from shared.db import jobs, registry
 from shared.db.tables import Benchmark, BenchmarkResult
 from shared.specs import BenchmarkSpec, MeasuredModel, ReportSpec
@@ -25,7 +25,7 @@ class Measure:
         self._models = ArtifactStore(settings.models)
         self._reports = ArtifactStore(settings.reports)
 
-    def order(self, job: jobs.Claimed) -> tuple[msgspec.Struct, child.Limits]:
+    def order(self, job: jobs.Claimed, outputs: Outputs) -> tuple[msgspec.Struct, child.Limits]:
         """The model as it is now, and the benchmark as it was ordered."""
         spec = msgspec.json.decode(job.spec, type=BenchmarkSpec)
         row = registry.model(spec.model_id)
@@ -54,7 +54,7 @@ class Measure:
         )
         return order, child.Limits(wall_s=job.max_runtime_s)
 
-    def finish(self, job: jobs.Claimed, result: Measured) -> Commit:
+    def finish(self, job: jobs.Claimed, result: Measured, outputs: Outputs) -> Commit:
         """Keep the measurements; rows for history and a report job follow in the finishing transaction."""
 
         def commit() -> None:

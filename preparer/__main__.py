@@ -8,7 +8,7 @@ import msgspec
 
 from preparer import DescribeOrder
 from shared import child, config, process, sandbox
-from shared.artifacts import ArtifactStore
+from shared.artifacts import ArtifactStore, Outputs
 from shared.db import jobs, registry
 from shared.db.tables import Model
 from shared.specs import ConvertSpec, ModelDescription
@@ -35,7 +35,7 @@ class Convert:
     def __init__(self, settings: config.Settings) -> None:
         self._store = ArtifactStore(settings.models)
 
-    def order(self, job: jobs.Claimed) -> tuple[msgspec.Struct, child.Limits]:
+    def order(self, job: jobs.Claimed, outputs: Outputs) -> tuple[msgspec.Struct, child.Limits]:
         """Where the file is, and what its owner said about it."""
         spec = msgspec.json.decode(job.spec, type=ConvertSpec)
         row = registry.model(spec.model_id)
@@ -51,7 +51,7 @@ class Convert:
         memory_mb = BASE_MEMORY_MB + MEMORY_PER_MB * size_mb
         return order, child.Limits(wall_s=seconds, memory_mb=memory_mb, cpu_s=int(seconds), file_mb=1)
 
-    def finish(self, job: jobs.Claimed, result: ModelDescription) -> Commit:
+    def finish(self, job: jobs.Claimed, result: ModelDescription, outputs: Outputs) -> Commit:
         """The model becomes ready; an ONNX upload is its own ONNX."""
         model_id = msgspec.json.decode(job.spec, type=ConvertSpec).model_id
 

@@ -7,7 +7,7 @@ import msgspec
 from reporter import WriteOrder, Written
 from reporter.housekeeping import Housekeeping
 from shared import child, clock, config, errors, process
-from shared.artifacts import ArtifactStore
+from shared.artifacts import ArtifactStore, Outputs
 from shared.db import connection, jobs, registry
 from shared.db.tables import Benchmark, Report
 from shared.specs import JobKind, ReportSpec
@@ -25,7 +25,7 @@ class WriteReport:
     def __init__(self, settings: config.Settings) -> None:
         self._store = ArtifactStore(settings.reports)
 
-    def order(self, job: jobs.Claimed) -> tuple[msgspec.Struct, child.Limits]:
+    def order(self, job: jobs.Claimed, outputs: Outputs) -> tuple[msgspec.Struct, child.Limits]:
         """Where the measurements are and where the files go."""
         benchmark = _benchmark(job)
         order = WriteOrder(
@@ -35,7 +35,7 @@ class WriteReport:
         )
         return order, child.Limits(wall_s=job.max_runtime_s, memory_mb=MEMORY_MB, cpu_s=int(job.max_runtime_s))
 
-    def finish(self, job: jobs.Claimed, result: Written) -> Commit:
+    def finish(self, job: jobs.Claimed, result: Written, outputs: Outputs) -> Commit:
         """The report exists from now on; a repeated job finds it written already."""
         benchmark = _benchmark(job)
 

@@ -24,7 +24,12 @@ class Staging:
         self._store, self._path, self._file = store, path, file
         self._sha256 = hashlib.sha256()
         self.size_bytes = 0
-        self._sealed = False
+        self._lent = self._sealed = self._moved = False
+
+    def lend(self) -> int:
+        """The descriptor, for another process to write to instead of us; what it wrote is hashed when it is sealed."""
+        self._lent = True
+        return self._file.fileno()
 
     def write(self, chunk: bytes | bytearray | memoryview) -> None:
         """Append a chunk.
@@ -46,11 +51,15 @@ class Staging:
         with _disk():
             self._file.flush()
             os.fsync(self._file.fileno())
+            if self._lent:
+                with self._path.open("rb") as written:
+                    self._sha256 = hashlib.file_digest(written, hashlib.sha256)
+                    self.size_bytes = written.tell()
         self._sealed = True
         return Stored(sha256=self._sha256.hexdigest(), size_bytes=self.size_bytes)
 
     def publish(self) -> Stored:
-        """Rename into place; the same bytes published twice are one file.
+        """Rename into place; the same bytes published twice are one file. It may be called again.
 
         Raises:
             errors.Unavailable: The disk is full or cannot be written.
@@ -59,8 +68,10 @@ class Staging:
         final = self._store.path(stored.sha256)
         failpoints.reach("artifact.before_rename")
         with _disk():
-            final.parent.mkdir(exist_ok=True)
-            self._path.rename(final)
+            if not self._moved:
+                final.parent.mkdir(exist_ok=True)
+                self._path.rename(final)
+                self._moved = True
             _sync_folder(final.parent)
             _sync_folder(self._store.root)  # the folder itself may be new
         failpoints.reach("artifact.after_rename")
@@ -177,6 +188,43 @@ class ArtifactStore:
         for path in leftovers:
             path.unlink(missing_ok=True)
         return len(leftovers)
+
+
+class Outputs:
+    """The files a job's child may write, though it opens none: staged for it, lent as descriptors, published by name.
+
+    Leaving the block removes what was not published.
+    """
+
+    def __init__(self) -> None:
+        self._open = contextlib.ExitStack()
+        self._staged: dict[str, Staging] = {}
+        self.fds: list[int] = []
+        """What the child inherits."""
+
+    def __enter__(self) -> Outputs:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def stage(self, name: str, store: ArtifactStore) -> int:
+        """A new empty file; returns the descriptor, which has the same number in the child.
+
+        Raises:
+            errors.Unavailable: The disk is full or cannot be written.
+        """
+        self._staged[name] = self._open.enter_context(store.stage())
+        self.fds.append(self._staged[name].lend())
+        return self.fds[-1]
+
+    def publish(self, name: str) -> Stored:
+        """Put what the child wrote in its place, once it has ended; may be called again.
+
+        Raises:
+            errors.Unavailable: The disk is full or cannot be written.
+        """
+        return self._staged[name].publish()
 
 
 @contextlib.contextmanager

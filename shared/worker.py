@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar, get_args
 import msgspec
 
 from shared import child, clock, config, errors, process
+from shared.artifacts import Outputs
 from shared.db import jobs
 from shared.db.connection import open_db
 from shared.specs import JobKind, Lane
@@ -45,12 +46,15 @@ class Duty(Protocol):
     """The child's module, run as `python -m`."""
     result_type: type[Any]
 
-    def order(self, job: jobs.Claimed) -> tuple[msgspec.Struct, child.Limits]:
-        """The child's order. An `AppError` fails the job with its message."""
+    def order(self, job: jobs.Claimed, outputs: Outputs) -> tuple[msgspec.Struct, child.Limits]:
+        """The child's order, with the descriptors of the files staged for it. An `AppError` fails the job."""
         ...
 
-    def finish(self, job: jobs.Claimed, result: Any) -> Commit:
-        """Publish the result's files now; the returned function writes its rows within the finishing transaction."""
+    def finish(self, job: jobs.Claimed, result: Any, outputs: Outputs) -> Commit:
+        """Publish the files now; the returned function writes their rows within the finishing transaction.
+
+        Called again, for the same result, while the database does not answer.
+        """
         ...
 
     def give_up(self, job: jobs.Claimed, reason: str) -> None:
@@ -180,8 +184,9 @@ class JobWorker:
     ) -> str:
         """Work, and write how it ended; returns the job's status."""
         try:
-            result = self._work(job, duty, held, stop, log)
-            _persist(lambda: jobs.finish(job, duty.finish(job, result)), stop)
+            with Outputs() as outputs:
+                result = self._work(job, duty, held, stop, log, outputs=outputs)
+                _persist(lambda: jobs.finish(job, duty.finish(job, result, outputs)), stop)
         except child.Interrupted as interrupted:
             return self._interrupt(job, duty, str(interrupted), stop)
         except errors.Unavailable as missing:
@@ -194,16 +199,23 @@ class JobWorker:
         return "completed"
 
     def _work(
-        self, job: jobs.Claimed, duty: Duty, held: Sequence[process.FileLock], stop: process.Stop, log: _Log
+        self,
+        job: jobs.Claimed,
+        duty: Duty,
+        held: Sequence[process.FileLock],
+        stop: process.Stop,
+        log: _Log,
+        *,
+        outputs: Outputs,
     ) -> Any:
         watch = _Watch(job, stop, self._tell)
-        order, limits = duty.order(job)
+        order, limits = duty.order(job, outputs)
         return child.run(
             duty.module,
             order,
             duty.result_type,
             limits=limits,
-            pass_fds=[lock.fd for lock in held],
+            pass_fds=[*(lock.fd for lock in held), *outputs.fds],
             on_progress=watch.progress,
             interrupted=watch.interrupted,
             on_log=log.line,

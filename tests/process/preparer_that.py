@@ -10,7 +10,7 @@ import msgspec
 
 from preparer.__main__ import Convert
 from shared import child, config, process, worker
-from shared.artifacts import ArtifactStore
+from shared.artifacts import ArtifactStore, Outputs
 from shared.db import jobs, registry
 from shared.specs import ConvertSpec, ModelDescription, Stored, TensorInfo
 from shared.worker import Commit, JobWorker
@@ -48,15 +48,15 @@ class Quick(Convert):
         super().__init__(settings)
         self._reports = settings.reports
 
-    def order(self, job: jobs.Claimed) -> tuple[msgspec.Struct, child.Limits]:
+    def order(self, job: jobs.Claimed, outputs: Outputs) -> tuple[msgspec.Struct, child.Limits]:
         spec = msgspec.json.decode(job.spec, type=ConvertSpec)
         sleep_s = 60.0 if sys.argv[1] == "slowly" else 0.0
         return Order(store=str(self._reports), model_id=spec.model_id, sleep_s=sleep_s), child.Limits(
             wall_s=job.max_runtime_s
         )
 
-    def finish(self, job: jobs.Claimed, result: Found) -> Commit:
-        ready = super().finish(job, result.description)
+    def finish(self, job: jobs.Claimed, result: Found, outputs: Outputs) -> Commit:
+        ready = super().finish(job, result.description, outputs)
 
         def commit() -> None:
             registry.keep_artifact(result.stored, "reports")

@@ -45,6 +45,12 @@ def work(order: Order, report: child.Report) -> dict[str, object]:
             started.write_text(f"{os.getpid()} {grandchild.pid}")
             started.rename(order.argument)
             time.sleep(60)
+        case "fills":
+            os.write(int(order.argument), b"hello ")
+            os.write(int(order.argument), b"world")
+        case "fills and refuses":
+            os.write(int(order.argument), b"half")
+            raise errors.BadModel("no good")
         case "has_fd":
             return {"open": Path(f"/proc/self/fd/{order.argument}").exists()}
     return {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ import psutil
 import pytest
 
 from shared import child, errors
+from shared.artifacts import ArtifactStore, Outputs
 from tests.conftest import eventually
 
 MODULE = "tests.unit.child_that"
@@ -102,3 +104,23 @@ def test_a_child_may_inherit_a_descriptor(tmp_path: Path):
         assert run("has_fd", str(fd)) == {"open": False}
     finally:
         os.close(fd)
+
+
+def test_a_child_writes_files_that_it_did_not_open(tmp_path: Path):
+    store = ArtifactStore(tmp_path)
+    with Outputs() as outputs:
+        fd = outputs.stage("greeting", store)
+        outputs.stage("never wanted", store)
+        run("fills", str(fd), pass_fds=outputs.fds)
+        stored = outputs.publish("greeting")
+        assert outputs.publish("greeting") == stored, "the database did not answer, and all is done again"
+    assert (stored.sha256, stored.size_bytes) == (hashlib.sha256(b"hello world").hexdigest(), 11)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [store.path(stored.sha256)]
+    assert store.path(stored.sha256).read_bytes() == b"hello world"
+
+
+def test_of_a_child_that_fails_no_file_stays(tmp_path: Path):
+    with Outputs() as outputs, pytest.raises(errors.BadModel):
+        fd = outputs.stage("greeting", ArtifactStore(tmp_path))
+        run("fills and refuses", str(fd), pass_fds=outputs.fds)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
