@@ -72,6 +72,9 @@ TABLE: dict[tuple[str, str], Minimum] = {
 }
 
 
+SIGN_INS = ("POST /api/v1/auth/login",)
+"""As the audit log calls them."""
+
 METRICS = "/metrics"
 PATHS = frozenset(path for _, path in TABLE)
 

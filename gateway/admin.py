@@ -8,8 +8,8 @@ import sys
 import click
 
 from gateway import passwords, tokens
-from shared import config, errors
-from shared.db import accounts, connection
+from shared import clock, config, errors, ids
+from shared.db import accounts, audit, connection
 
 FIRST_USER = "admin"
 
@@ -48,6 +48,15 @@ def passwd(username: str) -> None:
     account = _account(username)
     password = _strong(sys.stdin.readline().rstrip("\r\n"))
     accounts.change_user(account.id, password_hash=passwords.hashed(password))
+    done = audit.Entry(
+        at_ms=clock.now_ms(),
+        request_id=ids.request_id(None),
+        user_id=None,
+        action=audit.PASSWORD_SET,
+        resource=account.username,
+        result="200",
+    )
+    audit.add([done])
     click.echo(f"Changed the password of {account.username!r}.")
 
 

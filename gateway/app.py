@@ -62,7 +62,6 @@ async def _running(context: Context, _: Litestar) -> AsyncIterator[None]:
 
 
 def _cors(settings: config.Settings) -> CORSConfig | None:
-    origins = [origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()]
-    if not origins:
+    if not settings.origins:
         return None
-    return CORSConfig(allow_origins=origins, expose_headers=["X-Request-ID", "Location", "Retry-After"])
+    return CORSConfig(allow_origins=settings.origins, expose_headers=["X-Request-ID", "Location", "Retry-After"])

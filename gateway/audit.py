@@ -69,6 +69,7 @@ class Trail:
         self._store = store
         self._waiting: deque[audit.Entry] = deque()
         self._strangers: dict[str, _Allowance] = {}
+        self._writing = asyncio.Lock()
         self.dropped = 0
         """Entries that were not written down, since the log last told."""
 
@@ -96,18 +97,19 @@ class Trail:
         """Write what was gathered, every `WRITTEN_EVERY_S`, until cancelled."""
         while True:
             await asyncio.sleep(WRITTEN_EVERY_S)
-            await self.flush()
+            await asyncio.shield(self.flush())  # cancelled in the middle of a write, its entries would be nowhere
 
     async def flush(self) -> None:
-        """Write all of it now; what cannot be written waits for the next time."""
-        while self._waiting:
-            some = [self._waiting.popleft() for _ in range(min(AT_ONCE, len(self._waiting)))]
-            try:
-                await self._store.write(audit.add, some)
-            except errors.Unavailable as error:
-                self._waiting.extendleft(reversed(some))
-                logger.warning("the audit log cannot be written", extra={"error": error.message})
-                break
+        """Write all of it now, after what is being written; what cannot be written waits for the next time."""
+        async with self._writing:
+            while self._waiting:
+                some = [self._waiting.popleft() for _ in range(min(AT_ONCE, len(self._waiting)))]
+                try:
+                    await self._store.write(audit.add, some)
+                except errors.Unavailable as error:
+                    self._waiting.extendleft(reversed(some))
+                    logger.warning("the audit log cannot be written", extra={"error": error.message})
+                    break
         if self.dropped:
             logger.warning("actions missing from the audit log", extra={"entries": self.dropped})
             self.dropped = 0

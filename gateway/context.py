@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Any, Protocol
 
-from gateway.access import Gate
+from gateway.access import SIGN_INS, Gate
 from gateway.alerts import Watch
 from gateway.audit import Trail
 from gateway.auth import Credentials
@@ -19,15 +20,18 @@ from gateway.mail import Post
 from gateway.monitor import Monitor
 from gateway.store import Store
 from gateway.tally import Tally
-from gateway.throttle import Throttle
+from gateway.throttle import WINDOW_S, Throttle
 from gateway.tokens import Signer
-from shared import config
+from shared import clock, config
 from shared.artifacts import ArtifactStore
-from shared.db import accounts, connection, idempotency
+from shared.db import accounts, audit, connection, idempotency
 from shared.specs import Lane
 from shared.wire.client import Answer
 from shared.wire.events import Resync
 from shared.wire.messages import Event, Status, Submit
+
+TRIES = 20_000
+"""Sign-ins of the last minutes that are looked at when the gateway starts: some 50 ms."""
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +99,9 @@ class Context:
         try:
             await self.store.write(_tidy, self.models)
             await self.caches.refresh()
+            since_ms = clock.now_ms() - int(WINDOW_S * 1000)
+            tries = await self.store.read(audit.tries, SIGN_INS, since_ms, TRIES)
+            self.throttle.remember(tries, clock.now_ms(), time.monotonic())
             if not (await self.store.read(accounts.users, limit=1, cursor=None)).rows:
                 logger.warning("there is no user yet; `python -m gateway.admin ensure` creates one")
             events = self.monitor.overheard(self._feed)

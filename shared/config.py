@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,6 +16,9 @@ IPC_PATH_MAX = 107
 
 GIVEN = "CVP_SETTINGS_GIVEN"
 """Names, separated by commas, of the settings somebody chose, for processes whose environment holds all of them."""
+
+ORIGIN = r"https?://[a-z0-9._\-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?"
+"""As browsers write the origin of a page: lower case, no path."""
 
 Count = Annotated[int, Meta(ge=1, le=4096)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
@@ -51,7 +55,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper"):
     tls_enabled: Annotated[bool, Meta(description="Serve HTTPS with TLS_CERT and TLS_KEY.")] = False
     tls_cert: Annotated[Text, Meta(description="PEM certificate chain.")] = ""
     tls_key: Annotated[Text, Meta(description="PEM private key.")] = ""
-    cors_origins: Annotated[Text, Meta(description="Origins browsers may call from, separated by commas.")] = ""
+    cors_origins: Annotated[
+        Text, Meta(description="Origins browsers may call from, https://a.example,https://b.example; no wildcard.")
+    ] = ""
 
     max_gpu_workers: Annotated[
         int, Meta(ge=1, le=2, description="Accelerator slots: training and benchmark jobs that run at once.")
@@ -135,6 +141,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper"):
         return f"ipc://{self.run / 'events.sock'}"
 
     @property
+    def origins(self) -> list[str]:
+        """`CORS_ORIGINS` one by one."""
+        return [origin.strip() for origin in self.cors_origins.split(",") if origin.strip()]
+
+    @property
     def inference_farm(self) -> list[int]:
         """Threads of each inference process: `INFERENCE_WORKERS` divided as evenly as they go."""
         processes = min(self.inference_processes or min(self.inference_workers, cores()), self.inference_workers)
@@ -172,6 +183,13 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
             f"RUN_DIR: the socket path {longest!r} has {len(longest.encode())} bytes, Linux allows {IPC_PATH_MAX}. "
             "Set RUN_DIR to a shorter folder, for example /tmp/cvp."
         )
+    for origin in settings.origins:
+        if not re.fullmatch(ORIGIN, origin):
+            raise BadSetting(
+                f"CORS_ORIGINS={settings.cors_origins!r}: {origin!r} is no origin. Pages act with the rights of whoever is "
+                "signed in, so each is named, as the browser sends it: scheme, host and port, no path and no "
+                "wildcard, for example CORS_ORIGINS=https://app.example,http://localhost:3000"
+            )
     if settings.tls_enabled:
         for name, path in (("TLS_CERT", settings.tls_cert), ("TLS_KEY", settings.tls_key)):
             if not Path(path).is_file():

@@ -7,7 +7,7 @@ import time
 from litestar import Router, delete, get, post
 from litestar.params import FromPath, JSONBody
 
-from gateway import passwords, schemas, tokens
+from gateway import passwords, schemas, throttle, tokens
 from gateway.routes.common import Cursor, Http, Injected, Limit, about, account_of, identity_of, iso, listing, problems
 from shared import clock, errors
 from shared.db import accounts
@@ -26,11 +26,12 @@ async def login(request: Http, data: JSONBody[schemas.Login], context: Injected)
     password_hash = found[1] if found else None
     if found:
         about(request, found[0].username, found[0].id)
-    context.throttle.admit(data.username, time.monotonic())
+    target = throttle.target(data.username, password_hash)
+    context.throttle.admit(target, time.monotonic())
     if not await context.store.hash(passwords.matches, data.password, password_hash) or found is None:
-        context.throttle.wrong(data.username, time.monotonic())
+        context.throttle.wrong(target, time.monotonic())
         raise errors.Unauthorized("The user name or the password is wrong.")
-    context.throttle.right(data.username)
+    context.throttle.right(target)
     account = found[0]
     session = await context.store.write(accounts.open_session, account.id, tokens.SESSION_S * 1000)
     token = context.signer.sign(account.id, session.id, session.created_at_ms, session.expires_at_ms)

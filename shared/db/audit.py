@@ -10,6 +10,9 @@ import msgspec
 from shared.db import connection, pages
 from shared.db.tables import AuditEntry, User
 
+PASSWORD_SET = "cvp passwd"
+"""The action of setting a password on the machine itself; its result is 200 like that of a call."""
+
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """One action, done or refused; `result` is the HTTP status it was answered with."""
@@ -20,6 +23,15 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     action: str
     resource: str
     result: str
+
+
+class Try(msgspec.Struct, frozen=True, kw_only=True):
+    """A sign-in by password of a user who still exists, right or wrong."""
+
+    username: str
+    password_hash: str
+    at_ms: int
+    right: bool
 
 
 def add(entries: Sequence[Entry]) -> None:
@@ -44,3 +56,27 @@ def listing(
     if since_ms is not None:
         query = query.where(AuditEntry.at_ms >= since_ms)
     return pages.numbered(query.objects(), AuditEntry.id, limit, cursor)
+
+
+def tries(actions: Sequence[str], since_ms: int, most: int) -> list[Try]:
+    """The last sign-ins since then, oldest first, each beside the present password of its user.
+
+    Args:
+        actions: What sign-ins are called; everything else that is written down about a password set it anew.
+        since_ms: From when on, wall clock.
+        most: Rows looked at, the newest.
+    """
+    known = (*actions, PASSWORD_SET)
+    query = (
+        AuditEntry.select(AuditEntry.at_ms, AuditEntry.result, User.username, User.password_hash)
+        .join(User, on=((User.username == AuditEntry.resource) & User.deleted_at_ms.is_null()))
+        .where(AuditEntry.action.in_(known) & AuditEntry.result.in_(["200", "401"]) & (AuditEntry.at_ms >= since_ms))
+        .order_by(AuditEntry.at_ms.desc(), AuditEntry.id.desc())
+        .limit(most)
+    )
+    with connection.read():
+        rows = list(query.tuples())
+    return [
+        Try(username=username, password_hash=password_hash, at_ms=at_ms, right=result == "200")
+        for at_ms, result, username, password_hash in reversed(rows)
+    ]

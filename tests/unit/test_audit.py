@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -206,3 +207,21 @@ def test_an_open_gateway_writes_without_being_asked(db_file: Path, tmp_path: Pat
                 await asyncio.sleep(0.02)
 
     asyncio.run(main())
+
+
+def test_an_orderly_stop_writes_everything_even_what_it_interrupts(db_file: Path, tmp_path: Path) -> None:
+    context = context_at(tmp_path)
+
+    async def main() -> None:
+        async with context.running(), asyncio.timeout(20):
+            context.trail.note("req", None, "POST /x", "before", 200)
+            blocked = threading.Event()
+            busy = asyncio.create_task(context.store.write(blocked.wait, 10))
+            while context.trail._waiting:  # taken by the writer, which has to wait in line
+                await asyncio.sleep(0.01)
+            context.trail.note("req", None, "POST /x", "after", 200)
+            asyncio.get_running_loop().call_later(0.2, blocked.set)
+        await busy
+
+    asyncio.run(main())
+    assert [row.resource for row in AuditEntry.select().order_by(AuditEntry.id)] == ["before", "after"]

@@ -45,6 +45,21 @@ def test_a_bad_setting_stops_the_start_and_names_itself(name: str, value: str):
     assert name in bad.value.message or "TLS_CERT" in bad.value.message
 
 
+@pytest.mark.parametrize(
+    "origins", ["*", "https://a.example,*", "https://a.example/", "a.example", "https://*.a.example", "null", "file://"]
+)
+def test_origins_are_named_one_by_one(origins: str):
+    with pytest.raises(config.BadSetting) as bad:
+        config.load({"CORS_ORIGINS": origins})
+    assert bad.value.code == 64
+    assert "CORS_ORIGINS=https://app.example,http://localhost:3000" in bad.value.message
+
+
+def test_good_origins_stand():
+    origins = config.load({"CORS_ORIGINS": "https://a.example, http://localhost:3000,http://[::1]:8080"}).origins
+    assert origins == ["https://a.example", "http://localhost:3000", "http://[::1]:8080"]
+
+
 def test_a_socket_path_that_is_too_long_is_refused():
     with pytest.raises(config.BadSetting, match="64") as bad:
         config.load({"DATA_DIR": "/" + "d" * 100})
