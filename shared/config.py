@@ -186,8 +186,8 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     for origin in settings.origins:
         if not re.fullmatch(ORIGIN, origin):
             raise BadSetting(
-                f"CORS_ORIGINS={settings.cors_origins!r}: {origin!r} is no origin. Pages act with the rights of whoever is "
-                "signed in, so each is named, as the browser sends it: scheme, host and port, no path and no "
+                f"CORS_ORIGINS={settings.cors_origins!r}: {origin!r} is no origin. Pages act with the rights of "
+                "whoever is signed in, so each is named, as the browser sends it: scheme, host and port, no path, no "
                 "wildcard, for example CORS_ORIGINS=https://app.example,http://localhost:3000"
             )
     if settings.tls_enabled:

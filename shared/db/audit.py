@@ -75,7 +75,7 @@ def tries(actions: Sequence[str], since_ms: int, most: int) -> list[Try]:
         .limit(most)
     )
     with connection.read():
-        rows = list(query.tuples())
+        rows: list[Any] = list(query.tuples())
     return [
         Try(username=username, password_hash=password_hash, at_ms=at_ms, right=result == "200")
         for at_ms, result, username, password_hash in reversed(rows)
