@@ -29,6 +29,10 @@ LEAVE_S = 0.2
 TICK_S = 0.25
 TAIL_LINES = 40
 PARENT_ENV = "CVP_PARENT_PID"
+FROM_OUTSIDE = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGKILL})
+"""Signals that no work brings upon itself; a crash or a limit (SIGSEGV, SIGXCPU) would only come again."""
+
+HINTS: dict[int, str] = {signal.SIGKILL: " (out of memory?)", signal.SIGXCPU: " (too much processor time)"}
 
 Order = TypeVar("Order")
 Outcome = TypeVar("Outcome")
@@ -42,6 +46,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     memory_mb: int | None = None
     """Address space (`RLIMIT_AS`)."""
     cpu_s: int | None = None
+    """Processor time; at its end comes SIGXCPU, a second later SIGKILL."""
     file_mb: int | None = None
     """Largest file it may write."""
 
@@ -71,6 +76,10 @@ class Refused(Line, frozen=True, kw_only=True):
 
 class ChildDied(Exception):
     """The child ended without a result; the message names the signal or exit code and its last words."""
+
+
+class ChildKilled(ChildDied):
+    """Something outside ended it: the kernel for want of memory, or a person. Another try may succeed."""
 
 
 class Interrupted(Exception):
@@ -106,7 +115,8 @@ def run(
 
     Raises:
         errors.AppError: The child refused the work, or it took longer than `wall_s`.
-        ChildDied: It ended by a signal, or without an answer.
+        ChildDied: It crashed, or ended without an answer.
+        ChildKilled: Something outside ended it.
         Interrupted: `interrupted()` said so.
     """
     with _Running(module, order, limits, pass_fds, on_log) as child:
@@ -124,7 +134,7 @@ def run(
                 raise Interrupted(reason)
             if time.monotonic() > end:
                 raise errors.DeadlineExceeded(f"It ran longer than {limits.wall_s:g} s and was stopped.")
-        raise ChildDied(child.last_words())
+        raise child.death()
 
 
 class _Running:
@@ -171,15 +181,15 @@ class _Running:
     def _limit(self, limits: Limits) -> None:
         mb = 1024 * 1024
         wanted = (
-            (resource.RLIMIT_AS, limits.memory_mb and limits.memory_mb * mb),
-            (resource.RLIMIT_CPU, limits.cpu_s),
-            (resource.RLIMIT_FSIZE, limits.file_mb and limits.file_mb * mb),
-            (resource.RLIMIT_CORE, 0),
+            (resource.RLIMIT_AS, limits.memory_mb and limits.memory_mb * mb, 0),
+            (resource.RLIMIT_CPU, limits.cpu_s, 1),
+            (resource.RLIMIT_FSIZE, limits.file_mb and limits.file_mb * mb, 0),
+            (resource.RLIMIT_CORE, 0, 0),
         )
-        for kind, value in wanted:
+        for kind, value, grace in wanted:
             if value is not None:
                 with contextlib.suppress(ProcessLookupError):
-                    resource.prlimit(self._process.pid, kind, (value, value))
+                    resource.prlimit(self._process.pid, kind, (value, value + grace))
 
     def lines(self) -> Iterator[Line | None]:
         """What the child says; None at least every `TICK_S`. Ends when the child closed its pipe."""
@@ -206,14 +216,15 @@ class _Running:
         self._tail.append(text)
         self._on_log(text)
 
-    def last_words(self) -> str:
+    def death(self) -> ChildDied:
         """How it ended, in a sentence, with the last line of its log."""
         self._end()
         code = self._process.returncode
         how = f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        hint = " (out of memory?)" if code == -signal.SIGKILL else ""
+        hint = HINTS.get(-code, "")
         said = next((line.strip() for line in reversed(self._tail) if line.strip()), "")
-        return f"The process {how}{hint}{': ' + said[:300] if said else '.'}"
+        kind = ChildKilled if -code in FROM_OUTSIDE else ChildDied
+        return kind(f"The process {how}{hint}{': ' + said[:300] if said else '.'}")
 
     def _end(self) -> None:
         """Let it leave, then ask, then insist; its whole process group goes with it."""

@@ -189,8 +189,8 @@ class JobWorker:
                 _persist(lambda: jobs.finish(job, duty.finish(job, result, outputs)), stop)
         except child.Interrupted as interrupted:
             return self._interrupt(job, duty, str(interrupted), stop)
-        except errors.Unavailable as missing:
-            reason = missing.message
+        except (errors.Unavailable, child.ChildKilled) as passing:
+            reason = str(passing)
             return _persist(lambda: jobs.retry(job, reason, duty.give_up), stop)
         except (errors.AppError, child.ChildDied) as failed:
             reason = str(failed)

@@ -347,21 +347,24 @@ def cancelled(job: Claimed, commit: Callable[[], None] | None = None) -> None:
 
 
 def retry(job: Claimed, reason: str, give_up: GiveUp) -> JobStatus:
-    """Return a running job to the queue because what it needs is missing right now (a full disk, say).
+    """Return a running job to the queue because of what may pass: a full disk, a child that was killed.
 
-    The attempt counts: after `max_attempts` the job fails with `reason`. Returns the new status.
+    The attempt counts: after `max_attempts` the job fails with `reason`. One that is to be cancelled ends here. Returns
+    the new status.
 
     Raises:
         Fenced: The job is no longer ours.
     """
     with connection.write(durable=True, name="retry"):
         row = Job.get_by_id(job.id)
-        changes = _retried(row, clock.now_ms(), reason)
+        now_ms = clock.now_ms()
+        changes = _cancelled(now_ms) if row.cancel_requested else _retried(row, now_ms, reason)
+        status = cast(JobStatus, changes["status"])
         _mine(job, **changes)
-        _note(job.id, job.attempt, "failed" if changes["status"] == "failed" else "put off", reason)
-        if changes["status"] != "queued":
+        _note(job.id, job.attempt, "put off" if status == "queued" else status, reason)
+        if status != "queued":
             give_up(job, reason)
-    return cast(JobStatus, changes["status"])
+    return status
 
 
 def put_back(job: Claimed) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from preparer.__main__ import Convert
-from shared import child, config, process, worker
+from shared import child, config, errors, process, worker
 from shared.artifacts import ArtifactStore, Outputs
 from shared.db import jobs, registry
 from shared.specs import ConvertSpec, ModelDescription, Stored, TensorInfo
@@ -31,6 +31,7 @@ class Order(msgspec.Struct):
     store: str
     model_id: str
     sleep_s: float
+    refuse: bool
 
 
 class Found(msgspec.Struct):
@@ -50,10 +51,13 @@ class Quick(Convert):
 
     def order(self, job: jobs.Claimed, outputs: Outputs) -> tuple[msgspec.Struct, child.Limits]:
         spec = msgspec.json.decode(job.spec, type=ConvertSpec)
-        sleep_s = 60.0 if sys.argv[1] == "slowly" else 0.0
-        return Order(store=str(self._reports), model_id=spec.model_id, sleep_s=sleep_s), child.Limits(
-            wall_s=job.max_runtime_s
+        order = Order(
+            store=str(self._reports),
+            model_id=spec.model_id,
+            sleep_s=60.0 if sys.argv[1] == "slowly" else 0.0,
+            refuse=sys.argv[1] == "refuse",
         )
+        return order, child.Limits(wall_s=job.max_runtime_s)
 
     def finish(self, job: jobs.Claimed, result: Found, outputs: Outputs) -> Commit:
         ready = super().finish(job, result.description, outputs)
@@ -67,6 +71,8 @@ class Quick(Convert):
 
 def work(order: Order, report: child.Report) -> Found:
     time.sleep(order.sleep_s)
+    if order.refuse:
+        raise errors.BadModel("It is no good.")
     stored = ArtifactStore(Path(order.store)).put(order.model_id.encode())
     return Found(description=DESCRIPTION, stored=stored)
 

@@ -33,6 +33,11 @@ def work(order: Order, report: child.Report) -> dict[str, object]:
             return {"x": 1 / 0}
         case "segfaults":
             os.kill(os.getpid(), signal.SIGSEGV)
+        case "is_ended":
+            os.kill(os.getpid(), int(order.argument))
+        case "spins":
+            while True:
+                pass
         case "sleeps":
             time.sleep(60)
         case "hogs":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -62,8 +63,21 @@ def test_its_log_is_handed_over_line_by_line():
 
 
 def test_a_signal_is_named():
-    with pytest.raises(child.ChildDied, match="SIGSEGV"):
+    with pytest.raises(child.ChildDied, match="SIGSEGV") as crash:
         run("segfaults")
+    assert not isinstance(crash.value, child.ChildKilled), "it would only come again"
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
+def test_who_is_ended_from_outside_may_be_tried_again(signum: signal.Signals):
+    with pytest.raises(child.ChildKilled, match=signum.name):
+        run("is_ended", str(int(signum)))
+
+
+def test_processor_time_is_bounded_and_no_reason_to_try_again():
+    with pytest.raises(child.ChildDied, match=r"SIGXCPU \(too much processor time") as ended:
+        run("spins", limits=child.Limits(wall_s=20, cpu_s=1))
+    assert not isinstance(ended.value, child.ChildKilled)
 
 
 def test_garbage_on_the_pipe_is_a_death():

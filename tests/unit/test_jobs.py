@@ -232,6 +232,15 @@ def test_what_is_missing_right_now_is_tried_again_and_then_is_the_reason(queued:
     assert tables.Job.get_by_id(queued).error == "No space left."
 
 
+def test_a_job_that_is_to_be_cancelled_is_not_tried_again(queued: str):
+    job = claim()
+    with connection.write():
+        jobs.request_cancel(queued)
+    ended: list[str] = []
+    assert jobs.retry(job, "No space left.", lambda job, reason: ended.append(reason)) == "cancelled"
+    assert (status(queued), ended) == ("cancelled", ["No space left."])
+
+
 def test_a_live_worker_keeps_its_job(queued: str):
     claim()
     assert jobs.recover(lambda worker: False, clock.now_ms(), ENDINGS) == []
