@@ -168,6 +168,7 @@ _PREDICT_ANSWER = Schema(
 _PREDICT_REFUSALS = {
     401: "No credential, or a bad one.",
     404: "There is no such model.",
+    408: "The body arrives too slowly.",
     409: "The model is not ready.",
     413: "The body is over 64 MiB, or there are over 64 images.",
     415: "No image, form or JSON.",

@@ -57,6 +57,12 @@ class MethodNotAllowed(errors.AppError):
         self.allowed = allowed
 
 
+class BodyTooSlow(errors.AppError):
+    """The body of the request stopped arriving, or only drips."""
+
+    code, status, title, retryable = "body_too_slow", 408, "The body arrives too slowly", True
+
+
 def answer(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     """The answer to a request that ended in `error`."""
     request_id = request.scope["state"].get("request_id", "")

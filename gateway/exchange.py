@@ -14,12 +14,16 @@ from litestar.types import ASGIApp, HTTPReceiveMessage, HTTPScope, Message, Rece
 
 from gateway.access import PATHS
 from gateway.audit import Trail, worth_an_entry
+from gateway.errors import BodyTooSlow
 from gateway.safety import headers_of_every_answer
 from gateway.tally import Tally
-from shared import errors, ids
+from shared import ids
 
-BODY_PAUSE_S = 30.0
-"""Longest pause within a body; after it the request is refused."""
+BODY_PATIENCE_S = 30.0
+"""How long a body may stay behind `BODY_BYTES_PER_S`; a body that pauses that long is refused, and one that drips."""
+
+BODY_BYTES_PER_S = 4096
+"""Slowest body on average; what arrives faster earns back the patience that was used up, and no more than that."""
 
 LINGER_S = 5.0
 """How long what a refused client still sends is read and dropped, so that it gets to see the refusal."""
@@ -55,6 +59,7 @@ class Exchange:
         self._status = 0
         self._made = ""
         self._body_pending, self._body_held_back, offered = False, False, None
+        self._patience_s = BODY_PATIENCE_S
         for name, value in scope["headers"]:
             if name == b"x-request-id":
                 offered = value.decode("latin-1")
@@ -69,15 +74,22 @@ class Exchange:
         """The next part of the body, or the end of the connection.
 
         Raises:
-            errors.DeadlineExceeded: The client stopped sending in the middle of the body.
+            BodyTooSlow: The client stopped sending in the middle of the body, or it only drips.
         """
         if not self._body_pending:
             return cast(HTTPReceiveMessage, await self._receive())  # waits for the client to leave: no bound
+        began = time.monotonic()
         try:
-            async with asyncio.timeout(BODY_PAUSE_S):
-                return await self._take()
+            async with asyncio.timeout(self._patience_s):
+                message = await self._take()
         except TimeoutError:
-            raise errors.DeadlineExceeded(f"The body stopped arriving for {BODY_PAUSE_S:.0f} s.") from None
+            raise BodyTooSlow(
+                f"The body arrives too slowly: for {BODY_PATIENCE_S:.0f} s less than {BODY_BYTES_PER_S // 1024} KiB/s."
+            ) from None
+        if message["type"] == "http.request":
+            self._patience_s += began - time.monotonic() + len(message["body"]) / BODY_BYTES_PER_S
+            self._patience_s = min(self._patience_s, BODY_PATIENCE_S)
+        return message
 
     async def _take(self) -> HTTPReceiveMessage:
         message = cast(HTTPReceiveMessage, await self._receive())

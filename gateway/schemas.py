@@ -24,15 +24,18 @@ from shared.specs import (
 
 Role = Literal["admin", "engineer", "viewer"]
 
-_UNSEEN = r"\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069"
+_UNSEEN = r"\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
 """Characters that nobody sees and that change how the text around them is shown: controls, and changes of direction."""
+
+ON_ONE_LINE = rf"^[^\x00-\x1f{_UNSEEN}]*$(?!\n)"
+"""In Python `$` alone lets a last newline pass, and JSON has no `\\Z`."""
 
 Name = Annotated[
     str,
     Meta(
         min_length=1,
         max_length=200,
-        pattern=rf"^[^\x00-\x1f{_UNSEEN}]*$(?!\n)",  # in Python `$` alone lets a last newline pass, and JSON has no \Z
+        pattern=ON_ONE_LINE,
         extra={"rule": "text of 1 to 200 characters, on one line and without control characters"},
     ),
 ]
@@ -149,7 +152,15 @@ class User(View, frozen=True, kw_only=True):
 
 # --- models -----------------------------------------------------------------------------------------------------------
 
-Labels = Annotated[list[Annotated[str, Meta(max_length=200)]], Meta(min_length=1, max_length=100_000)]
+Label = Annotated[
+    str,
+    Meta(
+        max_length=200,
+        pattern=ON_ONE_LINE,
+        extra={"rule": "text of at most 200 characters, on one line and without control characters"},
+    ),
+]
+Labels = Annotated[list[Label], Meta(min_length=1, max_length=100_000)]
 Shape = Annotated[list[Annotated[int, Meta(ge=1, le=65_536)]], Meta(min_length=1, max_length=8)]
 
 

@@ -15,8 +15,16 @@ from shared.db.tables import ApiKey
 
 DAY_MS = 24 * 3600 * 1000
 
+LOGIN_BYTES = 8 * 1024
+"""Largest body of the one call that reads a body of somebody nobody knows yet; memory holds it until it is complete."""
 
-@post("/login", status_code=200, responses=problems(401, 429, signed_in=False))
+
+@post(
+    "/login",
+    status_code=200,
+    request_max_body_size=LOGIN_BYTES,
+    responses=problems(401, 408, 413, 429, signed_in=False),
+)
 async def login(request: Http, data: JSONBody[schemas.Login], context: Injected) -> schemas.SignedIn:
     """Sign in with name and password; the token is good for 24 hours.
 

@@ -45,6 +45,7 @@ _PROBLEMS = {
     401: "No credential, or a bad one.",
     403: "The role may not do this.",
     404: "The id names nothing.",
+    408: "The body arrives too slowly.",
     409: "Conflicts with the present state.",
     413: "Too large.",
     415: "A body of a type this call does not take.",

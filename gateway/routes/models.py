@@ -40,7 +40,7 @@ WHY_NOT_TRAINABLE = "An ONNX file holds a finished graph; training needs the mod
     status_code=202,
     request_max_body_size=None,  # counted while it streams: bodies.chunks
     operation_class=UploadOperation,
-    responses=problems(409, 413, 415, 429),
+    responses=problems(408, 409, 413, 415, 429),
     operation_id="UploadModel",
 )
 async def upload(request: Http, context: Injected, idempotency_key: IdempotencyKey = None) -> Response[bytes]:

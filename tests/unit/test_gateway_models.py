@@ -231,15 +231,16 @@ def test_an_interrupted_upload_leaves_nothing(gateway: Gateway) -> None:
 
 
 def test_an_upload_that_falls_silent_is_ended(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exchange, "BODY_PAUSE_S", 0.05)
+    monkeypatch.setattr(exchange, "BODY_PATIENCE_S", 0.05)
     monkeypatch.setattr(exchange, "LINGER_S", 0.05)
     context, key = context_at(gateway.folder), gateway.keys["engineer"]
     headers = {"content-type": "multipart/form-data; boundary=x", "content-length": "100500"}
     talk = Conversation("POST", "/api/v1/models", key, headers)
     upload_until(talk, 50_000)
     converse(context, talk)
-    assert talk.status == 504
-    assert json.loads(talk.body)["code"] == "deadline_exceeded"
+    assert talk.status == 408
+    assert json.loads(talk.body)["code"] == "body_too_slow"
+    assert talk.headers["connection"] == "close"
     assert list(context.models.root.glob("staging/*")) == []
 
 
