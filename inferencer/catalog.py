@@ -35,6 +35,7 @@ class DatabaseCatalog:
             dynamic_batch=entry.dynamic_batch,
             preprocessing=entry.preprocessing,
             labels=entry.labels,
+            scores=entry.scores,
             engine=serves.engine,
             precision=serves.precision,
             batch_size=serves.batch_size,

@@ -16,14 +16,17 @@ from shared import errors
 from shared.engines import engine_class
 from shared.engines.base import Engine
 from shared.engines.timing import synthetic_feeds
-from shared.specs import MAX_SIDE, ModelDescription, Preprocessing, TensorInfo
-from shared.vision import preprocess
+from shared.specs import MAX_SIDE, ModelDescription, Preprocessing, Scores, TensorInfo
+from shared.vision import postprocess, preprocess
 
 STANDARD_DOMAINS = {"", "ai.onnx", "ai.onnx.ml"}
 BATCH = "batch"
 MAX_AXES = 8
 MAX_VALUES = 2**28
 """In one input: a request of 1 GiB as float32, more than any call takes."""
+
+TRIES = 4
+"""Inputs a model without contract is run on: scores that are a distribution every time are taken for probabilities."""
 
 
 def describe(order: DescribeOrder) -> ModelDescription:
@@ -42,11 +45,11 @@ def describe(order: DescribeOrder) -> ModelDescription:
     preprocessing, notes = _contract(order, inputs, model)
     inputs = [_sized(info, preprocessing) for info in inputs]
     declared_free = all(isinstance(info.shape[0], str) for info in inputs)
-    outputs, dynamic = _try_out(path, inputs, declared_free, notes)
+    outputs, dynamic, scores = _try_out(path, inputs, declared_free, notes)
     if not dynamic:
         inputs = [msgspec.structs.replace(info, shape=[_fixed(info), *info.shape[1:]]) for info in inputs]
     _check_labels(order, outputs)
-    notes += _undecoded(order, outputs)
+    notes += _undecoded(order, outputs) or _taken_for(preprocessing, scores)
     return ModelDescription(
         inputs=inputs,
         outputs=outputs,
@@ -56,6 +59,7 @@ def describe(order: DescribeOrder) -> ModelDescription:
         dynamic_batch=dynamic,
         preprocessing=preprocessing,
         labels=order.labels,
+        scores=scores,
         notes=notes,
     )
 
@@ -201,17 +205,35 @@ def _sized(info: TensorInfo, contract: Preprocessing | None) -> TensorInfo:
 
 def _try_out(
     path: Path, inputs: list[TensorInfo], declared_free: bool, notes: list[str]
-) -> tuple[list[TensorInfo], bool]:
-    """Run it; returns the outputs as they came and whether the batch really is free."""
+) -> tuple[list[TensorInfo], bool, Scores]:
+    """Run it; returns the outputs as they came, whether the batch really is free, and what the scores are."""
     with engine_class("onnxruntime")(path, threads=1) as engine:
-        try:
-            values = engine.infer(synthetic_feeds(inputs, _fixed(inputs[0]), seed=0))
-        except errors.AppError as error:
-            raise errors.BadModel(f"The model does not run: {error.message}") from error
+        tries = []
+        for seed in range(TRIES):
+            try:
+                tries.append(engine.infer(synthetic_feeds(inputs, _fixed(inputs[0]), seed=seed)))
+            except errors.AppError as error:
+                raise errors.BadModel(f"The model does not run: {error.message}") from error
+        values = tries[0]
         dynamic = declared_free and _runs_at_two(engine, inputs, notes)
         if not all(np.isfinite(value).all() for value in values.values() if value.dtype.kind == "f"):
             notes.append("On seeded random input the model gives NaN or infinite values.")
-        return [_named_batch(info, values[info.name], dynamic) for info in engine.outputs], dynamic
+        outputs = [_named_batch(info, values[info.name], dynamic) for info in engine.outputs]
+        return outputs, dynamic, _scores([found[outputs[0].name] for found in tries])
+
+
+def _scores(tries: list[np.ndarray]) -> Scores:
+    """What the rows of the first output are, as far as a few inputs show."""
+    found = all(rows.ndim == 2 and rows.shape[1] > 1 and postprocess.is_distribution(rows) for rows in tries)
+    return "probabilities" if found else "logits"
+
+
+def _taken_for(preprocessing: Preprocessing | None, scores: Scores) -> list[str]:
+    """What was decided about the scores where no contract says it."""
+    if preprocessing is not None:
+        return []
+    how = "shown as they are" if scores == "probabilities" else "turned into confidences by softmax"
+    return [f"The scores were taken for {scores} on seeded random input: they are {how}."]
 
 
 def _runs_at_two(engine: Engine, inputs: list[TensorInfo], notes: list[str]) -> bool:

@@ -6,7 +6,7 @@ import msgspec
 
 from reporter.lookup import candidate_of, limit_of, measured, short, subject, when
 from shared.specs import Candidate, MetricName
-from shared.verdict.figures import engine_title, estimate, factor, figure, listing, plural, quantity, span, title
+from shared.verdict.figures import engine_title, estimate, factor, fed, figure, listing, plural, quantity, span, title
 from shared.verdict.intervals import samples_needed
 from shared.verdict.report import CandidateRecord, Report
 
@@ -72,7 +72,7 @@ def _summary(report: Report) -> str:
     """One sentence under the headline."""
     selected = report.decision.selected
     if selected:
-        images = plural(selected.batch_size, "image") + " at a time"
+        images = plural(selected.batch_size, fed(report.metadata.model)) + " at a time"
         limits = "it keeps every limit you set" if report.metadata.config.constraints else "no limit was set"
         aim = "fastest answers" if report.metadata.config.objective == "latency" else "most images per second"
         return f"{images}, {plural(selected.threads, 'processor thread')}. Chosen for {aim}; {limits}."

@@ -6,13 +6,8 @@ import csv
 import io
 
 from reporter.lookup import candidate_of, is_selected, limit_of
-from shared.verdict.figures import QUANTITIES
+from shared.verdict.figures import QUANTITIES, Value, cell
 from shared.verdict.report import CandidateRecord, Report
-
-Value = str | int | float | bool | None
-
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
-"""What makes a spreadsheet take a text cell for a formula (OWASP, CSV Injection)."""
 
 
 def table(report: Report) -> bytes:
@@ -21,7 +16,7 @@ def table(report: Report) -> bytes:
     writer = csv.DictWriter(out, fieldnames=_columns(report))
     writer.writeheader()
     for record in report.candidates:
-        writer.writerow({name: _safe(value) for name, value in _row(report, record).items()})
+        writer.writerow({name: cell(value) for name, value in _row(report, record).items()})
     return out.getvalue().encode()
 
 
@@ -57,8 +52,3 @@ def _row(report: Report, record: CandidateRecord) -> dict[str, Value]:
 
 def _columns(report: Report) -> list[str]:
     return list(_row(report, report.candidates[0])) if report.candidates else ["report_id"]
-
-
-def _safe(value: Value) -> Value:
-    """Text that would be read as a formula gets an apostrophe in front; numbers stay numbers."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

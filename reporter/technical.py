@@ -27,6 +27,7 @@ from shared.verdict.report import DELTA_METRICS, CandidateRecord, Delta, Report
 from shared.verdict.wording import METHOD
 
 NONE = "–"
+SAID_BEFORE = "Nothing was chosen; “Why” in the first part has every reason."
 CONSTRAINTS_A_TABLE = 4
 LATENCIES: tuple[MetricName, ...] = ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms", "latency_mean_ms")
 RESOURCES: tuple[MetricName, ...] = ("throughput_fps", "cpu_util_pct", "memory_mb", "load_ms", "artifact_mb")
@@ -107,6 +108,11 @@ def technical_view(report: Report) -> TechnicalView:
         method=list(METHOD),
         facts=_facts(report),
     )
+
+
+def beneath(view: TechnicalView, said: Sequence[str]) -> TechnicalView:
+    """The view for a document whose first part has `said` why; where that is all there is, it is not said twice."""
+    return msgspec.structs.replace(view, reasons=[SAID_BEFORE]) if view.reasons == said else view
 
 
 def _row(report: Report, record: CandidateRecord, cells: list[Cell]) -> Row:

@@ -11,7 +11,7 @@ import numpy as np
 
 from shared import errors
 from shared.engines import Engine, Feeds, Tensor, check_feeds, describe, engine_class
-from shared.specs import EngineName, Precision, Preprocessing, Task, TensorInfo
+from shared.specs import EngineName, Precision, Preprocessing, Scores, Task, TensorInfo
 from shared.vision import postprocess, preprocess
 from shared.vision.decode import MAX_PIXELS, decode
 
@@ -31,6 +31,8 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
     dynamic_batch: bool
     preprocessing: Preprocessing | None
     labels: list[str] | None
+    scores: Scores
+    """What a classifier gives where no contract says it."""
     engine: EngineName
     precision: Precision
     batch_size: int
@@ -172,10 +174,7 @@ class Runtime:
 
     def _classes(self, scores: Tensor, top_k: int) -> list[list[postprocess.ClassScore]]:
         contract = self.serving.preprocessing
-        if contract is not None:
-            kind = contract.scores
-        else:  # nothing says what the scores are, but a distribution can be recognised
-            kind = "probabilities" if postprocess.is_distribution(scores) else "logits"
+        kind = self.serving.scores if contract is None else contract.scores
         return [postprocess.top_k(row, self.serving.labels, top_k) for row in postprocess.confidences(scores, kind)]
 
     def _chunk(self, feeds: Feeds, start: int, count: int) -> dict[str, Tensor]:

@@ -34,6 +34,9 @@ MetricName = Literal[
     "artifact_mb",
 ]
 
+Scores = Literal["logits", "probabilities"]
+"""What a classifier gives: anything (softmax makes confidences of it), or confidences."""
+
 MAX_SIDE = 8192
 Side = Annotated[int, Meta(ge=1, le=MAX_SIDE)]
 
@@ -98,7 +101,7 @@ class Preprocessing(Spec, frozen=True, kw_only=True):
     ] = "NCHW"
     dtype: Annotated[Literal["float32", "float16", "uint8"], Meta(description="Type of the input tensor.")] = "float32"
     scores: Annotated[
-        Literal["logits", "probabilities"],
+        Scores,
         Meta(description="What a classifier answers; logits pass through softmax before they are shown."),
     ] = "logits"
 
@@ -136,6 +139,8 @@ class ModelDescription(msgspec.Struct, frozen=True, kw_only=True):
     preprocessing: Preprocessing | None
     """The user's contract checked against the input, or one derived from it; None when the input is no image."""
     labels: list[str] | None
+    scores: Scores = "logits"
+    """Decided once, here, for a classifier that has no contract to say it: no answer may change what they are."""
     notes: list[str] = []
 
 

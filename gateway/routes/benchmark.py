@@ -36,6 +36,7 @@ from shared.db import benchmarks, connection, idempotency, jobs
 from shared.db.accounts import Account
 from shared.db.pages import Page
 from shared.specs import BenchmarkSpec, JobStatus
+from shared.verdict.figures import cell
 
 FIGURES = (
     "latency_mean_ms",
@@ -149,13 +150,8 @@ def _csv(rows: list[dict[str, Any]]) -> bytes:
     writer.writerow(HEADING)
     for row in rows:
         head = (row["id"], clock.iso(row["created_at_ms"]), row["job_status"], row["model_id"], row["model_name"])
-        writer.writerow([_cell(value) for value in (*head, *(row[name] for name in (*CANDIDATE, *FIGURES)))])
+        writer.writerow([cell(value) for value in (*head, *(row[name] for name in (*CANDIDATE, *FIGURES)))])
     return out.getvalue().encode()
-
-
-def _cell(value: Any) -> Any:
-    """Text that a spreadsheet would run as a formula is shown as text."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def _why_no_report(row: Any) -> str:

@@ -11,7 +11,7 @@ import peewee
 from shared import clock, errors, ids
 from shared.db import connection, jobs, pages
 from shared.db.tables import Artifact, Deployment, Job, Model, Revision
-from shared.specs import EngineName, ModelDescription, Precision, Preprocessing, Stored, Task, TensorInfo
+from shared.specs import EngineName, ModelDescription, Precision, Preprocessing, Scores, Stored, Task, TensorInfo
 
 DEFAULT_BATCH = 4
 """Largest batch the default deployment forms from waiting requests, for models with a dynamic batch."""
@@ -39,6 +39,8 @@ class CatalogEntry(msgspec.Struct, frozen=True, kw_only=True):
     dynamic_batch: bool
     preprocessing: Preprocessing | None
     labels: list[str] | None
+    scores: Scores
+    """What the model gives where `preprocessing` does not say it."""
     serves: Serves
 
 
@@ -157,6 +159,7 @@ def _entry(row: Model) -> CatalogEntry:
         dynamic_batch=description.dynamic_batch,
         preprocessing=description.preprocessing,
         labels=description.labels,
+        scores=description.scores,
         serves=serves(row.id, description),
     )
 

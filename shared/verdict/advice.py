@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from shared.specs import Candidate, EngineName, MeasurementSet
 from shared.verdict.assessment import Assessment
 from shared.verdict.decision import Decision
-from shared.verdict.figures import QUANTITIES, engine_title, listing, plural, title
+from shared.verdict.figures import QUANTITIES, engine_title, fed, listing, plural, title
 from shared.verdict.intervals import samples_needed
 from shared.verdict.metrics import PERCENTILES
 
@@ -62,7 +62,7 @@ def deployment_steps(measurements: MeasurementSet, selected: Candidate | None) -
         f"Fetch the model that was measured: GET /api/v1/models/{model.id}/onnx. Its SHA-256 must be {model.sha256}.",
         f"Install {_pins(measurements, selected.engine)}, the version that was measured.",
         f"Load it with {engine_title(selected)}, {plural(selected.threads, 'thread')} per session and "
-        f"{plural(selected.instances, 'session')}; send {plural(selected.batch_size, 'image')} per call.",
+        f"{plural(selected.instances, 'session')}; send {plural(selected.batch_size, fed(model))} per call.",
     ]
     if model.preprocessing_hash:
         steps.append(

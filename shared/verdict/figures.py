@@ -5,7 +5,12 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from shared.specs import Candidate, Constraint, EngineName, MetricName
+from shared.specs import Candidate, Constraint, EngineName, MeasuredModel, MetricName
+
+Value = str | int | float | bool | None
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+"""What makes a spreadsheet take a text cell for a formula (OWASP, CSV Injection)."""
 
 
 class Quantity(NamedTuple):
@@ -104,6 +109,16 @@ def title(candidate: Candidate) -> str:
     if candidate.instances > 1:
         parts.append(plural(candidate.instances, "instance"))
     return ", ".join(parts)
+
+
+def cell(value: Value) -> Value:
+    """A field of a CSV file: text that a spreadsheet would run gets an apostrophe in front; numbers stay numbers."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+
+def fed(model: MeasuredModel) -> str:
+    """What one row of a batch is: an image where the model has a contract for images."""
+    return "image" if model.preprocessing_hash else "row"
 
 
 def plural(count: int, noun: str) -> str:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from shared import errors
+from shared.specs import Scores
 
-Scores = npt.NDArray[np.generic]
+ScoreRows = npt.NDArray[np.generic]
 Confidences = npt.NDArray[np.float64]
 
 DECIMALS = 6
@@ -26,7 +26,7 @@ class ClassScore(msgspec.Struct, frozen=True):
     confidence: float
 
 
-def confidences(scores: Scores, kind: Literal["logits", "probabilities"]) -> Confidences:
+def confidences(scores: ScoreRows, kind: Scores) -> Confidences:
     """Rows of scores -> rows of confidences: softmax of logits (one column: the sigmoid), probabilities as they are.
 
     Raises:
@@ -65,7 +65,7 @@ def top_k(row: Confidences, labels: Sequence[str] | None, k: int) -> list[ClassS
     ]
 
 
-def is_distribution(scores: Scores) -> bool:
+def is_distribution(scores: ScoreRows) -> bool:
     """Whether every row already lies in [0, 1] and sums to 1: what a model that ends in softmax gives."""
     values = np.asarray(scores, dtype=np.float64)
     return bool((values >= 0).all() and (values <= 1).all() and (np.abs(values.sum(axis=1) - 1) < 1e-3).all())

@@ -229,3 +229,25 @@ def test_a_model_that_wants_too_much_memory_is_a_refusal_not_a_crash(tmp_path: P
     limits = child.Limits(wall_s=60, memory_mb=4096, cpu_s=60, file_mb=1)
     with pytest.raises((errors.AppError, child.ChildDied)):
         child.run("preparer.enclosed", order, ModelDescription, limits=limits)
+
+
+def tensor_classifier(*last: onnx.NodeProto) -> onnx.ModelProto:
+    """Takes rows of four numbers and gives them back, through `last` where there is one."""
+    nodes = list(last) or [helper.make_node("Identity", ["rows"], ["scores"])]
+    graph = helper.make_graph(
+        nodes,
+        "rows",
+        [helper.make_tensor_value_info("rows", TensorProto.FLOAT, ["n", 4])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", 4])],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+def test_what_the_scores_are_is_decided_once(look):
+    softmax = helper.make_node("Softmax", ["rows"], ["inner"]), helper.make_node("Identity", ["inner"], ["scores"])
+    found = look(tensor_classifier(*softmax))
+    assert (found.preprocessing, found.scores) == (None, "probabilities")
+    assert "taken for probabilities" in found.notes[-1]
+    sometimes = look(tensor_classifier())  # of rows that happen to be a distribution it gives a distribution
+    assert (sometimes.preprocessing, sometimes.scores) == (None, "logits")
+    assert "taken for logits" in sometimes.notes[-1]

@@ -46,6 +46,7 @@ def serving(model_id: str, file: Path, batch_size: int = 4) -> Serving:
         dynamic_batch=True,
         preprocessing=CONTRACT,
         labels=None,
+        scores="logits",
         engine="onnxruntime",
         precision="fp32",
         batch_size=batch_size,

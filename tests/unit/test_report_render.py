@@ -16,6 +16,7 @@ from reporter.pdf import printable
 from reporter.render import render
 from reporter.shapes import COLOURS
 from reporter.table import table
+from reporter.technical import SAID_BEFORE
 from shared.specs import Constraint, Series
 from shared.verdict.report import build, verify
 from tests.unit.measurements import candidate, measured, measurement_set, series, unavailable
@@ -162,6 +163,17 @@ def test_names_are_text_in_pages() -> None:
         assert "<script>alert(1)</script>" in page.words
         assert "{{7*7}}" in page.words
     assert "<b>killed</b>" in Page(NASTY["technical.html"]).words
+
+
+@pytest.mark.parametrize("case", ["nothing passes", "nothing measured", "too few calls"])
+def test_why_nothing_was_chosen_is_said_once(case: str) -> None:
+    report = build(CASES[case], "rep_4")
+    files, (first, *_) = render(report), report.decision.reasons
+    assert Page(files["report.html"]).words.count(first) == 1
+    assert Page(files["technical.html"]).words.count(first) == 1
+    paper = " ".join(pdf_text(files["report.pdf"]).split())
+    assert paper.count(printable(first)) == 1
+    assert SAID_BEFORE in Page(files["report.html"]).words
 
 
 def test_names_are_text_in_the_pdf() -> None:

@@ -40,6 +40,7 @@ def serving(path: Path, **changes: Any) -> Serving:
         dynamic_batch=True,
         preprocessing=CONTRACT,
         labels=["red", "green", "blue"],
+        scores="logits",
         engine="onnxruntime",
         precision="fp32",
         batch_size=4,
@@ -345,9 +346,10 @@ class TestPresent:
             "outputs": {"scores": [[[0.0]] * 3] * 2},
         }
 
-    def test_logits_without_a_contract(self) -> None:
-        runtime = Runtime(serving(Path("none"), preprocessing=None))
-        for scores, best in (([[0.0, 0.0]], 0.5), ([[0.1, 0.9]], 0.9)):
+    @pytest.mark.parametrize(("kind", "second"), [("logits", 0.689974), ("probabilities", 0.9)])
+    def test_a_model_without_a_contract_never_changes_what_its_scores_are(self, kind: str, second: float) -> None:
+        runtime = Runtime(serving(Path("none"), preprocessing=None, scores=kind))
+        for scores, best in (([[0.5, 0.5]], 0.5), ([[0.1, 0.9]], second)):
             answer = json.loads(runtime.present({"scores": np.array(scores)}, 1, 1, raw_outputs=False))
             assert answer["predictions"][0][0]["confidence"] == best
 

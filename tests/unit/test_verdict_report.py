@@ -142,6 +142,14 @@ def test_advice_follows_the_run() -> None:
     assert REPORT.metadata.model.sha256 in REPORT.deployment_steps[0]
 
 
+@pytest.mark.parametrize(("contract", "noun"), [("9b1c33f0a2d4e6f8", "image"), (None, "row")])
+def test_a_model_that_takes_tensors_is_sent_rows(contract: str | None, noun: str) -> None:
+    plain = measurement_set()
+    model = msgspec.structs.replace(plain.model, preprocessing_hash=contract)
+    steps = build(msgspec.structs.replace(plain, model=model), "r").deployment_steps
+    assert any(f"send 1 {noun} per call" in step for step in steps)
+
+
 def test_an_engine_that_ran_at_some_batch_counts_as_compared() -> None:
     found = [*series()[:1], unavailable(candidate("onnxruntime", 8), "the model's batch is fixed at 1")]
     (line,) = [line for line in build(measurement_set(found, ()), "r").recommendations if "Not compared" in line]
