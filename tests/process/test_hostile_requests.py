@@ -139,7 +139,7 @@ def test_forged_tokens(platform: Platform, admin: httpx.Client):
         "no session": forged(claims | {"jti": "nothing"}, {"alg": "HS256"}, secret),
         "a session that is a number": forged(claims | {"jti": 1}, {"alg": "HS256"}, secret),
         "never expires": forged({name: claims[name] for name in claims if name != "exp"}, {"alg": "HS256"}, secret),
-        "deep": f"{b64(b'[' * 20_000)}.{b64(b'[' * 20_000)}.x",
+        "deep": f"{b64(b'[' * 5_000)}.{b64(b'[' * 5_000)}.x",
         "dots": "." * 1000,
     }
     assert {name: verify(platform, token) for name, token in attacks.items()} == dict.fromkeys(attacks, 401)
@@ -149,7 +149,7 @@ def test_a_token_of_a_megabyte(platform: Platform):
     answer = raw(
         platform, b"GET /api/v1/auth/verify HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n\r\n" % (b"a" * 2**20)
     )
-    assert statuses(answer) in ([400], [401], [431])
+    assert statuses(answer) == [431]
 
 
 def test_keys(platform: Platform, people: dict[str, httpx.Client]):
@@ -251,10 +251,10 @@ def test_two_readings_of_one_request(headers: bytes, platform: Platform):
 def test_ten_thousand_headers_and_a_long_path(platform: Platform):
     many = b"".join(b"X-%d: a\r\n" % number for number in range(10_000))
     answer = raw(platform, b"GET /api/v1/health/live HTTP/1.1\r\nHost: x\r\n" + many + b"\r\n")
-    assert statuses(answer) in ([200], [400], [431])
+    assert statuses(answer) == [431]
     for path in (b"a" * 100_000, b"api/v1/models/" + b"a" * 100_000, b"schema?" + b"a=b&" * 25_000):
         answer = raw(platform, b"GET /" + path + b" HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert all(400 <= status < 500 for status in statuses(answer)), answer[:300]
+        assert statuses(answer) == [431], answer[:300]
 
 
 def test_ten_thousand_parts(people: dict[str, httpx.Client]):
@@ -269,9 +269,10 @@ def test_ten_thousand_parts(people: dict[str, httpx.Client]):
 def test_a_compressed_body_is_not_unpacked(platform: Platform, people: dict[str, httpx.Client]):
     bomb = gzip.compress(b" " * 50_000_000)
     headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
-    assert people["ada"].post("/benchmark", content=bomb, headers=headers).status_code in (415, 422)
+    answer = people["ada"].post("/benchmark", content=bomb, headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid")
     answer = httpx.post(f"{platform.url}/api/v1/auth/login", content=bomb, headers=headers)
-    assert answer.status_code in (415, 422)
+    assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
 
 
 def test_slow_clients_take_nobody_s_place(platform: Platform):
