@@ -8,7 +8,9 @@ from typing import Literal
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from gateway.auth import Credentials, credential_of
+from gateway.browsers import check_csrf
 from gateway.errors import NO_SUCH_PATH, MethodNotAllowed
+from gateway.tokens import Signer
 from shared import errors
 from shared.db.accounts import Role
 
@@ -26,6 +28,7 @@ RANK: dict[Role, int] = {"viewer": 1, "engineer": 2, "admin": 3}
 
 TABLE: dict[tuple[str, str], Minimum] = {
     ("POST", "/api/v1/auth/login"): "nobody",
+    ("POST", "/api/v1/auth/session"): "nobody",
     ("POST", "/api/v1/auth/logout"): "viewer",
     ("GET", "/api/v1/auth/verify"): "viewer",
     ("GET", "/api/v1/auth/api-keys"): "viewer",
@@ -72,7 +75,7 @@ TABLE: dict[tuple[str, str], Minimum] = {
 }
 
 
-SIGN_INS = ("POST /api/v1/auth/login",)
+SIGN_INS = ("POST /api/v1/auth/login", "POST /api/v1/auth/session")
 """As the audit log calls them."""
 
 METRICS = "/metrics"
@@ -84,11 +87,12 @@ class Gate:
 
     Args:
         credentials: Turns what a request carries into an identity.
+        signer: Knows the CSRF token of a session.
         metrics_token: Opens `METRICS` and nothing else; empty: there is none.
     """
 
-    def __init__(self, credentials: Credentials, metrics_token: str = "") -> None:
-        self._credentials, self._metrics_token = credentials, metrics_token.encode()
+    def __init__(self, credentials: Credentials, signer: Signer, metrics_token: str = "") -> None:
+        self._credentials, self._signer, self._metrics_token = credentials, signer, metrics_token.encode()
 
     def around(self, app: ASGIApp) -> ASGIApp:
         """The middleware: `app` behind this gate."""
@@ -107,20 +111,29 @@ class Gate:
             MethodNotAllowed: The path is, with other methods.
             errors.Unauthorized: The call needs an identity and the request has none.
             errors.Forbidden: The role is not enough.
+            CsrfRefused: It rests on a session cookie, would change something, and lacks the token for that.
         """
         needed = _needed(str(scope.get("method")), scope["path_template"])
         if needed == "nobody" or self._scrapes(scope):
             return
-        identity = await self._credentials.identify(scope["headers"])
+        identity = await self._credentials.identify(scope)
         scope["state"]["account"], scope["state"]["identity"] = identity.account, identity
         if RANK[identity.account.role] < RANK[needed]:
             raise errors.Forbidden(f"Your role is {identity.account.role}; this call needs {needed}.")
+        if (csrf_token := self.csrf_token(scope)) is not None:
+            check_csrf(scope, csrf_token)
+
+    def csrf_token(self, scope: Scope) -> str | None:
+        """The token that a request let in by its cookie needs to change something; None for all others."""
+        credential, session_id = credential_of(scope), scope["state"]["identity"].session_id
+        return self._signer.csrf(session_id) if credential and credential.by_cookie and session_id else None
 
     def _scrapes(self, scope: Scope) -> bool:
         """Whether this is the page for Prometheus, asked for with the token for it."""
         if scope["path_template"] != METRICS or not self._metrics_token:
             return False
-        return hmac.compare_digest(credential_of(scope["headers"]) or b"", self._metrics_token)
+        credential = credential_of(scope)
+        return credential is not None and hmac.compare_digest(credential.value, self._metrics_token)
 
 
 def _needed(method: str, path: str) -> Minimum:

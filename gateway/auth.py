@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from typing import NamedTuple
 
 import msgspec
+from litestar.types import Scope
 
 from gateway import tokens
+from gateway.browsers import session_token
 from gateway.store import Store
 from shared import clock, errors
 from shared.db import accounts
@@ -18,7 +20,12 @@ NO_CREDENTIAL = (
     "Send `Authorization: Bearer <token or API key>` or `X-API-Key: <key>`; POST /api/v1/auth/login gives a token."
 )
 
-Headers = Iterable[tuple[bytes, bytes]]
+
+class Credential(NamedTuple):
+    """What a request shows."""
+
+    value: bytes
+    by_cookie: bool
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,18 +44,20 @@ class Credentials:
         self._known: dict[bytes, Identity] = {}
         self._generation = 0
 
-    async def identify(self, headers: Headers) -> Identity:
-        """The identity behind a request's headers.
+    async def identify(self, scope: Scope) -> Identity:
+        """The identity behind a request.
 
         Raises:
             errors.Unauthorized: No credential, or one that is wrong, expired or revoked.
         """
-        credential = credential_of(headers)
+        credential = credential_of(scope)
         if credential is None:
             raise errors.Unauthorized(NO_CREDENTIAL)
-        identity = self._known.get(credential)
+        identity = self._known.get(credential.value)
         if identity is None:
-            identity = await self._look_up(credential)
+            identity = await self._look_up(credential.value)
+        if credential.by_cookie and identity.session_id is None:
+            raise errors.Unauthorized("The session cookie holds no sign-in; send an API key in a header.")
         if identity.expires_at_ms is not None and identity.expires_at_ms <= clock.now_ms():
             raise errors.Unauthorized("The credential has expired; sign in again or make a new key.")
         return identity
@@ -88,12 +97,21 @@ class Credentials:
         return Identity(account=account, session_id=claims.session_id, expires_at_ms=claims.expires_at_ms)
 
 
-def credential_of(headers: Headers) -> bytes | None:
-    """The bearer token or key a request carries; `Authorization` counts before `X-API-Key`."""
-    key = None
-    for name, value in headers:
-        if name == b"authorization" and value[:7].lower() == b"bearer ":
-            return value[7:].strip()
-        if name == b"x-api-key":
-            key = value.strip()
-    return key or None
+def credential_of(scope: Scope) -> Credential | None:
+    """The bearer token or key of a request, or else the token in its session cookie.
+
+    `Authorization` counts before `X-API-Key`. Where one of the two was sent, right or wrong, the cookie counts for
+    nothing.
+    """
+    key, explicit = b"", False
+    for name, value in scope["headers"]:
+        if name == b"authorization":
+            if value[:7].lower() == b"bearer ":
+                return Credential(value[7:].strip(), by_cookie=False)
+            explicit = True
+        elif name == b"x-api-key":
+            key, explicit = value.strip(), True
+    if key:
+        return Credential(key, by_cookie=False)
+    token = None if explicit else session_token(scope)
+    return None if token is None else Credential(token, by_cookie=True)

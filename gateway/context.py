@@ -81,7 +81,7 @@ class Context:
         self.credentials = Credentials(self.store, self.signer)
         self.trail = Trail(self.store)
         self.throttle = Throttle()
-        self.gate = Gate(self.credentials, settings.metrics_token)
+        self.gate = Gate(self.credentials, self.signer, settings.metrics_token)
         self.caches = Caches(self.store, self.credentials)
         self.hub = Hub()
         self.models = ArtifactStore(settings.models)

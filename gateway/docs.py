@@ -27,13 +27,14 @@ from litestar.openapi.spec.enums import OpenAPIFormat, OpenAPIType
 
 from gateway import docs_examples, docs_shapes, docs_words
 from gateway.access import IN_WORDS, TABLE, Minimum
+from gateway.browsers import CHANGES_NOTHING, CSRF_HEADER, cookie_name
 from gateway.docs_page import Page
 from gateway.errors import PROBLEM_JSON
 from gateway.schemas import ModelForm
 from gateway.uploads import JSON_FIELDS
 
 PREDICT = "/api/v1/inference/predict"
-SIGNED_IN: list[dict[str, list[str]]] = [{"bearer": []}, {"apiKey": []}]
+SIGNED_IN: list[dict[str, list[str]]] = [{"bearer": []}, {"apiKey": []}, {"cookie": []}]
 
 DESCRIPTION = (
     "Upload a model, benchmark it on the engines of this machine, read the decision, and predict. "
@@ -86,6 +87,13 @@ def config(version: str) -> OpenAPIConfig:
     schemes = {
         "bearer": SecurityScheme(type="http", scheme="bearer", description="A sign-in token or an API key."),
         "apiKey": SecurityScheme(type="apiKey", name="X-API-Key", security_scheme_in="header"),
+        "cookie": SecurityScheme(
+            type="apiKey",
+            name=cookie_name("http"),
+            security_scheme_in="cookie",
+            description=f"Of `POST /api/v1/auth/session`; over HTTPS its name is `{cookie_name('https')}`.",
+        ),
+        "csrf": SecurityScheme(type="apiKey", name=CSRF_HEADER, security_scheme_in="header"),
     }
     return OpenAPIConfig(
         title="cv-platform",
@@ -102,7 +110,8 @@ def config(version: str) -> OpenAPIConfig:
 
 
 def complete(openapi: OpenAPI) -> None:
-    """Add the predict call and who may call what; drop the 400s, which we answer as 422."""
+    """Add the predict call and who may call what; drop the 400s, which we answer as 422,
+    and the body of 204, which has none."""
     paths = openapi.paths or {}
     paths[PREDICT] = PathItem(post=_predict())
     for (method, path), role in TABLE.items():
@@ -110,10 +119,14 @@ def complete(openapi: OpenAPI) -> None:
         if operation is None:
             continue
         operation.security = [] if role == "nobody" else SIGNED_IN
+        if operation.security and method not in CHANGES_NOTHING:
+            operation.security = [*SIGNED_IN[:-1], SIGNED_IN[-1] | {"csrf": []}]
         told = operation.description or ""
         operation.summary = re.split(r"[.:;](?:\s|$)", told, maxsplit=1)[0]
         operation.description = f"{told}\n{_who(role)}"
         (operation.responses or {}).pop("400", None)
+        if isinstance(empty := (operation.responses or {}).get("204"), OpenAPIResponse):
+            empty.content = None
     docs_shapes.complete(openapi)
     docs_examples.complete(openapi)
     docs_words.complete(openapi)

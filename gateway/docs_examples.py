@@ -25,7 +25,8 @@ QUEUE = schemas.Queue(depth=0, limit=1000, mb=0.0)
 BODIES: tuple[msgspec.Struct, ...] = (
     schemas.Login(username="ana", password="correct horse battery staple"),
     schemas.SignedIn(access_token="eyJhbGciOiJIUzI1NiJ9.e30.c2lnbmF0dXJl", expires_in=86_400, user=PERSON),
-    schemas.Verified(user=PERSON, expires_at=FINISHED),
+    schemas.PageSession(csrf_token=SHA256, expires_in=86_400, user=PERSON),
+    schemas.Verified(user=PERSON, expires_at=FINISHED, csrf_token=None),
     schemas.NewKey(name="camera 3", expires_in_days=90),
     schemas.ApiKey(
         id="key_0193a5b2c7e04f1c9a2b7d", name="camera 3", hint="cvp_4fK2", created_at=CREATED, expires_at=None

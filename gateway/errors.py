@@ -63,6 +63,12 @@ class BodyTooSlow(errors.AppError):
     code, status, title, retryable = "body_too_slow", 408, "The body arrives too slowly", True
 
 
+class CsrfRefused(errors.AppError):
+    """A call with a session cookie that changes something, without the CSRF token of that session."""
+
+    code, status, title = "csrf", 403, "The page did not prove that it is ours"
+
+
 def answer(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     """The answer to a request that ended in `error`."""
     request_id = request.scope["state"].get("request_id", "")

@@ -96,11 +96,20 @@ class SignedIn(View, frozen=True, kw_only=True):
     user: UserRef
 
 
+class PageSession(View, frozen=True, kw_only=True):
+    """A fresh sign-in of a web page; the credential itself is in a cookie that scripts cannot read."""
+
+    csrf_token: Annotated[str, Meta(description="Goes into the header `X-CSRF-Token` of calls that change something.")]
+    expires_in: int
+    user: UserRef
+
+
 class Verified(View, frozen=True, kw_only=True):
     """Whose credential this is, and until when; null means it does not expire."""
 
     user: UserRef
     expires_at: str | None
+    csrf_token: Annotated[str, Meta(description="With a session cookie: its CSRF token. Else null.")] | None
 
 
 class NewKey(Spec, frozen=True, kw_only=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import hmac
 import os
 import secrets
 import string
@@ -58,6 +59,10 @@ class Signer:
             "exp": expires_at_ms // 1000,
         }
         return jwt.encode(claims, self._secret, algorithm=ALGORITHM)
+
+    def csrf(self, session_id: str) -> str:
+        """The second proof of pages that sign in with a cookie; it belongs to one session and ends with it."""
+        return hmac.digest(self._secret, f"csrf {session_id}".encode(), "sha256").hex()
 
     def read(self, token: str) -> Claims:
         """What a token says.

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import time
+from typing import NamedTuple
 
-from litestar import Router, delete, get, post
+from litestar import Response, Router, delete, get, post
 from litestar.params import FromPath, JSONBody
 
 from gateway import passwords, schemas, throttle, tokens
+from gateway.answers import Answer
+from gateway.browsers import check_origin, session_cookie
+from gateway.context import Context
 from gateway.routes.common import Cursor, Http, Injected, Limit, about, account_of, identity_of, iso, listing, problems
 from shared import clock, errors
 from shared.db import accounts
@@ -30,6 +34,36 @@ async def login(request: Http, data: JSONBody[schemas.Login], context: Injected)
 
     After 5 wrong passwords within 15 minutes the next sign-in of that name waits 1 s, then 2, 4, at most 60 (429).
     """
+    fresh = await _sign_in(request, data, context)
+    return schemas.SignedIn(access_token=fresh.token, expires_in=tokens.SESSION_S, user=_ref(fresh.account))
+
+
+@post("/session", status_code=200, responses=problems(401, 403, 429, signed_in=False))
+async def open_session(
+    request: Http, data: JSONBody[schemas.Login], context: Injected
+) -> Response[schemas.PageSession]:
+    """Sign in as a web page: the credential comes as a cookie that scripts cannot read and other sites do not send.
+
+    With it, calls that change something need the header `X-CSRF-Token`. It counts only where neither `Authorization`
+    nor `X-API-Key` is sent, ends after 24 hours, with `POST /api/v1/auth/logout` and with a new password. Wrong
+    passwords wait as in `POST /api/v1/auth/login`. Pages of other origins are refused unless `CORS_ORIGINS` lists them.
+    """
+    check_origin(request.scope, context.settings.origins)
+    fresh = await _sign_in(request, data, context)
+    csrf_token = context.signer.csrf(fresh.session_id)
+    shown = schemas.PageSession(csrf_token=csrf_token, expires_in=tokens.SESSION_S, user=_ref(fresh.account))
+    return Answer(shown, cookies=[session_cookie(fresh.token, tokens.SESSION_S, request.scope["scheme"])])
+
+
+class _Fresh(NamedTuple):
+    """A sign-in just made."""
+
+    account: accounts.Account
+    session_id: str
+    token: str
+
+
+async def _sign_in(request: Http, data: schemas.Login, context: Context) -> _Fresh:
     found = await context.store.read(accounts.by_name, data.username)
     password_hash = found[1] if found else None
     if found:
@@ -43,24 +77,30 @@ async def login(request: Http, data: JSONBody[schemas.Login], context: Injected)
     account = found[0]
     session = await context.store.write(accounts.open_session, account.id, tokens.SESSION_S * 1000)
     token = context.signer.sign(account.id, session.id, session.created_at_ms, session.expires_at_ms)
-    return schemas.SignedIn(access_token=token, expires_in=tokens.SESSION_S, user=_ref(account))
+    return _Fresh(account, session.id, token)
 
 
 @post("/logout", status_code=204, responses=problems(409))
-async def logout(request: Http, context: Injected) -> None:
-    """End this sign-in; its token is worth nothing from now on."""
+async def logout(request: Http, context: Injected) -> Response[None]:
+    """End this sign-in; its token is worth nothing from now on, and a page's cookie is taken away."""
     session_id = identity_of(request).session_id
     if session_id is None:
         raise errors.Conflict("An API key does not sign out; DELETE /api/v1/auth/api-keys/{id} revokes it.")
     await context.store.write(accounts.close_session, session_id)
     await context.caches.refresh()
+    by_cookie = context.gate.csrf_token(request.scope) is not None
+    return Answer(None, cookies=[session_cookie("", 0, request.scope["scheme"])] if by_cookie else [])
 
 
 @get("/verify", responses=problems())
-async def verify(request: Http) -> schemas.Verified:
+async def verify(request: Http, context: Injected) -> schemas.Verified:
     """Whose credential this is."""
     identity = identity_of(request)
-    return schemas.Verified(user=_ref(identity.account), expires_at=iso(identity.expires_at_ms))
+    return schemas.Verified(
+        user=_ref(identity.account),
+        expires_at=iso(identity.expires_at_ms),
+        csrf_token=context.gate.csrf_token(request.scope),
+    )
 
 
 @get("/api-keys", responses=problems())
@@ -108,4 +148,6 @@ def _key(row: ApiKey) -> schemas.ApiKey:
     )
 
 
-router = Router("/auth", route_handlers=[login, logout, verify, list_keys, add_key, revoke_key], tags=["auth"])
+router = Router(
+    "/auth", route_handlers=[login, open_session, logout, verify, list_keys, add_key, revoke_key], tags=["auth"]
+)

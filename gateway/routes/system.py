@@ -47,8 +47,8 @@ async def health(request: Http, context: Injected) -> Response[schemas.Health]:
     state: schemas.State = "down" if down else "ok" if states == {"ok"} else "degraded"
     lane = parts["inference"].status
     body = schemas.Health(status=state, version=VERSION, inference=lane)
-    if credential_of(request.scope["headers"]) is not None:
-        await context.credentials.identify(request.scope["headers"])
+    if credential_of(request.scope) is not None:
+        await context.credentials.identify(request.scope)
         body = schemas.Health(status=state, version=VERSION, inference=lane, components=parts)
     return Answer(body, status_code=503 if down else 200)
 

@@ -103,7 +103,9 @@ def test_a_browser_may_ask_first(client: TestClient[Any], method: str) -> None:
     assert method in answer.headers["access-control-allow-methods"]
     allowed = answer.headers["access-control-allow-headers"].lower()
     assert {"authorization", "x-api-key", "idempotency-key"} <= {name.strip() for name in allowed.split(",")}
-    assert "access-control-allow-credentials" not in answer.headers, "no cookies: credentials travel in headers"
+    assert "access-control-allow-credentials" not in answer.headers, (
+        "no cookies for others: credentials travel in headers"
+    )
 
 
 def test_a_refusal_can_be_read_from_another_origin(client: TestClient[Any]) -> None:
