@@ -110,8 +110,7 @@ def config(version: str) -> OpenAPIConfig:
 
 
 def complete(openapi: OpenAPI) -> None:
-    """Add the predict call and who may call what; drop the 400s, which we answer as 422,
-    and the body of 204, which has none."""
+    """Add the predict call and who may call what; drop the 400s, which we answer as 422, and what 204 would carry."""
     paths = openapi.paths or {}
     paths[PREDICT] = PathItem(post=_predict())
     for (method, path), role in TABLE.items():

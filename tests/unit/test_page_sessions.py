@@ -113,7 +113,7 @@ def test_an_expired_cookie(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
 
 ENDS: dict[str, Callable[[str], object]] = {
     "password changed": lambda user: accounts.change_user(user, password_hash="another"),
-    "user deleted": lambda user: accounts.delete_user(user),
+    "user deleted": accounts.delete_user,
 }
 
 
