@@ -13,8 +13,8 @@ from pathlib import Path
 
 import click
 
-from console import archive
-from shared import clock, config
+from console import archive, restore
+from shared import clock, config, failpoints
 from shared.artifacts import ArtifactStore
 from shared.db import connection, registry, snapshot
 
@@ -46,13 +46,16 @@ def write(settings: config.Settings, target: Path, advance: archive.Advance) -> 
         click.ClickException: With what to do; nothing was left behind.
     """
     target = _target(target)
+    restore.require_none_under_way(settings)
     _open(settings)
     try:
         with tempfile.TemporaryDirectory(prefix=".cvp-backup-", dir=target.parent) as folder:
             partial = Path(folder) / "backup.tar"
             _fill(settings, partial, Path(folder) / archive.DATABASE, advance)
             manifest = archive.verify(partial, advance)
+            failpoints.reach("backup.before_rename")
             partial.rename(target)
+            failpoints.reach("backup.after_rename")
             _sync_folder(target.parent)
     except OSError as error:
         raise click.ClickException(f"The backup could not be written: {error.strerror or error}.") from error

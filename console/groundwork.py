@@ -22,10 +22,12 @@ def migrate(settings: config.Settings) -> list[str]:
     """Bring the database file to this version's schema; returns what was applied.
 
     Raises:
-        click.ClickException: The file and this version do not belong together.
+        click.ClickException: The file and this version do not belong together, or a restore is under way.
     """
+    from console import restore
     from shared.db import connection
 
+    restore.require_none_under_way(settings)
     try:
         return connection.migrate(settings.db_file)
     except connection.SchemaMismatch as mismatch:

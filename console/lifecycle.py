@@ -49,6 +49,8 @@ def up(settings: config.Settings, say: Say) -> Started:
     Raises:
         click.ClickException: With the reason, and what to do.
     """
+    from console import restore
+
     settings.make_folders()
     supervisor = Supervisor(settings)
     lock = _lock_unless_running(supervisor)
@@ -59,6 +61,7 @@ def up(settings: config.Settings, say: Say) -> Started:
         _wait_for_leftovers(settings, say)
         require_free_port(settings)
         say("preparing the database")
+        restore.settle(settings)
         migrate(settings)
         first_sign_in = gateway_admin(settings, "ensure").strip()
         supervisor.start(lock)

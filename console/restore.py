@@ -15,11 +15,14 @@ import msgspec
 
 from console import archive
 from console.supervision import Supervisor, wait_until_free
+from console.swap import Swap
 from shared import config, errors, process
 from shared.db import connection, snapshot
 
 ASIDE = "before-"
 STAGE = "restore-"
+JOURNAL = "restoring.json"
+HASHED = "[0-9a-f][0-9a-f]"
 ENDING_S = 3.0
 
 
@@ -41,9 +44,7 @@ def read(settings: config.Settings, source: Path, *, replace: bool, advance: arc
     """
     settings.make_folders()
     with _nobody_running(settings):
-        for root in _roots(settings):
-            for leftover in root.glob(f"{STAGE}*"):  # of a restore that was killed
-                shutil.rmtree(leftover)
+        settle(settings)
         occupied = list(_occupied(settings))
         if occupied and not replace:
             raise click.ClickException(
@@ -56,6 +57,40 @@ def read(settings: config.Settings, source: Path, *, replace: bool, advance: arc
             raise click.ClickException(
                 f"The backup could not be restored: {error.strerror or error}. The data is as it was."
             ) from error
+
+
+def settle(settings: config.Settings) -> None:
+    """After a restore that was killed: the data is as it was, and nothing of it is left. Hold supervisord's lock.
+
+    Raises:
+        click.ClickException: The disk does not let us.
+    """
+    try:
+        swap(settings).settle()
+        for root in _roots(settings):
+            for leftover in root.glob(f"{STAGE}*"):
+                shutil.rmtree(leftover)
+    except OSError as error:
+        raise click.ClickException(
+            f"A restore was interrupted and cannot be taken back: {error.filename}: {error.strerror or error}."
+        ) from error
+
+
+def swap(settings: config.Settings) -> Swap:
+    """What may be under way in this installation."""
+    return Swap(settings.db_file.parent / JOURNAL)
+
+
+def require_none_under_way(settings: config.Settings) -> None:
+    """Refuse to look at data of which half is that of a backup.
+
+    Raises:
+        click.ClickException: A restore is under way, or was killed.
+    """
+    if swap(settings).under_way:
+        raise click.ClickException(
+            "A restore is under way or was interrupted. `cvp up` takes back an interrupted one, `cvp restore` too."
+        )
 
 
 @contextlib.contextmanager
@@ -101,11 +136,13 @@ def _restore(settings: config.Settings, source: Path, manifest: archive.Manifest
         archive.extract(source, place, advance)
         jobs = _settle(database, manifest)
         os.sync()  # once for thousands of files: on the disk before the former data moves
-        aside = _swap(settings, stage)
-        os.sync()
+        former = f"{ASIDE}{datetime.now(UTC):%Y%m%d-%H%M%S}"
+        swap(settings).do(_moves(settings, stage, former))
+        aside = [root / former for root in _roots(settings) if (root / former).is_dir()]
     finally:
-        for root in _roots(settings):
-            shutil.rmtree(root / stage, ignore_errors=True)
+        if not swap(settings).under_way:  # else it could not even be taken back, and these files are still needed
+            for root in _roots(settings):
+                shutil.rmtree(root / stage, ignore_errors=True)
     return Restored(manifest=manifest, jobs=jobs, aside=aside)
 
 
@@ -129,36 +166,22 @@ def _settle(database: Path, manifest: archive.Manifest) -> int:
     return jobs
 
 
-def _swap(settings: config.Settings, stage: str) -> list[Path]:
-    """Move the present data aside and the staged in its place, the database last; or, on a failure, all back."""
-    former = f"{ASIDE}{datetime.now(UTC):%Y%m%d-%H%M%S}"
-    done: list[tuple[Path, Path]] = []
-    try:
-        for path in _former(settings):
-            _move(path, path.parent / former / path.name, done)
-        for root in _roots(settings):
-            for path in (root / stage).glob("[0-9a-f][0-9a-f]"):
-                _move(path, root / path.name, done)
-        _move(settings.db_file.parent / stage / settings.db_file.name, settings.db_file, done)
-    except BaseException:
-        for source, target in reversed(done):
-            target.rename(source)
-        raise
-    return [root / former for root in _roots(settings) if (root / former).is_dir()]
+def _moves(settings: config.Settings, stage: str, former: str) -> list[tuple[Path, Path]]:
+    """The present data aside, the staged in its place.
+
+    The database goes first and comes last: half-way there is none, and no process starts without one.
+    """
+    aside = [(path, path.parent / former / path.name) for path in _former(settings)]
+    staged = [(path, root / path.name) for root in _roots(settings) for path in (root / stage).glob(HASHED)]
+    return [*aside, *staged, (settings.db_file.parent / stage / settings.db_file.name, settings.db_file)]
 
 
 def _former(settings: config.Settings) -> Iterator[Path]:
     """What the platform keeps: the database with its log, and the files of the stores."""
-    for root in (settings.models, settings.datasets, settings.reports):
-        yield from root.glob("[0-9a-f][0-9a-f]")
-        yield from root.glob("staging")
-    for suffix in ("-shm", "-wal", ""):
+    for suffix in ("", "-wal", "-shm"):
         path = settings.db_file.with_name(settings.db_file.name + suffix)
         if path.exists():
             yield path
-
-
-def _move(source: Path, target: Path, done: list[tuple[Path, Path]]) -> None:
-    target.parent.mkdir(exist_ok=True)
-    source.rename(target)
-    done.append((source, target))
+    for root in dict.fromkeys((settings.models, settings.datasets, settings.reports)):
+        yield from root.glob(HASHED)
+        yield from root.glob("staging")

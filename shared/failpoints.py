@@ -16,6 +16,10 @@ POINTS = frozenset(
         *(f"{name}.{side}_commit" for name in TRANSACTIONS for side in ("before", "after")),
         "artifact.before_rename",  # written and synced, not yet in its place
         "artifact.after_rename",  # in its place, its row not yet written
+        "backup.before_rename",  # written and read again, not yet under its name
+        "backup.after_rename",
+        "restore.before_move",  # some of the data is the backup's, some the former
+        "restore.after_moves",  # all of it is the backup's, and the journal still there
         "child.before_result",  # in the child: the work is done, nobody knows
         "child.after_result",  # in the parent: it knows, nothing is written
     }

@@ -78,6 +78,8 @@ def open_db(path: Path) -> None:
         SchemaMismatch: Not migrated yet, or written by a newer version.
     """
     require_safe_sqlite()
+    if not path.is_file():  # SQLite would make one
+        raise SchemaMismatch(f"{path} does not exist: `cvp up` or `cvp migrate` makes it.")
     database.initialize(Database(path))
     with database.connection_context():
         applied, known = _versions()

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from shared import failpoints
 from tests.process.platform import DIGITS, Platform, running, settled, upload_digits, wait_for
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
@@ -111,6 +112,23 @@ def test_a_backup_under_load_is_a_platform_again(tmp_path: Path):
             wait_for(lambda: client.get(path).json()["status"] == "running", 60, "the benchmark, once more")
             client.post(f"{path}/cancel").raise_for_status()
             assert settled(client, path, 30)["status"] == "cancelled"
+
+
+def test_a_platform_starts_from_its_former_data_after_a_restore_that_was_killed(tmp_path: Path):
+    with elsewhere(tmp_path) as platform:
+        platform.cvp("up")
+        with platform.login() as client:
+            digits = upload_digits(client)
+        platform.cvp("backup", str(tmp_path / "saved.tar"))
+        platform.cvp("down")
+        platform.env[failpoints.VARIABLE] = "restore.before_move:3"
+        assert platform.cvp("restore", str(tmp_path / "saved.tar"), "--replace", check=False).returncode == -9
+        del platform.env[failpoints.VARIABLE]
+        refused = platform.cvp("migrate", check=False)
+        assert (refused.returncode, "cvp up" in refused.stderr) == (1, True)
+        platform.cvp("up")
+        with platform.login() as client:
+            assert predict(client, digits).status_code == 200
 
 
 @contextmanager

@@ -50,10 +50,17 @@ CHILD = [("artifact.before_rename", 1), ("artifact.after_rename", 1), ("child.be
 UPLOADING = [*commits("accept"), *((f"artifact.{side}_rename", hit) for side in ("before", "after") for hit in HITS)]
 ORDERING = commits("accept", hits=(2,))
 CANCELLING, DELETING = commits("cancel"), commits("delete")
-KILLS = [*WORKING, *FAILING, *RETRYING, *RECOVERING, *STOPPING, *CHILD, *UPLOADING, *CANCELLING, *DELETING]
+SAVING = [("backup.before_rename", 1), ("backup.after_rename", 1)]
+BRINGING_BACK = [*(("restore.before_move", hit) for hit in range(1, 10)), ("restore.after_moves", 1)]
+KILLS = [
+    *(*WORKING, *FAILING, *RETRYING, *RECOVERING, *STOPPING, *CHILD),
+    *(*UPLOADING, *CANCELLING, *DELETING, *SAVING, *BRINGING_BACK),
+]
 """Every kill of the tests below; `test_there_is_no_point_without_its_kills` holds it against all points there are."""
 
-ONCE = {"put_back.before_commit", "put_back.after_commit", "child.before_result"}
+ONCE = {"put_back.before_commit", "put_back.after_commit", "child.before_result"} | {
+    *("backup.before_rename", "backup.after_rename", "restore.after_moves")
+}
 """Points that a process passes once in its life."""
 
 Start = Callable[..., subprocess.Popen[bytes]]
@@ -404,13 +411,77 @@ def test_a_model_is_never_without_its_file(
     assert deleted == (kill[0] == "delete.after_commit")
 
 
+def cvp(*arguments: str, settings: config.Settings, failpoint: Kill | None = None) -> subprocess.CompletedProcess[str]:
+    point = f"{failpoint[0]}:{failpoint[1]}" if failpoint else ""
+    return subprocess.run(
+        [sys.executable, "-m", "console.cli", *arguments],
+        env=os.environ | {"DATA_DIR": settings.data_dir, "DB_PATH": settings.db_path, failpoints.VARIABLE: point},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("kill", SAVING, ids=named)
+def test_a_backup_that_is_killed_is_whole_or_not_there(
+    kill: Kill, settings: config.Settings, admin: Account, tmp_path: Path
+):
+    add_models(settings, admin)
+    saved = tmp_path / "saved.tar"
+    assert cvp("backup", str(saved), settings=settings, failpoint=kill).returncode == -signal.SIGKILL
+    assert saved.exists() == (kill[0] == "backup.after_rename")
+    if not saved.exists():
+        assert cvp("backup", str(saved), settings=settings).returncode == 0
+    connection.database.close()
+    done = cvp("restore", str(saved), "--replace", settings=settings)
+    assert done.returncode == 0, done.stderr
+    connection.open_db(settings.db_file)
+    assert tables.Model.select().count() == MODELS
+
+
+def contents(settings: config.Settings) -> dict[Path, bytes]:
+    """Every file of the data but the locks."""
+    folders = (settings.db_file.parent, settings.models, settings.datasets, settings.reports)
+    files = (path for folder in folders for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock")
+    return {path: path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize("kill", BRINGING_BACK, ids=named)
+def test_a_restore_that_is_killed_leaves_the_former_data_or_the_backups(
+    kill: Kill, settings: config.Settings, admin: Account, tmp_path: Path
+):
+    """Nine moves: the database, two models and the `staging` of each store aside; two models and the database back."""
+    add_models(settings, admin, 2)
+    saved = tmp_path / "saved.tar"
+    assert cvp("backup", str(saved), settings=settings).returncode == 0
+    tables.Model.update(name="changed since").execute()
+    connection.database.execute_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.database.close()
+    before = contents(settings)
+    assert cvp("restore", str(saved), "--replace", settings=settings, failpoint=kill).returncode == -signal.SIGKILL
+    refused = cvp("backup", str(tmp_path / "other.tar"), settings=settings)
+    assert (refused.returncode, "interrupted" in refused.stderr) == (1, True)
+    again = cvp("restore", str(saved), settings=settings)
+    assert (again.returncode, "There is data already" in again.stderr) == (1, True), "what was begun is settled first"
+    if kill[0] == "restore.before_move":
+        assert contents(settings) == before
+    connection.open_db(settings.db_file)
+    names = {model.name for model in tables.Model.select()}
+    assert names == ({"changed since"} if kill[0] == "restore.before_move" else {"model 0", "model 1"})
+    assert list(settings.root.rglob("restore-*")) == []
+
+
 def test_there_is_no_point_without_its_kills():
     """A new transaction fails here until a test above kills a process at it, as often as one can come by."""
     assert {(point, hit) for point in failpoints.POINTS for hit in ((1,) if point in ONCE else HITS)} <= set(KILLS)
 
 
 def test_every_point_is_reached_somewhere_and_none_is_misspelt():
-    code = "\n".join(path.read_text() for folder in ("shared", "gateway") for path in (ROOT / folder).rglob("*.py"))
+    code = "\n".join(
+        path.read_text() for folder in ("shared", "gateway", "console") for path in (ROOT / folder).rglob("*.py")
+    )
     named = re.findall(r'failpoints\.reach\("([a-z_.]+)"\)', code)
     transactions = set(re.findall(r'write\(durable=True, name="([a-z_]+)"\)', code))
     assert transactions == failpoints.TRANSACTIONS

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from console import archive, backup, restore
-from shared import clock, config, process
+from shared import clock, config, failpoints, process
 from shared.artifacts import ArtifactStore
 from shared.db import accounts, connection, jobs, registry, snapshot
 from shared.db.tables import Session
@@ -214,16 +214,14 @@ def test_a_failure_half_way_puts_everything_back(
 ):
     restore.read(elsewhere, saved, replace=False, advance=silent)
     before = everything(elsewhere.root)
-    moves = restore._move
     for failing in range(1, 6):
         calls = iter(range(1, 100))
 
-        def move(source: Path, target: Path, done: list[tuple[Path, Path]], *, at: int = failing) -> None:
+        def fail(point: str, *, at: int = failing) -> None:
             if next(calls) == at:  # noqa: B023  # used up within this turn
                 raise OSError(28, "No space left on device")
-            moves(source, target, done)
 
-        monkeypatch.setattr(restore, "_move", move)
+        monkeypatch.setattr(failpoints, "reach", fail)
         with pytest.raises(click.ClickException, match="as it was"):
             restore.read(elsewhere, saved, replace=True, advance=silent)
         assert everything(elsewhere.root) == before
