@@ -12,6 +12,7 @@ from gateway import schemas
 from shared.specs import BenchmarkSpec, Constraint, Preprocessing, Resize, TensorInfo
 
 MODEL, JOB, REPORT = (f"{prefix}_0193a5b2c7e04f1c9a2b7d" for prefix in ("mdl", "job", "rep"))
+REQUEST = "req_0193a5b2c7e04f1c9a2b7d"
 CREATED, STARTED, FINISHED = (f"2026-01-31T12:0{time}.000Z" for time in ("0:00", "0:02", "1:05"))
 SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 INPUTS = [TensorInfo(name="image", dtype="float32", shape=["batch", 3, 224, 224])]
@@ -88,15 +89,17 @@ BODIES: tuple[msgspec.Struct, ...] = (
         error=None,
         cancel_requested=False,
         parent_id=None,
+        request_id=REQUEST,
         created_by=PERSON.id,
         created_at=CREATED,
         started_at=STARTED,
         finished_at=None,
-        events=[schemas.JobEvent(time=CREATED, attempt=0, event="queued", detail="")],
+        events=[schemas.JobEvent(time=CREATED, attempt=0, event="queued", detail="", request_id=REQUEST)],
     ),
     schemas.JobLog(
         id=JOB,
-        events=[schemas.JobEvent(time=STARTED, attempt=1, event="started", detail="benchmarker-0")],
+        request_id=REQUEST,
+        events=[schemas.JobEvent(time=STARTED, attempt=1, event="started", detail="benchmarker-0", request_id=REQUEST)],
         attempts=[schemas.AttemptLog(time=FINISHED, attempt=1, lines=["round 1 of 10"])],
     ),
     ORDER,
@@ -109,6 +112,7 @@ BODIES: tuple[msgspec.Struct, ...] = (
         report_id=REPORT,
         error=None,
         cancel_requested=False,
+        request_id=REQUEST,
         created_by=PERSON.id,
         created_at=CREATED,
         started_at=STARTED,
@@ -158,7 +162,7 @@ BODIES: tuple[msgspec.Struct, ...] = (
     schemas.AuditEntry(
         id="4711",
         at=CREATED,
-        request_id="req_0193a5b2c7e04f1c9a2b7d",
+        request_id=REQUEST,
         user_id=PERSON.id,
         username=PERSON.username,
         action="DELETE /api/v1/models/{model_id}",

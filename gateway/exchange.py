@@ -17,7 +17,7 @@ from gateway.audit import Trail, worth_an_entry
 from gateway.errors import BodyTooSlow
 from gateway.safety import headers_of_every_answer
 from gateway.tally import Tally
-from shared import ids
+from shared import ids, trace
 
 BODY_PATIENCE_S = 30.0
 """How long a body may stay behind `BODY_BYTES_PER_S`; a body that pauses that long is refused, and one that drips."""
@@ -58,17 +58,19 @@ class Exchange:
         self._started = time.perf_counter()
         self._status = 0
         self._made = ""
-        self._body_pending, self._body_held_back, offered = False, False, None
+        self._body_pending, self._body_held_back, offered, parent = False, False, None, None
         self._patience_s = BODY_PATIENCE_S
         for name, value in scope["headers"]:
             if name == b"x-request-id":
                 offered = value.decode("latin-1")
+            elif name == b"traceparent":
+                parent = trace.traceparent(value)
             elif name == b"transfer-encoding" or (name == b"content-length" and value != b"0"):
                 self._body_pending = True
             elif name == b"expect":
                 self._body_held_back = True
         self.request_id = ids.request_id(offered)
-        scope["state"]["request_id"] = self.request_id
+        scope["state"]["request_id"], scope["state"]["traceparent"] = self.request_id, parent
 
     async def receive(self) -> HTTPReceiveMessage:
         """The next part of the body, or the end of the connection.

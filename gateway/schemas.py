@@ -234,6 +234,11 @@ class Deployment(View, frozen=True, kw_only=True):
 # --- jobs, benchmarks, reports ----------------------------------------------------------------------------------------
 
 
+RequestId = Annotated[
+    str | None, Meta(description="`X-Request-ID` of the request behind it; null for what is older than this field.")
+]
+
+
 class JobEvent(View, frozen=True, kw_only=True):
     """Something that happened to a job."""
 
@@ -241,6 +246,7 @@ class JobEvent(View, frozen=True, kw_only=True):
     attempt: int
     event: str
     detail: str
+    request_id: RequestId = None
 
 
 class Job(View, frozen=True, kw_only=True):
@@ -258,6 +264,7 @@ class Job(View, frozen=True, kw_only=True):
     cancel_requested: bool
     waiting_for: Annotated[str | None, Meta(description="The job that keeps this queued one from starting.")] = None
     parent_id: str | None
+    request_id: RequestId = None
     created_by: str
     created_at: str
     started_at: str | None
@@ -284,6 +291,7 @@ class JobLog(View, frozen=True, kw_only=True):
     """A job's story, and what its processes wrote."""
 
     id: str
+    request_id: RequestId = None
     events: list[JobEvent]
     attempts: list[AttemptLog]
 
@@ -300,6 +308,7 @@ class BenchmarkJob(View, frozen=True, kw_only=True):
     report: ReportState | None = None
     error: str | None
     cancel_requested: bool
+    request_id: RequestId = None
     created_by: str
     created_at: str
     started_at: str | None

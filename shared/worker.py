@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar, get_args
 
 import msgspec
 
-from shared import child, clock, config, errors, process
+from shared import child, clock, config, errors, log, process
 from shared.artifacts import Outputs
 from shared.db import jobs
 from shared.db.connection import open_db
@@ -145,7 +145,8 @@ class JobWorker:
         try:
             job = jobs.claim(self.lane, self.name, clock.now_ms(), ticket.id)
             if job is not None:  # else somebody was faster, and another may be ours to take
-                self._execute(job, held, stop)
+                with log.bound(job_id=job.id, attempt=job.attempt, **msgspec.structs.asdict(job.origin)):
+                    self._execute(job, held, stop)
         finally:
             release(held)
         return True
@@ -161,31 +162,29 @@ class JobWorker:
 
     def _execute(self, job: jobs.Claimed, held: Sequence[process.FileLock], stop: process.Stop) -> None:
         duty = self.duties[job.kind]
-        logger.info("job started", extra={"job_id": job.id, "kind": job.kind, "attempt": job.attempt})
+        logger.info("job started", extra={"kind": job.kind})
         self._tell(job, "running", {})
-        started, log = time.monotonic(), _Log(job)
+        started, said = time.monotonic(), _Log(job)
         try:
-            status = self._attempt(job, duty, held, stop, log)
+            status = self._attempt(job, duty, held, stop, said)
         except jobs.Fenced:
-            logger.warning("the job was taken from us; its result is dropped", extra={"job_id": job.id})
+            logger.warning("the job was taken from us; its result is dropped")
             return
         finally:
-            log.keep()
-        logger.info(
-            "job ended",
-            extra={"job_id": job.id, "status": status, "duration_s": round(time.monotonic() - started, 3)},
-        )
+            said.keep()
+        duration_s = round(time.monotonic() - started, 3)
+        logger.info("job ended", extra={"kind": job.kind, "status": status, "duration_s": duration_s})
         self._tell(job, status, {})
         for lane in LANES:  # a follow-up waits, or somebody waited for this one to end
             self._publisher.doorbell(lane)
 
     def _attempt(
-        self, job: jobs.Claimed, duty: Duty, held: Sequence[process.FileLock], stop: process.Stop, log: _Log
+        self, job: jobs.Claimed, duty: Duty, held: Sequence[process.FileLock], stop: process.Stop, said: _Log
     ) -> str:
         """Work, and write how it ended; returns the job's status."""
         try:
             with Outputs() as outputs:
-                result = self._work(job, duty, held, stop, log, outputs=outputs)
+                result = self._work(job, duty, held, stop, said, outputs=outputs)
                 _persist(lambda: jobs.finish(job, duty.finish(job, result, outputs)), stop)
         except child.Interrupted as interrupted:
             return self._interrupt(job, duty, str(interrupted), stop)
@@ -204,7 +203,7 @@ class JobWorker:
         duty: Duty,
         held: Sequence[process.FileLock],
         stop: process.Stop,
-        log: _Log,
+        said: _Log,
         *,
         outputs: Outputs,
     ) -> Any:
@@ -218,7 +217,7 @@ class JobWorker:
             pass_fds=[*(lock.fd for lock in held), *outputs.fds],
             on_progress=watch.progress,
             interrupted=watch.interrupted,
-            on_log=log.line,
+            on_log=said.line,
         )
 
     def _interrupt(self, job: jobs.Claimed, duty: Duty, reason: str, stop: process.Stop) -> str:
@@ -229,9 +228,8 @@ class JobWorker:
         return CANCELLED
 
     def _tell(self, job: jobs.Claimed, status: str, progress: dict[str, Any]) -> None:
-        self._publisher.publish(
-            f"job.{job.id}", {"id": job.id, "kind": job.kind, "status": status, "progress": progress}
-        )
+        told = {"id": job.id, "kind": job.kind, "status": status, "progress": progress, "request_id": job.request_id}
+        self._publisher.publish(f"job.{job.id}", told)
 
 
 def _persist(write: Callable[[], T], stop: process.Stop) -> T:
@@ -251,7 +249,7 @@ def _persist(write: Callable[[], T], stop: process.Stop) -> T:
 
 
 class _Log:
-    """What one attempt's child writes: every line goes into our log under the job's id, the last ones to its user."""
+    """What one attempt's child writes: every line goes into our log, the last ones to the job's user."""
 
     def __init__(self, job: jobs.Claimed) -> None:
         self._job = job
@@ -260,14 +258,14 @@ class _Log:
     def line(self, text: str) -> None:
         """The child wrote a line."""
         self._lines.append(text)
-        logger.info("%s", text, extra={"job_id": self._job.id, "attempt": self._job.attempt, "from": "child"})
+        logger.info("%s", text, extra={"from": "child"})
 
     def keep(self) -> None:
         """Store the last lines; without a database they are only in our log."""
         try:
             jobs.keep_log(self._job, "\n".join(self._lines))
         except errors.Unavailable as error:
-            logger.warning("the log of a job was not stored", extra={"job_id": self._job.id, "error": error.message})
+            logger.warning("the log of a job was not stored", extra={"error": error.message})
 
 
 class _Watch:
@@ -294,5 +292,5 @@ class _Watch:
             try:
                 self._cancel = jobs.report_progress(self._job, self._latest)
             except errors.Unavailable as error:  # no reason to throw work away: only the progress is not stored
-                logger.warning("progress was not stored", extra={"job_id": self._job.id, "error": error.message})
+                logger.warning("progress was not stored", extra={"error": error.message})
         return CANCELLED if self._cancel else None

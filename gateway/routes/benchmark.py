@@ -26,6 +26,7 @@ from gateway.routes.common import (
     account_of,
     key_of,
     listing,
+    origin_of,
     problems,
     respond,
 )
@@ -33,7 +34,6 @@ from gateway.routes.jobs import times
 from gateway.routes.reports import record
 from shared import clock, config, errors
 from shared.db import benchmarks, connection, idempotency, jobs
-from shared.db.accounts import Account
 from shared.db.pages import Page
 from shared.specs import BenchmarkSpec, JobStatus
 from shared.verdict.figures import cell
@@ -64,7 +64,7 @@ async def order(
     orders.check(data, config.cores())
     body_sha256 = hashlib.sha256(await request.body()).hexdigest()
     key = key_of(request, idempotency_key)
-    answer = await context.store.write(_order, context, data, account_of(request).id, key, body_sha256)
+    answer = await context.store.write(_order, context, data, request, key, body_sha256)
     context.broker.doorbell("accelerator")
     return respond(answer)
 
@@ -105,35 +105,44 @@ async def get_report(benchmark_id: FromPath[str], context: Injected) -> File:
 @post("/{benchmark_id:str}/cancel", status_code=202, responses=problems(404, 409))
 async def cancel(request: Http, benchmark_id: FromPath[str], context: Injected) -> schemas.BenchmarkJob:
     """Cancel a benchmark: at once while it waits, within seconds while it runs. Engineers cancel their own."""
-    await context.store.write(_cancel, benchmark_id, account_of(request))
+    await context.store.write(_cancel, benchmark_id, request)
     shown = await context.store.read(_shown, benchmark_id)
     context.broker.publish(
         f"job.{benchmark_id}",
-        {"id": benchmark_id, "kind": "benchmark", "status": shown.status, "progress": shown.progress},
+        {
+            "id": benchmark_id,
+            "kind": "benchmark",
+            "status": shown.status,
+            "progress": shown.progress,
+            "request_id": shown.request_id,
+        },
     )
     return shown
 
 
 def _order(
-    context: Context, spec: BenchmarkSpec, user_id: str, key: idempotency.Key | None, body_sha256: str
+    context: Context, spec: BenchmarkSpec, request: Http, key: idempotency.Key | None, body_sha256: str
 ) -> idempotency.Answer:
     """Job, benchmark and remembered answer in one transaction."""
     with connection.write(durable=True, name="accept"):
         if key is not None and (before := idempotency.recall(key, body_sha256)):
             return before
-        benchmark_id = benchmarks.order(spec, user_id, context.settings.max_queued_jobs)
+        benchmark_id = benchmarks.order(
+            spec, account_of(request).id, origin_of(request), context.settings.max_queued_jobs
+        )
         answer = accepted(_shown(benchmark_id), f"{V1}/benchmark/{benchmark_id}")
         if key is not None:
             idempotency.remember(key, body_sha256, answer)
     return answer
 
 
-def _cancel(benchmark_id: str, account: Account) -> None:
+def _cancel(benchmark_id: str, request: Http) -> None:
+    account = account_of(request)
     with connection.write(durable=True, name="cancel"):
         owner = benchmarks.find(benchmark_id).created_by
         if account.role != "admin" and owner != account.id:
             raise errors.Forbidden("This benchmark is somebody else's; its owner or an administrator may cancel it.")
-        jobs.request_cancel(benchmark_id)
+        jobs.request_cancel(benchmark_id, origin_of(request).request_id)
 
 
 async def _table(context: Context, page: Page[Any]) -> Response[Any]:
@@ -173,7 +182,7 @@ def _benchmark(row: Any) -> schemas.BenchmarkJob:
     state = benchmarks.report_state(row)
     report = None if state is None else schemas.ReportState(status=state[0], error=state[1])
     names = ("id", "status", "progress", "model_id", "report_id", "error", "cancel_requested", "created_by")
-    columns: dict[str, Any] = {name: getattr(row, name) for name in names}
+    columns: dict[str, Any] = {name: getattr(row, name) for name in (*names, "request_id")}
     return msgspec.convert(columns | {"config": row.spec, "report": report} | times(row), schemas.BenchmarkJob)
 
 

@@ -22,6 +22,7 @@ from shared import clock, errors
 from shared.db import idempotency
 from shared.db.accounts import Account
 from shared.db.pages import Page
+from shared.trace import Origin
 
 V1 = "/api/v1"
 
@@ -107,6 +108,12 @@ def identity_of(request: Http) -> Identity:
     """The credential behind the request."""
     identity: Identity = request.scope["state"]["identity"]
     return identity
+
+
+def origin_of(request: Http) -> Origin:
+    """What the work that this request starts is told of it."""
+    state = request.scope["state"]
+    return Origin(state["request_id"], state["traceparent"])
 
 
 def about(request: Http, resource: str, user_id: str | None = None) -> None:

@@ -49,12 +49,20 @@ async def get_log(request: Http, job_id: FromPath[str], context: Injected) -> sc
         schemas.AttemptLog(time=clock.iso(item.at_ms), attempt=item.attempt, lines=item.detail.split("\n"))
         for item in await context.store.read(jobs.logs, job_id)
     ]
-    return schemas.JobLog(id=job_id, events=await _events(context, job_id), attempts=attempts)
+    return schemas.JobLog(
+        id=job_id, request_id=row.request_id, events=await _events(context, job_id), attempts=attempts
+    )
 
 
 async def _events(context: Context, job_id: str) -> list[schemas.JobEvent]:
     return [
-        schemas.JobEvent(time=clock.iso(item.at_ms), attempt=item.attempt, event=item.event, detail=item.detail)
+        schemas.JobEvent(
+            time=clock.iso(item.at_ms),
+            attempt=item.attempt,
+            event=item.event,
+            detail=item.detail,
+            request_id=item.request_id,
+        )
         for item in await context.store.read(jobs.history, job_id)
     ]
 

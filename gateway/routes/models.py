@@ -24,6 +24,7 @@ from gateway.routes.common import (
     account_of,
     key_of,
     listing,
+    origin_of,
     problems,
     respond,
 )
@@ -58,9 +59,7 @@ async def upload(request: Http, context: Injected, idempotency_key: IdempotencyK
             body = bodies.chunks(request.receive, limit)
             form = await uploads.receive_model(request.headers.get("content-type", ""), body, staging)
             stored = await context.store.file(staging.seal)
-            answer = await context.store.write(
-                _accept, context, staging, form, stored=stored, user_id=account_of(request).id, key=key
-            )
+            answer = await context.store.write(_accept, context, staging, form, stored=stored, request=request, key=key)
     except BaseException:
         if key is not None:
             await context.store.write(_release, key)
@@ -93,9 +92,9 @@ async def get_model(model_id: FromPath[str], context: Injected) -> schemas.Model
 
 
 @delete("/{model_id:str}", responses=problems(404, 409))
-async def delete_model(model_id: FromPath[str], context: Injected) -> None:
+async def delete_model(request: Http, model_id: FromPath[str], context: Injected) -> None:
     """Delete a model and the files nobody else uses; reports about it stay."""
-    await context.store.write(_delete, context, model_id)
+    await context.store.write(_delete, context, model_id, request)
     await context.caches.refresh()
     context.broker.publish("models", {"id": model_id, "status": "deleted"})
 
@@ -139,11 +138,11 @@ def _accept(
     form: schemas.ModelForm,
     *,
     stored: Stored,
-    user_id: str,
+    request: Http,
     key: idempotency.Key | None,
 ) -> idempotency.Answer:
     """File, rows, job and remembered answer in one transaction: all of it or nothing."""
-    body_sha256 = uploads.fingerprint(form, stored)
+    body_sha256, user_id = uploads.fingerprint(form, stored), account_of(request).id
     with connection.write(durable=True, name="accept"):
         if key is not None and (before := idempotency.recall(key, body_sha256)):
             return before
@@ -152,7 +151,8 @@ def _accept(
         model_id = registry.add_model(stored, user_id, **fields)
         registry.keep_artifact(stored, "models")
         spec = ConvertSpec(model_id=model_id, input_shape=input_shape)
-        jobs.insert("convert", spec, user_id=user_id, limit=context.settings.max_queued_jobs)
+        limit = context.settings.max_queued_jobs
+        jobs.insert("convert", spec, user_id=user_id, origin=origin_of(request), limit=limit)
         answer = accepted(_model(registry.model(model_id)), f"{V1}/models/{model_id}")
         if key is not None:
             idempotency.remember(key, body_sha256, answer)
@@ -160,9 +160,9 @@ def _accept(
     return answer
 
 
-def _delete(context: Context, model_id: str) -> None:
+def _delete(context: Context, model_id: str, request: Http) -> None:
     with connection.write(durable=True, name="delete"):
-        unused = registry.delete_model(model_id)
+        unused = registry.delete_model(model_id, origin_of(request).request_id)
     with connection.write():  # uploads publish their files inside `write()`: nobody brings one back while we look
         for sha256 in unused:
             if not registry.is_kept(sha256):

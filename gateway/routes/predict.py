@@ -6,7 +6,6 @@ A plain ASGI handler: Litestar's argument binding and response building would co
 from __future__ import annotations
 
 import itertools
-import re
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
@@ -34,7 +33,6 @@ TopK = Annotated[int, Meta(ge=1, le=1000)]
 UNTYPED = ("", "application/octet-stream", "application/x-www-form-urlencoded")
 """What clients send that do not say what they send (curl --data-binary among them): then the first bytes decide."""
 
-_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _counter = itertools.count()
 
 
@@ -215,7 +213,6 @@ def _image(data: bytes, name: str = "The image") -> bytes:
 
 
 def _submit(context: Context, scope: HTTPScope, request_id: str, ask: Ask) -> Submit:
-    traceparent = _header(scope, b"traceparent")
     return Submit(
         # A client may reuse its request id; on the wire an id names one request.
         request_id=f"{request_id}.{next(_counter)}",
@@ -225,7 +222,7 @@ def _submit(context: Context, scope: HTTPScope, request_id: str, ask: Ask) -> Su
         inference_ttl_ms=context.settings.inference_timeout_s * 1000,
         top_k=ask.options.top_k,
         raw_outputs=ask.options.outputs,
-        traceparent=traceparent.decode() if _TRACEPARENT.fullmatch(traceparent) else "",
+        traceparent=scope["state"]["traceparent"] or "",
     )
 
 

@@ -10,9 +10,10 @@ from shared import clock, errors, ids
 from shared.db import connection, jobs, pages, registry
 from shared.db.tables import Benchmark, BenchmarkResult, Job, Model, Report
 from shared.specs import BenchmarkSpec, JobStatus
+from shared.trace import Origin
 
 
-def order(spec: BenchmarkSpec, user_id: str, limit: int) -> str:
+def order(spec: BenchmarkSpec, user_id: str, origin: Origin, limit: int) -> str:
     """Insert the benchmark and its job inside the caller's `write()`; returns their id.
 
     Raises:
@@ -22,7 +23,13 @@ def order(spec: BenchmarkSpec, user_id: str, limit: int) -> str:
     """
     registry.described(registry.model(spec.model_id))
     benchmark_id = jobs.insert(
-        "benchmark", spec, user_id=user_id, job_id=ids.new_id("job"), isolation=spec.isolation, limit=limit
+        "benchmark",
+        spec,
+        user_id=user_id,
+        job_id=ids.new_id("job"),
+        isolation=spec.isolation,
+        origin=origin,
+        limit=limit,
     )
     Benchmark.insert(id=benchmark_id, model_id=spec.model_id, user_id=user_id, created_at_ms=clock.now_ms()).execute()
     return benchmark_id

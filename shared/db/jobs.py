@@ -17,6 +17,7 @@ from shared import clock, errors, ids
 from shared.db import connection, pages
 from shared.db.tables import Job, JobEvent
 from shared.specs import LANE_OF, JobKind, JobStatus, Lane
+from shared.trace import Origin
 
 OPEN = ("queued", "running")
 ENDED = ("completed", "failed", "cancelled", "put back", "put off", "worker lost")
@@ -59,6 +60,13 @@ class Claimed(msgspec.Struct, frozen=True, kw_only=True):
     max_runtime_s: float
     created_by: str
     ordered_at_ms: int
+    request_id: str | None = None
+    traceparent: str | None = None
+
+    @property
+    def origin(self) -> Origin:
+        """The request that made this job, or the job before it."""
+        return Origin(self.request_id, self.traceparent)
 
 
 LOG = "log"
@@ -109,11 +117,13 @@ def pick(open_jobs: Iterable[Ticket], lane: Lane, now_ms: int, quiet_since_ms: i
 
 def _yields(jobs: list[Ticket], exclusive: Ticket, now_ms: int, quiet_since_ms: int) -> bool:
     elders = [head for lane in ("cpu", "report") if (head := _head(jobs, lane, now_ms)) is not None]
-    return any(
-        elder.ordered_at_ms < exclusive.ordered_at_ms
-        and 0 <= now_ms - max(quiet_since_ms, elder.ordered_at_ms) < PATIENCE_MS  # less: the clock was set back
-        for elder in elders
-    )
+    return any(_goes_first(elder, exclusive, now_ms, quiet_since_ms) for elder in elders)
+
+
+def _goes_first(elder: Ticket, exclusive: Ticket, now_ms: int, quiet_since_ms: int) -> bool:
+    """Whether the exclusive job still lets this one go before it."""
+    quiet_ms = now_ms - max(quiet_since_ms, elder.ordered_at_ms)  # less than nothing: the clock was set back
+    return elder.ordered_at_ms < exclusive.ordered_at_ms and 0 <= quiet_ms < PATIENCE_MS
 
 
 def _head(jobs: list[Ticket], lane: Lane, now_ms: int) -> Ticket | None:
@@ -129,12 +139,12 @@ def _rank(job: Ticket) -> tuple[int, str]:
     return job.ordered_at_ms - job.priority * AGEING_MS, job.id
 
 
-def waiting_for(open_jobs: Iterable[Ticket], now_ms: int) -> dict[str, str]:
+def waiting_for(open_jobs: Iterable[Ticket], now_ms: int, quiet_since_ms: int = 0) -> dict[str, str]:
     """What keeps each queued job from starting, by its id; a job that a free worker takes is not in it. Pure.
 
-    It names the nearest: the exclusive job that runs, the job ahead in its lane, what an exclusive job lets go first,
-    the exclusive job at the head of the accelerator lane, or the one its own lane works on. A job that waits out its
-    back-off waits for nobody.
+    It names the nearest: the exclusive job that runs, the job ahead in its lane, what an exclusive job lets go first
+    (as long as `pick` does), the exclusive job at the head of the accelerator lane, or the one its own lane works on. A
+    job that waits out its back-off waits for nobody.
     """
     jobs = list(open_jobs)
     running = sorted((job for job in jobs if job.status == "running"), key=lambda job: job.isolation != "exclusive")
@@ -145,18 +155,18 @@ def waiting_for(open_jobs: Iterable[Ticket], now_ms: int) -> dict[str, str]:
         for ahead, job in itertools.pairwise(line):
             found[job.id] = ahead.id
     for head in heads:
-        if (before := _before(head, heads, running)) is not None:
+        first = [other for other in heads if _goes_first(other, head, now_ms, quiet_since_ms)]
+        if (before := _before(head, heads, running, first)) is not None:
             found[head.id] = before.id
     if running and running[0].isolation == "exclusive":
         return {job.id: running[0].id for line in lines for job in line}
     return found
 
 
-def _before(head: Ticket, heads: list[Ticket], running: list[Ticket]) -> Ticket | None:
-    elders = [other for other in heads if other.ordered_at_ms < head.ordered_at_ms]
+def _before(head: Ticket, heads: list[Ticket], running: list[Ticket], first: list[Ticket]) -> Ticket | None:
     if head.isolation == "exclusive":
-        return next(iter([*running, *elders]), None)
-    rivals = [elder for elder in elders if elder.isolation == "exclusive"]
+        return next(iter([*running, *first]), None)
+    rivals = [other for other in heads if other.isolation == "exclusive" and other.ordered_at_ms < head.ordered_at_ms]
     return next(iter([*rivals, *(job for job in running if job.lane == head.lane)]), None)
 
 
@@ -180,10 +190,13 @@ def insert(
     job_id: str | None = None,
     priority: int = 0,
     isolation: str = "shared",
+    origin: Origin | None = None,
     parent: Claimed | None = None,
     limit: int | None = None,
 ) -> str:
-    """Add a queued job inside the caller's `write()`; returns its id. A follow-up keeps its parent's place in line.
+    """Add a queued job inside the caller's `write()`; returns its id.
+
+    A follow-up keeps its parent's place in line, and its parent's origin.
 
     Raises:
         errors.QueueFull: `limit` jobs are waiting already.
@@ -192,6 +205,7 @@ def insert(
         check_room(limit)
     now = clock.now_ms()
     job_id = job_id or ids.new_id("job")
+    origin = parent.origin if parent else origin or Origin()
     Job.insert(
         id=job_id,
         kind=kind,
@@ -203,10 +217,12 @@ def insert(
         max_runtime_s=MAX_RUNTIME_S[kind],
         ordered_at_ms=parent.ordered_at_ms if parent else now,
         parent_id=parent.id if parent else None,
+        request_id=origin.request_id,
+        traceparent=origin.traceparent,
         created_by=user_id,
         created_at_ms=now,
     ).execute()
-    _note(job_id, 0, "queued")
+    _note(job_id, 0, "queued", request_id=origin.request_id)
     return job_id
 
 
@@ -241,7 +257,7 @@ def keep_log(job: Claimed, text: str) -> None:
     """Store the end of an attempt's log, `LOG_CHARACTERS` at most; also of a job that was taken from us."""
     if text:
         with connection.write():
-            _note(job.id, job.attempt, LOG, text[-LOG_CHARACTERS:])
+            _note(job.id, job.attempt, LOG, text[-LOG_CHARACTERS:], request_id=job.request_id)
 
 
 def listing(
@@ -267,7 +283,7 @@ def open_counts() -> list[Count]:
 def open_waits(now_ms: int) -> dict[str, str]:
     """`waiting_for` of the jobs as they are now."""
     with connection.read():
-        return waiting_for(_tickets(), now_ms)
+        return waiting_for(_tickets(), now_ms, _quiet_since_ms())
 
 
 def peek(lane: Lane, now_ms: int) -> Ticket | None:
@@ -286,7 +302,7 @@ def claim(lane: Lane, worker: str, now_ms: int, wanted: str) -> Claimed | None:
         Job.update(status="running", attempt=Job.attempt + 1, worker=worker, started_at_ms=now_ms, progress={}).where(
             Job.id == job.id
         ).execute()
-        _note(job.id, job.attempt + 1, "started", worker)
+        _note(job.id, job.attempt + 1, "started", worker, request_id=job.request_id)
     return _claimed(job, job.attempt + 1)
 
 
@@ -361,7 +377,8 @@ def retry(job: Claimed, reason: str, give_up: GiveUp) -> JobStatus:
         changes = _cancelled(now_ms) if row.cancel_requested else _retried(row, now_ms, reason)
         status = cast(JobStatus, changes["status"])
         _mine(job, **changes)
-        _note(job.id, job.attempt, "put off" if status == "queued" else status, reason)
+        event = "put off" if status == "queued" else status
+        _note(job.id, job.attempt, event, reason, request_id=job.request_id)
         if status != "queued":
             give_up(job, reason)
     return status
@@ -375,11 +392,15 @@ def put_back(job: Claimed) -> None:
     """
     with connection.write(durable=True, name="put_back"):
         _mine(job, status="queued", worker=None, attempt=job.attempt - 1, progress={})
-        _note(job.id, job.attempt, "put back", "the worker was stopped")
+        _note(job.id, job.attempt, "put back", "the worker was stopped", request_id=job.request_id)
 
 
-def request_cancel(job_id: str) -> JobStatus:
+def request_cancel(job_id: str, request_id: str | None = None) -> JobStatus:
     """Inside the caller's `write()`: cancel a queued job at once, flag a running one; returns the status before.
+
+    Args:
+        job_id: The job.
+        request_id: The request that wishes it.
 
     Raises:
         errors.Conflict: The job has ended.
@@ -387,10 +408,10 @@ def request_cancel(job_id: str) -> JobStatus:
     job = Job.get_by_id(job_id)
     if job.status == "queued":
         Job.update(status="cancelled", finished_at_ms=clock.now_ms()).where(Job.id == job_id).execute()
-        _note(job_id, job.attempt, "cancelled")
+        _note(job_id, job.attempt, "cancelled", request_id=request_id)
     elif job.status == "running":
         Job.update(cancel_requested=True).where(Job.id == job_id).execute()
-        _note(job_id, job.attempt, "cancel requested")
+        _note(job_id, job.attempt, "cancel requested", request_id=request_id)
     else:
         raise errors.Conflict(f"Job {job_id} cannot be cancelled: it is {job.status} already.")
     return cast(JobStatus, job.status)
@@ -426,7 +447,8 @@ def _take_back(job_id: str, worker: str, now_ms: int, give_up: Mapping[str, Give
                 return None
             give_up[job.kind](_claimed(job, job.attempt), str(changes.get("error", "It was cancelled.")))
         Job.update(changes).where(Job.id == job_id).execute()
-        _note(job_id, job.attempt, "worker lost", f"{worker} died; now {changes['status']}")
+        detail = f"{worker} died; now {changes['status']}"
+        _note(job_id, job.attempt, "worker lost", detail, request_id=job.request_id)
     return str(changes["status"])
 
 
@@ -454,7 +476,7 @@ def _quiet_since_ms() -> int:
 
 def _end(job: Claimed, status: JobStatus, error: str | None = None) -> None:
     _mine(job, status=status, worker=None, error=error, finished_at_ms=clock.now_ms())
-    _note(job.id, job.attempt, status, error or "")
+    _note(job.id, job.attempt, status, error or "", request_id=job.request_id)
 
 
 def _mine(job: Claimed, **changes: object) -> None:
@@ -465,5 +487,8 @@ def _mine(job: Claimed, **changes: object) -> None:
         raise Fenced(job.id)
 
 
-def _note(job_id: str, attempt: int, event: str, detail: str = "") -> None:
-    JobEvent.insert(job_id=job_id, at_ms=clock.now_ms(), attempt=attempt, event=event, detail=detail).execute()
+def _note(job_id: str, attempt: int, event: str, detail: str = "", *, request_id: str | None) -> None:
+    """Add to the story of a job; `request_id` is the request that brought this about."""
+    JobEvent.insert(
+        job_id=job_id, at_ms=clock.now_ms(), attempt=attempt, event=event, detail=detail, request_id=request_id
+    ).execute()

@@ -164,7 +164,7 @@ def _entry(row: Model) -> CatalogEntry:
     )
 
 
-def delete_model(model_id: str) -> list[str]:
+def delete_model(model_id: str, request_id: str | None = None) -> list[str]:
     """Hide a model and drop the artifact rows nobody else uses; returns their SHA-256 for the store to remove.
 
     The row stays for the reports that name it. Call inside `write()`, and remove the files after it has committed (a
@@ -179,7 +179,7 @@ def delete_model(model_id: str) -> list[str]:
     for job in list(Job.select(Job.id, Job.kind).where(Job.status.in_(jobs.OPEN) & about_it)):
         if job.kind == "benchmark":
             raise errors.Conflict(f"Job {job.id} benchmarks this model; cancel it, or wait until it is done.")
-        jobs.request_cancel(job.id)  # its check: nobody waits for that any more
+        jobs.request_cancel(job.id, request_id)  # its check: nobody waits for that any more
     Model.update(deleted_at_ms=clock.now_ms()).where(Model.id == model_id).execute()
     Deployment.update(status="retired").where(Deployment.model_id == model_id).execute()
     bump("models")

@@ -165,6 +165,8 @@ class Job(Table):
     cancel_requested = peewee.BooleanField(default=False)
     worker = peewee.TextField(null=True)
     parent_id = peewee.TextField(null=True)
+    request_id = peewee.TextField(null=True)
+    traceparent = peewee.TextField(null=True)
     created_by = peewee.TextField()
     created_at_ms = peewee.IntegerField()
     started_at_ms = peewee.IntegerField(null=True)
@@ -185,6 +187,7 @@ class JobEvent(Table):
     attempt = peewee.IntegerField()
     event = peewee.TextField()
     detail = peewee.TextField(default="")
+    request_id = peewee.TextField(null=True)
 
     class Meta:
         """Name."""

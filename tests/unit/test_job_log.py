@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator
 
 import pytest
 
-from shared import clock, errors
+from shared import clock, errors, log
 from shared.db import accounts, connection, jobs
+from shared.log import JsonLines
 from shared.specs import ConvertSpec
 from shared.worker import LOG_LINES, _Log
 from tests.unit.gateway_kit import Gateway, fresh_gateway_at, new_key, problem
@@ -39,19 +41,25 @@ def job(gateway: Gateway) -> jobs.Claimed:
     return claimed
 
 
-def test_lines_of_a_child_carry_the_job_in_the_log(job: jobs.Claimed, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "shared.worker")
-    _Log(job).line("100 % of 5 %s")
-    [record] = caplog.records
-    assert record.getMessage() == "100 % of 5 %s"
-    assert vars(record) | {"job_id": job.id, "attempt": 1} == vars(record)
+def test_what_is_bound_stands_in_every_line_of_the_block(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    write = JsonLines("w").format
+    with log.bound(job_id="job_1", request_id="abc", traceparent=None):
+        logging.getLogger("some.library").info("100 %% of 5 %s", "x")
+        with log.bound(attempt=1):
+            inner = json.loads(write(caplog.records[0]))
+        outer = json.loads(write(caplog.records[0]))
+    assert inner == outer | {"attempt": 1}
+    assert outer["message"] == "100 % of 5 x"
+    assert (outer["job_id"], outer["request_id"]) == ("job_1", "abc") and "traceparent" not in outer
+    assert "job_id" not in json.loads(write(caplog.records[0]))
 
 
 def test_each_attempt_keeps_its_last_lines(gateway: Gateway, job: jobs.Claimed) -> None:
-    log = _Log(job)
+    said = _Log(job)
     for number in range(LOG_LINES + 5):
-        log.line(f"line {number}")
-    log.keep()
+        said.line(f"line {number}")
+    said.keep()
     jobs.put_back(job)
     told = gateway.get(f"/jobs/{job.id}/log").json()
     [attempt] = told["attempts"]
@@ -79,9 +87,9 @@ def test_a_log_that_cannot_be_stored_costs_nothing_else(
         raise errors.Unavailable("The database is locked.")
 
     monkeypatch.setattr(jobs, "keep_log", locked)
-    log = _Log(job)
-    log.line("something")
-    log.keep()
+    said = _Log(job)
+    said.line("something")
+    said.keep()
     assert "was not stored" in caplog.text
 
 

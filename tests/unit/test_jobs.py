@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from shared import clock, errors
 from shared.db import accounts, connection, jobs, registry, tables
-from shared.specs import BenchmarkSpec, ConvertSpec, Stored
+from shared.specs import BenchmarkSpec, ConvertSpec, ReportSpec, Stored
+from shared.trace import Origin
 
 NOW = 10_000_000
 ENDINGS: dict[str, jobs.GiveUp] = {"benchmark": lambda job, reason: None}
@@ -29,6 +30,10 @@ tickets = st.lists(
     ).map(lambda row: row if row["lane"] == "accelerator" else row | {"isolation": "shared"}),
     max_size=8,
 ).map(lambda rows: [msgspec.convert(row | {"id": f"job_{i}"}, jobs.Ticket) for i, row in enumerate(rows)])
+
+
+quiet = st.sampled_from([0, NOW - jobs.PATIENCE_MS, NOW - jobs.PATIENCE_MS + 1, NOW])
+"""When a job last ended: patience is over, just over, nearly over, and has just begun."""
 
 
 @given(tickets, st.sampled_from(["accelerator", "cpu", "report"]))
@@ -52,9 +57,9 @@ def test_an_idle_platform_starts_something(open_jobs):
         assert any(jobs.pick(open_jobs, lane, NOW) for lane in ("accelerator", "cpu", "report"))
 
 
-@given(tickets)
-def test_what_is_waited_for_is_open_and_chains_end(open_jobs):
-    waits = jobs.waiting_for(open_jobs, NOW)
+@given(tickets, quiet)
+def test_what_is_waited_for_is_open_and_chains_end(open_jobs, quiet_since_ms):
+    waits = jobs.waiting_for(open_jobs, NOW, quiet_since_ms)
     known = {job.id: job for job in open_jobs}
     for job_id, before in waits.items():
         assert known[job_id].status == "queued" and before in known
@@ -65,12 +70,12 @@ def test_what_is_waited_for_is_open_and_chains_end(open_jobs):
             here = waits[here]
 
 
-@given(tickets, st.sampled_from(["accelerator", "cpu", "report"]))
-def test_who_may_start_waits_for_nobody_but_the_work_of_its_own_lane(open_jobs, lane):
-    waits = jobs.waiting_for(open_jobs, NOW)
+@given(tickets, st.sampled_from(["accelerator", "cpu", "report"]), quiet)
+def test_who_may_start_waits_for_nobody_but_the_work_of_its_own_lane(open_jobs, lane, quiet_since_ms):
+    waits = jobs.waiting_for(open_jobs, NOW, quiet_since_ms)
     known = {job.id: job for job in open_jobs}
-    chosen = jobs.pick(open_jobs, lane, NOW, quiet_since_ms=-jobs.PATIENCE_MS)
-    if chosen is not None and chosen.isolation == "shared" and (before := waits.get(chosen.id)) is not None:
+    chosen = jobs.pick(open_jobs, lane, NOW, quiet_since_ms)
+    if chosen is not None and (before := waits.get(chosen.id)) is not None:
         assert known[before].status == "running" and known[before].lane == lane
     for job in open_jobs:
         held_back = job.status == "queued" and job.not_before_ms <= NOW and job.lane == lane and job != chosen
@@ -102,6 +107,8 @@ def test_an_exclusive_job_lets_older_jobs_of_other_lanes_go_first():
     assert jobs.pick([second, check], "accelerator", now, ended) == second
     dead_reporter = now + jobs.PATIENCE_MS
     assert jobs.pick(waiting, "accelerator", dead_reporter, ended) == second
+    assert jobs.waiting_for(waiting, now, ended) == {second.id: report.id, check.id: second.id}
+    assert jobs.waiting_for(waiting, dead_reporter, ended) == {check.id: second.id}, "its patience is over"
 
 
 @given(tickets, st.randoms())
@@ -316,3 +323,19 @@ def test_a_model_is_not_deleted_under_its_benchmark(queued: str, admin: accounts
     with connection.write():
         jobs.request_cancel(queued)
         assert registry.delete_model(model_id) == ["a" * 64]
+
+
+def test_a_follow_up_and_every_event_keep_the_request_they_come_from(admin: accounts.Account):
+    origin = Origin("req-1", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+    with connection.write():
+        first = jobs.insert("benchmark", BenchmarkSpec(model_id="m"), user_id=admin.id, origin=origin)
+    job = claim()
+    assert job.origin == origin
+    with connection.write():
+        second = jobs.insert("report", ReportSpec(benchmark_id=first), user_id=admin.id, parent=job)
+        jobs.request_cancel(first, "req-2")
+    follow_up = tables.Job.get_by_id(second)
+    assert (follow_up.request_id, follow_up.traceparent) == (origin.request_id, origin.traceparent)
+    jobs.cancelled(job)
+    story = [(each.event, each.request_id) for each in jobs.history(first)]
+    assert story == [("queued", "req-1"), ("started", "req-1"), ("cancel requested", "req-2"), ("cancelled", "req-1")]
