@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import statistics
 from collections.abc import Callable, Sequence
@@ -22,6 +23,8 @@ LAUNCH_SLACK_S = 120.0
 GIVE_UP_AFTER = 2
 """Failed launches after which a candidate that never succeeded is not tried again."""
 SHARED = "Measured with isolation `shared`: another job may have run beside it."
+
+logger = logging.getLogger(__name__)
 
 Launch = Callable[[LaunchOrder, float], Launched]
 
@@ -101,7 +104,12 @@ def _measure(order: MeasureOrder, planned: Sequence[Planned], progress: child.Re
         outcome = runs[candidate].launch(_launch_order(order, candidate, at, rounds), launch)
         where = {"fraction": done / len(turns), "candidate": candidate.key, "round": at + 1, "rounds": rounds}
         progress(where | outcome)
+        logger.info("%s, launch %d of %d: %s", candidate.key, at + 1, rounds, _told(outcome))
     return list(runs.values())
+
+
+def _told(outcome: dict[str, object]) -> str:
+    return f"p50 {outcome['p50_ms']:.3f} ms" if "p50_ms" in outcome else f"failed: {outcome['failure']}"
 
 
 def _launch_order(order: MeasureOrder, candidate: Candidate, at: int, rounds: int) -> LaunchOrder:

@@ -137,10 +137,11 @@ class Exchange:
         """The request's line in the log, and its count."""
         duration_s = time.perf_counter() - self._started
         tally.answered(self._scope["method"], self._route(), self._status, duration_s)
-        account = self._scope["state"].get("account")
+        account, traceparent = self._scope["state"].get("account"), self._scope["state"]["traceparent"]
         logger.info(
             "request",
-            extra={
+            extra=({"traceparent": traceparent} if traceparent else {})
+            | {
                 "request_id": self.request_id,
                 "user": account.username if account else None,
                 "action": f"{self._scope['method']} {self._route() or 'unknown'}",

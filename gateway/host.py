@@ -14,6 +14,7 @@ import psutil
 
 SERVICES = frozenset({"broker", "inferencer", "benchmarker", "preparer", "reporter", "gateway"})
 SUPERVISOR = "supervisord"
+SCRIBE = "shared.scribe"
 OTHER = "other"
 
 
@@ -110,6 +111,8 @@ def service_of(command: Iterable[str]) -> str:
     """Which service a command line belongs to: `python -m benchmarker.child` is the benchmarker's."""
     words = list(command)
     module = words[words.index("-m") + 1] if "-m" in words[:-1] else ""
+    if module == SCRIBE:
+        module = words[-1].partition("-")[0]  # it is told whose words it writes down
     package = module.partition(".")[0]
     if package in SERVICES:
         return package

@@ -65,7 +65,8 @@ def failed(request: Request, error: Exception) -> Answer:
     """The refusal of a request. A failure of ours is logged with its trace, and shown as one sentence if unexpected."""
     assign = request.assign
     if not isinstance(error, errors.AppError) or isinstance(error, errors.EngineFailed):
-        logger.error("request %s failed", assign.request_id, exc_info=error, extra={"model_id": assign.model_id})
+        about = {"request_id": assign.request_id, "model_id": assign.model_id}
+        logger.error("a prediction failed", exc_info=error, extra=about)
     if not isinstance(error, errors.AppError):
         error = errors.AppError("The prediction failed unexpectedly; the log of the inferencer has the details.")
     return Answer(Failed(request_id=assign.request_id, code=error.code, message=error.message), [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,8 @@ from shared.artifacts import ArtifactStore
 from shared.specs import MeasurementSet
 from shared.verdict.report import build
 
+logger = logging.getLogger(__name__)
+
 
 def write(order: WriteOrder) -> Written:
     """Read the measurements, decide, render, store."""
@@ -20,6 +23,7 @@ def write(order: WriteOrder) -> Written:
     report = build(measurements, order.report_id)
     store = ArtifactStore(Path(order.store))
     selected = report.decision.selected
+    logger.info("report %s selects %s", order.report_id, selected.engine if selected else "nothing")
     return Written(
         report_id=order.report_id,
         content_sha256=report.content_sha256,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import logging
 import os
 import resource
 import selectors
@@ -22,7 +23,7 @@ from typing import IO, Any, TypeVar
 
 import msgspec
 
-from shared import errors, failpoints, process
+from shared import config, errors, failpoints, log, process, scribe
 
 GRACE_S = 2.0
 LEAVE_S = 0.2
@@ -33,6 +34,8 @@ FROM_OUTSIDE = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.S
 """Signals that no work brings upon itself; a crash or a limit (SIGSEGV, SIGXCPU) would only come again."""
 
 HINTS: dict[int, str] = {signal.SIGKILL: " (out of memory?)", signal.SIGXCPU: " (too much processor time)"}
+
+logger = logging.getLogger(__name__)
 
 Order = TypeVar("Order")
 Outcome = TypeVar("Outcome")
@@ -86,8 +89,8 @@ class Interrupted(Exception):
     """The parent ended the child on purpose; the message is the reason `interrupted()` gave."""
 
 
-def _pass_on(line: str) -> None:
-    sys.stderr.write(line + "\n")
+def _pass_on(level: str, text: str) -> None:
+    logger.log(log.LEVELS[level], "%s", text)
 
 
 def run(
@@ -99,7 +102,7 @@ def run(
     pass_fds: Sequence[int] = (),
     on_progress: Report = lambda body: None,
     interrupted: Callable[[], str | None] = lambda: None,
-    on_log: Callable[[str], None] = _pass_on,
+    on_log: Callable[[str, str], None] = _pass_on,
 ) -> Outcome:
     """Run `python -m module` on an order and return its result.
 
@@ -111,7 +114,7 @@ def run(
         pass_fds: Descriptors the child inherits (slot locks).
         on_progress: Called for every progress line.
         interrupted: Asked every `TICK_S`; a text ends the child.
-        on_log: Called for every line of its standard error.
+        on_log: Called with level and text of every line of its standard error.
 
     Raises:
         errors.AppError: The child refused the work, or it took longer than `wall_s`.
@@ -146,7 +149,7 @@ class _Running:
         order: msgspec.Struct,
         limits: Limits,
         pass_fds: Sequence[int],
-        on_log: Callable[[str], None],
+        on_log: Callable[[str, str], None],
     ) -> None:
         self._on_log = on_log
         self._tail: collections.deque[str] = collections.deque(maxlen=TAIL_LINES)
@@ -212,9 +215,9 @@ class _Running:
                 yield None
 
     def _log(self, line: bytes) -> None:
-        text = line.decode(errors="replace")
+        level, text = scribe.read(line.decode(errors="replace"))
         self._tail.append(text)
-        self._on_log(text)
+        self._on_log(level, text)
 
     def death(self) -> ChildDied:
         """How it ended, in a sentence, with the last line of its log."""
@@ -265,6 +268,7 @@ def main(order_type: type[Order], work: Callable[[Order, Report], Any]) -> None:
         while view:
             view = view[answers.write(view) :]
 
+    log.setup_child(config.load().log_level)
     try:
         order = msgspec.json.decode(sys.stdin.buffer.read(), type=order_type)
         value = work(order, lambda body: say(Progress(body=body)))

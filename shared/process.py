@@ -132,7 +132,8 @@ def service(name: str, main: Callable[[config.Settings, Stop], None]) -> None:
     try:
         settings = config.load()
     except config.BadSetting as bad:
-        print(f"cvp: {bad.message}", file=sys.stderr)
+        log.setup(name, "info")
+        logger.critical("%s", bad.message)
         sys.exit(EXIT_BAD_CONFIG)
     log.setup(name, settings.log_level)
     settings.make_folders()

@@ -255,10 +255,10 @@ class _Log:
         self._job = job
         self._lines: deque[str] = deque(maxlen=LOG_LINES)
 
-    def line(self, text: str) -> None:
+    def line(self, level: str, text: str) -> None:
         """The child wrote a line."""
         self._lines.append(text)
-        logger.info("%s", text, extra={"from": "child"})
+        logger.log(log.LEVELS[level], "%s", text, extra={"from": "child"})
 
     def keep(self) -> None:
         """Store the last lines; without a database they are only in our log."""

@@ -89,7 +89,8 @@ def job(job_id: str) -> tables.Job:
 
 
 def family(worker: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    return psutil.Process(worker.pid).children(recursive=True)
+    """The processes of its job; its scribe stays for as long as it does."""
+    return [one for one in psutil.Process(worker.pid).children(recursive=True) if "shared.scribe" not in one.cmdline()]
 
 
 def gone(processes: list[psutil.Process]) -> bool:

@@ -54,12 +54,17 @@ def test_an_exception_is_a_death_with_its_last_words():
 
 
 def test_its_log_is_handed_over_line_by_line():
-    lines: list[str] = []
+    lines: list[tuple[str, str]] = []
+
+    def on_log(level: str, text: str) -> None:
+        lines.append((level, text))
+
     with pytest.raises(child.ChildDied):
-        run("crashes", on_log=lines.append)
-    assert lines[0].startswith("Traceback") and lines[-1].startswith("ZeroDivisionError")
-    run("answers", "42", on_log=lines.append)
-    assert lines[-1] == "a library prints this"
+        run("crashes", on_log=on_log)
+    assert lines[0] == ("error", "Traceback (most recent call last):")
+    assert lines[-1] == ("error", "ZeroDivisionError: division by zero")
+    run("answers", "42", on_log=on_log)
+    assert lines[-1] == ("info", "a library prints this")
 
 
 def test_a_signal_is_named():

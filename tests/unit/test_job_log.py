@@ -58,7 +58,7 @@ def test_what_is_bound_stands_in_every_line_of_the_block(caplog: pytest.LogCaptu
 def test_each_attempt_keeps_its_last_lines(gateway: Gateway, job: jobs.Claimed) -> None:
     said = _Log(job)
     for number in range(LOG_LINES + 5):
-        said.line(f"line {number}")
+        said.line("info", f"line {number}")
     said.keep()
     jobs.put_back(job)
     told = gateway.get(f"/jobs/{job.id}/log").json()
@@ -88,7 +88,7 @@ def test_a_log_that_cannot_be_stored_costs_nothing_else(
 
     monkeypatch.setattr(jobs, "keep_log", locked)
     said = _Log(job)
-    said.line("something")
+    said.line("info", "something")
     said.keep()
     assert "was not stored" in caplog.text
 
