@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import sys
@@ -14,6 +15,8 @@ from typing import Any
 import click
 
 from shared import config, errors
+
+NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT)
 
 
 class PlainSpoken(click.Group):
@@ -35,6 +38,12 @@ class PlainSpoken(click.Group):
         except BrokenPipeError:
             sys.stdout = None  # the reader has gone (`cvp logs gateway | head`); do not flush into nothing at exit
             ctx.exit(0)
+        except OSError as error:
+            if error.errno not in NOT_WRITABLE:
+                raise click.ClickException(_unexpected(error)) from error
+            raise click.ClickException(
+                f"Cannot use {error.filename or 'the disk'}: {error.strerror}. `cvp doctor` says what to do."
+            ) from error
         except Exception as unexpected:
             raise click.ClickException(_unexpected(unexpected)) from unexpected
 

@@ -59,6 +59,9 @@ def due(view: View, last: Minute, status: Status | None, settings: config.Settin
     if low:
         free = min(view.host.disks[name].free_bytes for name in low) // 2**20
         found["DiskLow"] = f"The disk behind {', '.join(low)} is over 90 % full ({free} MB free)."
+    locked = [name for name, disk in view.host.disks.items() if not disk.writable]
+    if locked:
+        found["DiskReadOnly"] = f"The disk behind {', '.join(locked)} cannot be written; uploads and jobs are refused."
     return found
 
 

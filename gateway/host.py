@@ -35,6 +35,8 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True):
 
     free_bytes: int
     size_bytes: int
+    writable: bool = True
+    """False once the system has made it read-only (what ext4 does after an error), or the folder is another's."""
 
 
 class HostFigures(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,4 +132,4 @@ def _family(root: int) -> list[psutil.Process]:
 
 def _disk(folder: Path) -> Disk:
     usage = shutil.disk_usage(folder)
-    return Disk(free_bytes=usage.free, size_bytes=usage.total)
+    return Disk(free_bytes=usage.free, size_bytes=usage.total, writable=os.access(folder, os.W_OK))

@@ -141,6 +141,8 @@ def _host(host: HostFigures) -> Iterator[Metric]:
     size = [([name], disk.size_bytes) for name, disk in disks]
     yield _gauge("cvp_disk_free_bytes", "Free on the disk behind database, models or reports.", free, ["store"])
     yield _gauge("cvp_disk_size_bytes", "Size of the disk behind it.", size, ["store"])
+    writable = [([name], disk.writable) for name, disk in disks]
+    yield _gauge("cvp_disk_writable", "1 while the folder can be written, 0 on a read-only disk.", writable, ["store"])
 
 
 def _gpus(gpus: list[Gpu]) -> Iterator[Metric]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import shutil
 from importlib import metadata
 from typing import Annotated
@@ -98,7 +99,7 @@ def _components(context: Context) -> dict[str, schemas.Component]:
     missing = f"{lane.workers.lost} of {lane.workers.total} inference processes are missing"
     return {
         "api": schemas.Component(status="degraded" if context.draining.is_set() else "ok"),
-        "database": _state(context.caches.current, "it does not answer"),
+        "database": _database(context),
         "broker": _state(context.broker.alive, "it does not answer"),
         "inference": schemas.Component(status=lane.status, detail="" if lane.status == "ok" else missing),
         "disk": _disk(context.settings),
@@ -109,8 +110,19 @@ def _state(good: bool, otherwise: str) -> schemas.Component:
     return schemas.Component(status="ok") if good else schemas.Component(status="down", detail=otherwise)
 
 
+def _database(context: Context) -> schemas.Component:
+    """Reads may go on where nothing can be written."""
+    refused = context.monitor.minute().database_errors
+    if context.caches.current and refused:
+        return schemas.Component(status="degraded", detail=f"it refused {refused} calls in the last minute")
+    return _state(context.caches.current, "it does not answer")
+
+
 def _disk(settings: config.Settings) -> schemas.Component:
-    free_mb = min(shutil.disk_usage(folder).free for folder in (settings.db_file.parent, settings.models)) // 2**20
+    folders = (settings.db_file.parent, settings.models, settings.reports)
+    if locked := [folder.name for folder in folders if not os.access(folder, os.W_OK)]:
+        return schemas.Component(status="down", detail=f"cannot be written: {', '.join(locked)}")
+    free_mb = min(shutil.disk_usage(folder).free for folder in folders) // 2**20
     state: schemas.State = "down" if free_mb < FULL_DISK_MB else "degraded" if free_mb < LOW_DISK_MB else "ok"
     return schemas.Component(status=state, detail=f"{free_mb} MB free")
 

@@ -75,13 +75,14 @@ def open_db(path: Path) -> None:
     """Bind this process's tables to the database file and check that its schema is ours.
 
     Raises:
-        SchemaMismatch: Not migrated yet, or written by a newer version.
+        SchemaMismatch: Not there or not migrated yet, or written by a newer version.
+        errors.Unavailable: It cannot be opened: a read-only disk, somebody else's file.
     """
     require_safe_sqlite()
     if not path.is_file():  # SQLite would make one
         raise SchemaMismatch(f"{path} does not exist: `cvp up` or `cvp migrate` makes it.")
     database.initialize(Database(path))
-    with database.connection_context():
+    with _reachable(), database.connection_context():
         applied, known = _versions()
     if applied != known:
         state = "is not migrated: run `cvp migrate`" if set(applied) < set(known) else "was written by a newer version"
@@ -93,13 +94,14 @@ def migrate(path: Path) -> list[str]:
 
     Raises:
         SchemaMismatch: The file was written by a newer version.
+        errors.Unavailable: It cannot be opened or changed.
     """
     require_safe_sqlite()
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = process.FileLock(path.with_suffix(".migrate.lock")).acquire(process.LOCK_PATIENCE_S)
     try:
         database.initialize(Database(path))
-        with database.connection_context():
+        with _reachable(), database.connection_context():
             applied, known = _versions()
             if set(applied) - set(known):
                 raise SchemaMismatch(f"{path} was written by a newer version (it has {applied}).")

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import httpx
 import psutil
@@ -81,7 +80,8 @@ def start(settings: config.Settings) -> Iterator[Start]:
     def start(*module: str, failpoint: Kill | None = None) -> subprocess.Popen[bytes]:
         env = os.environ | {"DATA_DIR": settings.data_dir, "DB_PATH": settings.db_path, "PORT": str(settings.port)}
         env[failpoints.VARIABLE] = f"{failpoint[0]}:{failpoint[1]}" if failpoint else ""
-        started.append(subprocess.Popen([sys.executable, "-m", *module], env=env, cwd=ROOT, stderr=subprocess.DEVNULL))
+        with (settings.logs / f"{module[0]}.log").open("a") as log:
+            started.append(subprocess.Popen([sys.executable, "-m", *module], env=env, cwd=ROOT, stderr=log))
         return started[-1]
 
     yield start
@@ -298,8 +298,16 @@ class Caller:
     def delete(self, model_id: str) -> httpx.Response:
         return self._http.delete(f"/models/{model_id}")
 
-    def health(self) -> dict[str, Any]:
-        return dict(self._http.get("/health").json())
+    def part(self, name: str) -> str:
+        """Health of one part of the platform."""
+        return str(self._http.get("/health").json()["components"][name]["status"])
+
+    def alerts(self) -> set[str]:
+        """What stands now."""
+        return {alert["name"] for alert in self._http.get("/alerts?active=true").json()["items"]}
+
+    def models(self) -> httpx.Response:
+        return self._http.get("/models")
 
     def close(self) -> None:
         self._http.close()

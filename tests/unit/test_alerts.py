@@ -63,6 +63,11 @@ def full_disk() -> HostFigures:
     return msgspec.structs.replace(view().host, disks={"models": Disk(free_bytes=99, size_bytes=1000)})
 
 
+def locked_disk() -> HostFigures:
+    locked = Disk(free_bytes=100, size_bytes=1000, writable=False)
+    return msgspec.structs.replace(view().host, disks={"models": locked})
+
+
 def last(**changes: Any) -> Minute:
     return msgspec.structs.replace(quiet(), **changes)
 
@@ -92,6 +97,7 @@ def last(**changes: Any) -> Minute:
         ("DatabaseErrors", (view(), quiet(), lane()), (view(), last(database_errors=1), lane())),
         ("DatabaseErrors", (view(), quiet(), lane()), (view(jobs=None), quiet(), lane())),
         ("DiskLow", (view(), quiet(), lane()), (view(host=full_disk()), quiet(), lane())),
+        ("DiskReadOnly", (view(), quiet(), lane()), (view(host=locked_disk()), quiet(), lane())),
     ],
 )
 def test_what_is_due(name: str, at_its_limit: tuple[Any, ...], over_it: tuple[Any, ...]) -> None:
@@ -101,7 +107,8 @@ def test_what_is_due(name: str, at_its_limit: tuple[Any, ...], over_it: tuple[An
 
 def test_prometheus_knows_the_same_alerts() -> None:
     both = re.findall(r"- alert: (\w+)(?:(?!- alert:).)*platform: raised", RULES.read_text(), re.DOTALL)
-    bad = view(jobs=waiting(10), host=full_disk())
+    disks = full_disk().disks | {"reports": locked_disk().disks["models"]}
+    bad = view(jobs=waiting(10), host=msgspec.structs.replace(view().host, disks=disks))
     minute_ = last(workers_lost=3, refused_full=1, http_failed=9, http_error_rate=0.9, database_errors=1)
     assert set(both) == set(due(bad, minute_, None, SETTINGS))
 
