@@ -192,6 +192,7 @@ class Core:
             request.deadline_s = now_s + submit.inference_ttl_ms / 1000
         request.assigned_s = worker.used_s = now_s
         worker.holds[submit.request_id] = request
+        worker.strays.discard(submit.request_id)
         assign = Assign(
             request_id=submit.request_id,
             model_id=submit.model_id,
@@ -207,8 +208,12 @@ class Core:
 
     def _answered(self, now_s: float, sender: bytes, message: Done | Failed, blobs: Sequence[Sized]) -> None:
         worker = self._known(now_s, sender)
-        request = worker.holds.pop(message.request_id, None) if worker else None
-        if worker is None or request is None:
+        if worker is None:
+            return
+        request = worker.holds.pop(message.request_id, None)
+        if request is None:
+            worker.strays.discard(message.request_id)
+            self._let_go(worker)
             return
         del self._requests[message.request_id]
         if request.assigned_s is not None:
@@ -247,6 +252,7 @@ class Core:
             self.roster.add(worker)
             self._publish(WORKERS, {"worker_id": worker.name, "state": "ready"})
         worker.credit = max(0, ready.credit)
+        worker.strays = set(ready.inflight) - worker.holds.keys()
         worker.seen_s = now_s
 
     def _heartbeat(self, now_s: float, sender: bytes, heartbeat: Heartbeat) -> None:
@@ -272,7 +278,7 @@ class Core:
         return worker
 
     def _let_go(self, worker: Worker) -> None:
-        if worker.leaving and not worker.holds:
+        if worker.leaving and not worker.busy:
             self.roster.remove(worker)
             self._publish(WORKERS, {"worker_id": worker.name, "state": "left"})
 
@@ -304,7 +310,7 @@ class Core:
         workers = [
             WorkerStatus(
                 worker_id=worker.name,
-                busy=len(worker.holds),
+                busy=worker.busy,
                 credit=worker.free,
                 silent_ms=(now_s - worker.seen_s) * 1000,
                 models=worker.models,

@@ -24,11 +24,18 @@ class Worker:
     leaving: bool = False
     models: list[LoadedModel] = field(default_factory=list)
     holds: dict[str, Request] = field(default_factory=dict)
+    strays: set[str] = field(default_factory=set)
+    """Ids it still works on that nobody waits for here: from the broker before us, or given to somebody else since."""
+
+    @property
+    def busy(self) -> int:
+        """Requests it works on."""
+        return len(self.holds) + len(self.strays)
 
     @property
     def free(self) -> int:
         """Requests it can still be given."""
-        return 0 if self.leaving else max(0, self.credit - len(self.holds))
+        return 0 if self.leaving else max(0, self.credit - self.busy)
 
     @property
     def unanswered(self) -> list[Request]:
@@ -36,11 +43,15 @@ class Worker:
         return [request for request in self.holds.values() if not request.answered]
 
     def can_take(self, request: Request) -> bool:
-        """Whether it has credit, and a request that must run alone would: it shares a worker with no other."""
-        if self.free == 0:
+        """Whether it has credit, and a request that must run alone would: it shares a worker with no other.
+
+        What it works on already costs nothing to be given again: its one answer serves.
+        """
+        others = self.strays - {request.submit.request_id}
+        if self.leaving or len(self.holds) + len(others) >= self.credit:
             return False
         if request.alone:
-            return not self.unanswered
+            return not self.unanswered and not others
         return not any(held.alone and not held.answered for held in self.holds.values())
 
 

@@ -102,12 +102,16 @@ class LoadedModel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Ready(Message, frozen=True, kw_only=True):
-    """An inferencer introduces itself. Only this message sets credit; `inflight` are the requests it still works on."""
+    """An inferencer introduces itself. Only this message sets credit.
+
+    `inflight` are the requests it still works on: they take credit until it answers, also those that a broker which is
+    gone now had given it.
+    """
 
     worker_id: Name
     boot_id: Name
     credit: int
-    inflight: list[str] = []
+    inflight: list[Name] = []
 
 
 class Heartbeat(Message, frozen=True, kw_only=True):

@@ -276,13 +276,48 @@ def test_a_known_name_with_another_life_is_asked_who_it_is():
     assert serving(A).handle(1, A, Heartbeat(boot_id="2")) == [Outgoing(A, WhoAreYou())]
 
 
-def test_what_a_worker_says_it_still_holds_costs_no_credit_unless_we_gave_it():
+def test_what_a_worker_still_does_for_an_earlier_broker_takes_its_credit_until_it_answers():
     broker = core()
-    broker.handle(0, A, ready(A, credit=1, inflight=("from-an-earlier-broker",)))
-    assert assigned(broker.handle(0, CLIENT, submit("r"))) == [(A, "r")]
-    assert assigned(broker.handle(0, CLIENT, submit("r2"))) == []
-    broker.handle(1, A, ready(A, credit=1, inflight=("r",)))
-    assert assigned(broker.tick(1)) == []
+    broker.handle(0, A, ready(A, credit=2, inflight=("old", "older")))
+    assert assigned(broker.handle(0, CLIENT, submit("r"))) == []
+    out = broker.handle(1, A, done("old"))
+    assert (assigned(out), answers(out)) == ([(A, "r")], {})
+    assert assigned(broker.handle(1, CLIENT, submit("r2"))) == []
+    assert assigned(broker.handle(2, A, failed("older"))) == [(A, "r2")]
+
+
+def test_what_we_gave_a_worker_is_not_counted_twice_when_it_introduces_itself_again():
+    broker = serving(A, credit=2)
+    broker.handle(0, CLIENT, submit("r"))
+    broker.handle(1, A, ready(A, credit=2, inflight=("r",)))
+    assert assigned(broker.handle(1, CLIENT, submit("r2"))) == [(A, "r2")]
+
+
+def test_a_worker_that_comes_back_is_given_what_it_still_works_on_and_its_one_answer_serves():
+    broker = serving(A)
+    broker.handle(0, CLIENT, submit("r"))
+    broker.tick(DEAD_AFTER_S + 0.1)
+    assert assigned(broker.handle(16, A, ready(A, inflight=("r",)))) == [(A, "r")]
+    assert answers(broker.handle(17, A, done("r"))) == {"r": "done"}
+    assert assigned(broker.handle(18, CLIENT, submit("r2"))) == [(A, "r2")]
+
+
+def test_a_suspect_waits_until_its_worker_has_nothing_else_at_all():
+    broker = serving(A, credit=2)
+    broker.handle(0, CLIENT, submit("r"))
+    broker.handle(0, CLIENT, submit("r2"))
+    broker.tick(DEAD_AFTER_S + 0.1)
+    assert assigned(broker.handle(16, A, ready(A, credit=2, inflight=("r", "r2")))) == []
+    assert assigned(broker.handle(17, A, done("r2"))) == [(A, "r")]
+
+
+def test_a_leaving_worker_is_there_until_it_has_answered_for_an_earlier_broker_too():
+    broker = core()
+    broker.handle(0, A, ready(A, inflight=("old",)))
+    broker.handle(1, A, Bye(boot_id="1"))
+    assert broker.roster.get(A) is not None
+    broker.handle(2, A, done("old"))
+    assert broker.roster.get(A) is None
 
 
 def test_a_silent_worker_is_probed_then_given_up_and_its_work_done_elsewhere():
@@ -491,7 +526,8 @@ class Schedules(RuleBasedStateMachine):
                 waiting += self.core.undelivered(self.now_s, outgoing)
             elif isinstance(message, Assign):
                 assert worker is not None
-                worker.holds.append(message.request_id)
+                if message.request_id not in worker.holds:  # given again what it is at, its one answer serves
+                    worker.holds.append(message.request_id)
             elif isinstance(message, WhoAreYou):
                 assert worker is not None
                 waiting += self.core.handle(self.now_s, worker.name, self.introduction(worker))
@@ -562,6 +598,12 @@ class Schedules(RuleBasedStateMachine):
         assert all(request.deadline_s > self.now_s for request in self.core.lane._queue)
         assert all(request.deadline_s > self.now_s for worker in self.core.roster for request in worker.unanswered)
 
+    @rule()
+    def the_broker_restarts(self) -> None:
+        """What the old one held is gone, and its clients know; the workers go on with what they have."""
+        self.submitted = Counter(self.answers)
+        self.core, self.seq = core(self.LIMIT, self.LIMIT_BYTES), 0
+
     @precondition(lambda self: self.now_s > 20)
     @rule()
     def drain(self) -> None:
@@ -583,6 +625,15 @@ class Schedules(RuleBasedStateMachine):
         for worker in self.core.roster:
             assert len(worker.holds) <= worker.credit <= self.MAX_CREDIT
             assert 0 <= worker.free <= worker.credit
+
+    @invariant()
+    def no_worker_has_more_than_it_asked_for(self) -> None:
+        """As the workers themselves see it, whichever broker gave it to them."""
+        for worker in self.farm:
+            known = self.core.roster.get(worker.name)
+            if worker.reachable and known is not None and known.boot_id == str(worker.boot):
+                assert len(worker.holds) <= worker.credit
+                assert set(worker.holds) <= known.holds.keys() | known.strays
 
     @invariant()
     def requests_that_run_alone_do(self) -> None:
