@@ -9,7 +9,7 @@ import socket
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -49,51 +49,69 @@ def null_model() -> ModelProto:
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
-    """What wrk saw."""
+    """What wrk saw; times in milliseconds."""
 
     requests: int
     requests_per_s: float
     errors: int
-    note: str
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    cores: float
+    """What wrk itself used."""
 
 
-def wrk(url: str, *, headers: Mapping[str, str], body: bytes, clients: int, seconds: int) -> Load:
-    """POST `body` from `clients` keep-alive connections, each sending again as soon as it is answered (closed loop)."""
+SCRIPT = """
+local targets, at = { %(targets)s }, 0
+request = function()
+  at = at %% #targets + 1
+  return wrk.format(nil, targets[at])
+end
+%(delay)s
+done = function(summary, latency, requests)
+  local broken = summary.errors
+  io.write(string.format('{"requests":%%d,"requests_per_s":%%f,"errors":%%d,"p50_ms":%%f,"p95_ms":%%f,"p99_ms":%%f}',
+    summary.requests, summary.requests / summary.duration * 1e6,
+    broken.connect + broken.read + broken.write + broken.timeout + broken.status,
+    latency:percentile(50) / 1000, latency:percentile(95) / 1000, latency:percentile(99) / 1000))
+end
+"""
+
+
+def wrk(
+    address: str,
+    targets: Sequence[str],
+    *,
+    headers: Mapping[str, str],
+    clients: int,
+    seconds: int,
+    body: bytes | None = None,
+    pause_ms: int = 0,
+) -> Load:
+    """Ask for `targets` in turn from `clients` keep-alive connections; POST where there is a body.
+
+    Each connection sends again as soon as it is answered (closed loop), or up to `pause_ms` later, at random.
+    """
     if shutil.which("wrk") is None:
         raise SystemExit("wrk, the load generator, is missing: apt-get install wrk (make bench does it when root)")
     with tempfile.TemporaryDirectory() as folder:
-        script = Path(folder) / "post.lua"
-        (Path(folder) / "body").write_bytes(body)
         lines = [f"wrk.headers[{name!r}] = {value!r}" for name, value in headers.items()]
-        lines += ["wrk.method = 'POST'", f"wrk.body = io.open({str(Path(folder) / 'body')!r}, 'rb'):read('*a')"]
-        script.write_text("\n".join(lines))
+        if body is not None:
+            (Path(folder) / "body").write_bytes(body)
+            lines += ["wrk.method = 'POST'", f"wrk.body = io.open({str(Path(folder) / 'body')!r}, 'rb'):read('*a')"]
+        delay = f"delay = function() return math.random(0, {pause_ms}) end" if pause_ms else ""
+        lines.append(SCRIPT % {"targets": ", ".join(map(repr, targets)), "delay": delay})
+        (Path(folder) / "load.lua").write_text("\n".join(lines))
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        command = ["wrk", "-t1", f"-c{clients}", f"-d{seconds}s", "--timeout", "10s", "-s", f"{folder}/load.lua"]
         said = subprocess.run(
-            ["wrk", "-t1", f"-c{clients}", f"-d{seconds}s", "--timeout", "10s", "--latency", "-s", str(script), url],
-            capture_output=True,
-            text=True,
-            timeout=seconds + 60,
-            check=True,
+            [*command, address], capture_output=True, text=True, timeout=seconds + 60, check=True
         ).stdout
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return _load(said, cpu_s / seconds)
-
-
-def _load(said: str, wrk_cores: float) -> Load:
-    refused = re.search(r"Non-2xx or 3xx responses: (\d+)", said)
-    broken = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", said)
-    percentiles = dict(re.findall(r"^\s+(50|99)%\s+(\S+)$", said, re.MULTILINE))
-    requests = re.search(r"(\d+) requests in", said)
-    rate = re.search(r"Requests/sec:\s+([\d.]+)", said)
-    if requests is None or rate is None:
+    if (found := re.search(r"^\{.*\}$", said, re.MULTILINE)) is None:
         raise SystemExit(f"wrk said something unexpected:\n{said}")
-    return Load(
-        requests=int(requests[1]),
-        requests_per_s=float(rate[1]),
-        errors=(int(refused[1]) if refused else 0) + (sum(map(int, broken.groups())) if broken else 0),
-        note=f"P50 {percentiles.get('50')}, P99 {percentiles.get('99')}; wrk itself used {wrk_cores:.2f} cores",
-    )
+    return msgspec.convert(msgspec.json.decode(found[0]) | {"cores": cpu_s / seconds}, Load)
 
 
 class Peak:

@@ -28,7 +28,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import backlog, models
+from benchmarks import backlog, lists, models
 from inferencer.catalog import DatabaseCatalog
 from shared import config
 from shared.db import connection
@@ -141,9 +141,11 @@ class Platform:
 
 
 @contextmanager
-def platform() -> Iterator[Platform]:
-    """A platform that is gone, with its data, afterwards."""
+def platform(prepare: Callable[[Path], None] | None = None) -> Iterator[Platform]:
+    """A platform that is gone, with its data, afterwards; `prepare` gets the path of its database before the start."""
     with tempfile.TemporaryDirectory(prefix="cvp-bench-") as folder:
+        if prepare is not None:
+            prepare(config.load({"DATA_DIR": folder}).db_file)
         running = Platform(Path(folder), models.free_port())
         try:
             yield running
@@ -239,14 +241,16 @@ def null_model(running: Platform) -> list[Figure]:
     Image.new("RGB", (16, 16), (200, 100, 50)).save(image, "PNG")
     predict(running, model_id, image.getvalue())
     report = models.wrk(
-        f"http://127.0.0.1:{running.settings.port}/api/v1/inference/predict?model_id={model_id}",
+        f"http://127.0.0.1:{running.settings.port}",
+        [f"/api/v1/inference/predict?model_id={model_id}"],
         headers=running.headers | {"Content-Type": "image/png"},
         body=image.getvalue(),
         clients=CLIENTS,
         seconds=LOAD_S,
     )
+    note = f"P50 {report.p50_ms:.0f}, P99 {report.p99_ms:.0f} ms; wrk itself used {report.cores:.2f} cores"
     return [
-        Figure(name="null model, 100 clients", value=report.requests_per_s, unit="requests/s", note=report.note),
+        Figure(name="null model, 100 clients", value=report.requests_per_s, unit="requests/s", note=note),
         Figure(name="null model, errors", value=report.errors, unit=f"of {report.requests}", goal=0),
     ]
 
@@ -287,6 +291,30 @@ def job_queue(_: Platform) -> list[Figure]:
     return [
         Figure(name=f"{backlog.INSERTS:,} job inserts, FULL", value=inserts_s, unit="s"),
         Figure(name=f"start to first claim, {backlog.QUEUED:,} queued", value=claim_s, unit="s", goal=3, note=note),
+    ]
+
+
+def list_reads(_: Platform) -> list[Figure]:
+    """Lists of many rows, on a platform of their own."""
+    with platform(lists.fill) as running:
+        loads = [_turn_pages(running, kind) for kind in lists.FILTERS]
+    return [figure for pair in loads for figure in pair]
+
+
+def _turn_pages(running: Platform, kind: str) -> list[Figure]:
+    """People who turn two pages a second each, on average; then clients that never pause, for comparison."""
+    address = f"http://127.0.0.1:{running.settings.port}"
+    targets = [f"/api/v1{page}" for page in lists.pages(running.http, kind)]
+    shared = {"headers": running.headers, "clients": lists.CLIENTS}
+    calm = models.wrk(address, targets, seconds=lists.SECONDS, pause_ms=lists.PAUSE_MS, **shared)
+    wild = models.wrk(address, targets, seconds=lists.SECONDS // 2, **shared)
+    note = f"P50 {calm.p50_ms:.1f}, P99 {calm.p99_ms:.1f}; {calm.requests_per_s:.0f} requests/s"
+    note += f"; without a pause P95 {wild.p95_ms:.0f} at {wild.requests_per_s:.0f}/s"
+    rows = lists.ROWS * (3 if kind == "jobs" else 1)
+    name = f"{kind} list, {rows:,} rows, {lists.CLIENTS} clients"
+    return [
+        Figure(name=name, value=calm.p95_ms, unit="ms (P95)", goal=50, note=note),
+        Figure(name=f"{kind} list, errors", value=calm.errors + wild.errors, unit="", goal=0),
     ]
 
 
@@ -332,8 +360,9 @@ def show(figures: list[Figure]) -> bool:
 def main() -> None:
     """Measure everything, one after the other."""
     figures: list[Figure] = []
+    parts = (start_time, memory, accept_to_start, job_queue, added_latency, null_model, big_upload, list_reads)
     with platform() as running:
-        for part in (start_time, memory, accept_to_start, job_queue, added_latency, null_model, big_upload):
+        for part in parts:
             figures += part(running)
             print(f"{figures[-1].name}: {figures[-1].value:.4g} {figures[-1].unit}", flush=True)
     sys.exit(0 if show(figures) else 1)

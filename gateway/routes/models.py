@@ -181,7 +181,7 @@ def _model(row: tables.Model) -> schemas.Model:
     columns: dict[str, Any] = {
         name: getattr(row, name) for name in schemas.Model.__struct_fields__ if hasattr(row, name)
     }
-    description = None if row.description_json is None else msgspec.convert(row.description_json, ModelDescription)
+    description: ModelDescription | None = row.description_json
     return msgspec.convert(
         columns
         | _described(description)

@@ -8,19 +8,27 @@ import msgspec
 import peewee
 
 from shared.db.connection import database
-from shared.specs import canonical_json
+from shared.specs import ModelDescription, canonical_json
 
 
 class Json(peewee.TextField):
-    """A value kept as canonical JSON text."""
+    """A value kept as canonical JSON text.
+
+    Args:
+        shape: The type it is read back as; without one, builtins that callers convert.
+    """
+
+    def __init__(self, *args: Any, shape: Any = Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._decoder = msgspec.json.Decoder(shape)
 
     def db_value(self, value: Any) -> str | None:
         """Value to text."""
         return None if value is None else canonical_json(value).decode()
 
     def python_value(self, value: str | None) -> Any:
-        """Text to builtins; callers convert to the struct they expect."""
-        return None if value is None else msgspec.json.decode(value)
+        """Text to the value."""
+        return None if value is None else self._decoder.decode(value)
 
 
 class Table(peewee.Model):
@@ -132,7 +140,7 @@ class Model(Table):
     onnx_size = peewee.IntegerField(null=True)
     preprocessing = Json(null=True)
     labels = Json(null=True)
-    description_json = Json(null=True)
+    description_json = Json(null=True, shape=ModelDescription)
     parent_id = peewee.TextField(null=True)
     created_by = peewee.TextField()
     created_at_ms = peewee.IntegerField()

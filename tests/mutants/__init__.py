@@ -1,4 +1,4 @@
-"""Seeded faults in what must not be wrong: the broker's decisions, the claim of a job, the choice of an engine.
+"""Seeded faults in what must not be wrong: the broker's decisions, the claim of a job, pages, the choice.
 
 Each is one small change that some test has to notice. `make mutants` plants them, one after the other, in a copy of the
 project; the ordinary suite holds that each text is still in the code, once.
@@ -24,6 +24,7 @@ class Mutant:
 
 CORE = ("tests/unit/test_broker_core.py",)
 CLAIM = ("tests/unit/test_jobs.py",)
+PAGES = ("tests/unit/test_pages.py",)
 DECISION = ("tests/unit/test_verdict_decision.py",)
 
 MUTANTS = (
@@ -51,8 +52,22 @@ MUTANTS = (
     Mutant(
         name="a worker gets one request more than it has credit for",
         file="broker/roster.py",
-        original="max(0, self.credit - len(self.holds))",
-        mutated="max(0, self.credit + 1 - len(self.holds))",
+        original="len(self.holds) + len(others) >= self.credit",
+        mutated="len(self.holds) + len(others) > self.credit",
+        killed_by=CORE,
+    ),
+    Mutant(
+        name="a restarted broker forgets what its workers are still at",
+        file="broker/core.py",
+        original="        worker.strays = set(ready.inflight) - worker.holds.keys()\n",
+        mutated="        worker.strays = set()\n",
+        killed_by=CORE,
+    ),
+    Mutant(
+        name="what was answered for an earlier broker takes credit for ever",
+        file="broker/core.py",
+        original="            worker.strays.discard(message.request_id)\n",
+        mutated="            pass\n",
         killed_by=CORE,
     ),
     Mutant(
@@ -103,6 +118,20 @@ MUTANTS = (
         original='    if any(job.isolation == "exclusive" for job in running):\n',
         mutated='    if all(job.isolation == "exclusive" for job in running) and not running:\n',
         killed_by=CLAIM,
+    ),
+    Mutant(
+        name="the last row of a page is the first of the next",
+        file="shared/db/pages.py",
+        original="            raise _misfit()\n        query = query.where(key < cursor)\n",
+        mutated="            raise _misfit()\n        query = query.where(key <= cursor)\n",
+        killed_by=PAGES,
+    ),
+    Mutant(
+        name="a row between two pages is lost",
+        file="shared/db/pages.py",
+        original="    return Page(rows[:limit], rows[limit - 1].id if more else None)\n",
+        mutated="    return Page(rows[:limit], rows[limit].id if more else None)\n",
+        killed_by=PAGES,
     ),
     Mutant(
         name="what was not measured counts as passed",
