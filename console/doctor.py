@@ -68,6 +68,7 @@ def examine() -> Iterator[Finding]:
         return
     yield disk(settings)
     yield port(settings)
+    yield spans(settings)
     yield isolation()
     yield from engines()
     yield gpu()
@@ -129,6 +130,13 @@ def _running(supervisor: Supervisor) -> Finding:
     if reason:
         return Finding(subject="platform", text=f"{reason} `cvp status` shows the processes.", wrong=True)
     return Finding(subject="platform", text=f"ready at {address(settings)}")
+
+
+def spans(settings: config.Settings) -> Finding:
+    """Where spans go; a start that lacks what sends them has been refused already, with the settings."""
+    collector = settings.otel_exporter_otlp_endpoint
+    text = f"sent to {collector}" if collector else "not exported; OTEL_EXPORTER_OTLP_ENDPOINT names a collector"
+    return Finding(subject="spans", text=text)
 
 
 def isolation() -> Finding:

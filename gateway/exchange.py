@@ -70,7 +70,8 @@ class Exchange:
             elif name == b"expect":
                 self._body_held_back = True
         self.request_id = ids.request_id(offered)
-        scope["state"]["request_id"], scope["state"]["traceparent"] = self.request_id, parent
+        self._span = trace.Span(scope["method"], parent, "server")
+        scope["state"]["request_id"], scope["state"]["traceparent"] = self.request_id, self._span.traceparent
 
     async def receive(self) -> HTTPReceiveMessage:
         """The next part of the body, or the end of the connection.
@@ -137,6 +138,7 @@ class Exchange:
         """The request's line in the log, and its count."""
         duration_s = time.perf_counter() - self._started
         tally.answered(self._scope["method"], self._route(), self._status, duration_s)
+        self._trace()
         account, traceparent = self._scope["state"].get("account"), self._scope["state"]["traceparent"]
         logger.info(
             "request",
@@ -151,6 +153,18 @@ class Exchange:
                 "duration_ms": round(duration_s * 1000, 2),
             },
         )
+
+    def _trace(self) -> None:
+        method, route, status = self._scope["method"], self._route(), self._status
+        known: dict[str, trace.Value] = {
+            "http.request.method": method,
+            "http.route": route,
+            "http.response.status_code": status,
+            "cvp.request_id": self.request_id,
+        }
+        failed = None if 0 < status < 500 else f"answered {status}" if status else "the client left"
+        self._span.note(known, name=f"{method} {route or 'unknown'}", failed=failed)
+        self._span.end()
 
     def audit(self, trail: Trail) -> None:
         """The request's entry in the audit log, if it is worth one."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from inferencer.batcher import Request
-from shared import errors
+from shared import errors, trace
 from shared.clock import Monotonic
 from shared.engines import Tensor
 from shared.runtime import Runtime, rows
@@ -43,6 +44,7 @@ class _Ran(NamedTuple):
     rows: int
     batch_size: int
     """Rows of all requests in the same engine call."""
+    began_s: float
     inference_ms: float
 
 
@@ -58,7 +60,30 @@ def answer(runtime: Runtime, requests: Sequence[Request], clock: Monotonic) -> I
     decode_ms = (clock() - started_s) * 1000
     for group in _groups(ready):
         for ran in _run(runtime, group, clock):
+            if trace.exporting():
+                _trace(runtime, ran, started_s, decode_ms, clock)
             yield _presented(runtime, ran, started_s, decode_ms)
+
+
+def _trace(runtime: Runtime, ran: _Ran, started_s: float, decode_ms: float, clock: Monotonic) -> None:
+    """The spans of a request: its wait since the broker took it, decoding, inference (these two with its batch)."""
+    assign, wall_ns = ran.request.assign, time.time_ns() - round(clock() * 1e9)
+    waits_since_s = ran.request.arrived_s - assign.waited_ms / 1000
+    engine: dict[str, trace.Value] = {
+        "cvp.model_id": assign.model_id,
+        "cvp.engine": runtime.serving.engine,
+        "cvp.batch_size": ran.batch_size,
+    }
+    failed = str(ran.outputs) if isinstance(ran.outputs, Exception) else None
+    parts: tuple[tuple[str, float, float, dict[str, trace.Value], str | None], ...] = (
+        ("wait", waits_since_s, started_s, {"cvp.in_broker_ms": assign.waited_ms}, None),
+        ("decode", started_s, started_s + decode_ms / 1000, {}, None),
+        ("infer", ran.began_s, ran.began_s + ran.inference_ms / 1000, engine, failed),
+    )
+    for name, begin_s, end_s, known, failure in parts:
+        span = trace.Span(name, assign.traceparent or None, at_ns=wall_ns + round(begin_s * 1e9))
+        span.note(known | {"cvp.request_id": assign.request_id}, failed=failure)
+        span.end(wall_ns + round(end_s * 1e9))
 
 
 def failed(request: Request, error: Exception) -> Answer:
@@ -107,14 +132,14 @@ def _run(runtime: Runtime, group: Sequence[_Ready], clock: Monotonic) -> Iterato
         outputs = runtime.infer(_joined([one.feeds for one in group]), lambda: deadline.passed(clock()))
     except Exception as error:
         if len(group) == 1:
-            yield _Ran(group[0].request, error, counts[0], counts[0], 0.0)
+            yield _Ran(group[0].request, error, counts[0], counts[0], begin_s, (clock() - begin_s) * 1000)
             return
         for one in group:
             yield from _run(runtime, [one], clock)
         return
     inference_ms = (clock() - begin_s) * 1000
     for one, count, part in zip(group, counts, _parted(outputs, counts), strict=True):
-        yield _Ran(one.request, part, count, sum(counts), inference_ms)
+        yield _Ran(one.request, part, count, sum(counts), begin_s, inference_ms)
 
 
 def _joined(feeds: Sequence[Feeds]) -> Feeds:

@@ -23,7 +23,7 @@ from typing import IO, Any, TypeVar
 
 import msgspec
 
-from shared import config, errors, failpoints, log, process, scribe
+from shared import config, errors, failpoints, log, process, scribe, trace
 
 GRACE_S = 2.0
 LEAVE_S = 0.2
@@ -122,7 +122,8 @@ def run(
         ChildKilled: Something outside ended it.
         Interrupted: `interrupted()` said so.
     """
-    with _Running(module, order, limits, pass_fds, on_log) as child:
+    span = trace.Span(f"process {module}", trace.current())
+    with span, _Running(module, order, limits, pass_fds, on_log) as child:
         end = time.monotonic() + limits.wall_s
         for line in child.lines():
             match line:

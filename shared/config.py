@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from shared import trace
+
 IPC_PATH_MAX = 107
 """Bytes of a Unix socket path on Linux (`sun_path` less its NUL)."""
 
@@ -78,6 +80,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper"):
 
     metrics_token: Annotated[
         Text, Meta(description="Bearer token that opens /metrics, for Prometheus; nothing else takes it.")
+    ] = ""
+
+    otel_exporter_otlp_endpoint: Annotated[
+        str,
+        Meta(
+            max_length=4096,
+            pattern=r"^(https?://[^\s/]+\S*)?$",
+            description="Collector of OpenTelemetry spans, http://HOST:4318 (OTLP over HTTP); needs the extra `otel`.",
+        ),
     ] = ""
 
     smtp_url: Annotated[
@@ -190,6 +201,11 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
                 "whoever is signed in, so each is named, as the browser sends it: scheme, host and port, no path, no "
                 "wildcard, for example CORS_ORIGINS=https://app.example,http://localhost:3000"
             )
+    if settings.otel_exporter_otlp_endpoint and not trace.installed():
+        raise BadSetting(
+            "OTEL_EXPORTER_OTLP_ENDPOINT is set, and what sends spans is not installed: "
+            "`.venv/bin/pip install -c constraints.txt -e .[otel]`, or leave the setting out."
+        )
     if settings.tls_enabled:
         for name, path in (("TLS_CERT", settings.tls_cert), ("TLS_KEY", settings.tls_key)):
             if not Path(path).is_file():

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from shared import config, log
+from shared import config, log, trace
 
 PR_SET_PDEATHSIG = 1
 EXIT_BAD_CONFIG = 64
@@ -146,6 +146,8 @@ def service(name: str, main: Callable[[config.Settings, Stop], None]) -> None:
         sys.exit(EXIT_LOCKED)
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True)
+    if settings.otel_exporter_otlp_endpoint:
+        trace.export(name)
     stop = Stop()
 
     def on_signal(signum: int, _frame: FrameType | None) -> None:
@@ -160,5 +162,6 @@ def service(name: str, main: Callable[[config.Settings, Stop], None]) -> None:
         logger.critical("stopped by an unexpected failure", exc_info=True)
         sys.exit(1)
     finally:
+        trace.close()
         lock.release()
     logger.info("stopped")

@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar, get_args
 
 import msgspec
 
-from shared import child, clock, config, errors, log, process
+from shared import child, clock, config, errors, log, process, trace
 from shared.artifacts import Outputs
 from shared.db import jobs
 from shared.db.connection import open_db
@@ -145,8 +145,9 @@ class JobWorker:
         try:
             job = jobs.claim(self.lane, self.name, clock.now_ms(), ticket.id)
             if job is not None:  # else somebody was faster, and another may be ours to take
-                with log.bound(job_id=job.id, attempt=job.attempt, **msgspec.structs.asdict(job.origin)):
-                    self._execute(job, held, stop)
+                span = trace.Span(f"job {job.kind}", job.traceparent, "consumer")
+                with log.bound(job_id=job.id, attempt=job.attempt, **msgspec.structs.asdict(job.origin)), span:
+                    self._execute(job, held, stop, span)
         finally:
             release(held)
         return True
@@ -160,7 +161,10 @@ class JobWorker:
         # We run one job at a time and none right now: a job in our name is a predecessor's.
         return worker == self.name or process.is_free(self._run_dir / f"{worker}.lock")
 
-    def _execute(self, job: jobs.Claimed, held: Sequence[process.FileLock], stop: process.Stop) -> None:
+    def _execute(
+        self, job: jobs.Claimed, held: Sequence[process.FileLock], stop: process.Stop, span: trace.Span
+    ) -> None:
+        span.note({"cvp.job_id": job.id, "cvp.request_id": job.request_id, "cvp.attempt": job.attempt})
         duty = self.duties[job.kind]
         logger.info("job started", extra={"kind": job.kind})
         self._tell(job, "running", {})
@@ -169,11 +173,13 @@ class JobWorker:
             status = self._attempt(job, duty, held, stop, said)
         except jobs.Fenced:
             logger.warning("the job was taken from us; its result is dropped")
+            span.note({}, failed="taken from us")
             return
         finally:
             said.keep()
         duration_s = round(time.monotonic() - started, 3)
         logger.info("job ended", extra={"kind": job.kind, "status": status, "duration_s": duration_s})
+        span.note({"cvp.status": status}, failed=None if status == "completed" else status)
         self._tell(job, status, {})
         for lane in LANES:  # a follow-up waits, or somebody waited for this one to end
             self._publisher.doorbell(lane)

@@ -26,7 +26,7 @@ ADMIN_PASSWORD = "correct horse battery"
 class Platform:
     """Starts with `cvp up`, is spoken to over HTTP, and is told apart from others by its folder."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, **settings: str) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -37,6 +37,7 @@ class Platform:
             "PORT": str(port),
             "CVP_ADMIN_PASSWORD": ADMIN_PASSWORD,
             "INFERENCE_WORKERS": "4",
+            **settings,
         }
 
     def cvp(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -104,10 +105,10 @@ def wait_for(check: Callable[[], Any], within_s: float = 30.0, what: str = "it")
 
 
 @contextmanager
-def running() -> Iterator[Platform]:
-    """A platform that is up, and gone afterwards."""
+def running(**settings: str) -> Iterator[Platform]:
+    """A platform that is up with these settings, and gone afterwards."""
     data_dir = Path(tempfile.mkdtemp(prefix="cvp-test-"))
-    platform = Platform(data_dir)
+    platform = Platform(data_dir, **settings)
     try:
         platform.cvp("up")
         yield platform
