@@ -78,6 +78,7 @@ ACTS = {
     "kill the parent": lambda _: os.kill(os.getppid(), signal.SIGTERM),
     "raise a limit": lambda _: resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2),
     "start a thread": start_thread,
+    "crash": lambda _: ctypes.string_at(0),
     "nothing": lambda _: None,
 }
 

@@ -13,18 +13,75 @@ import os
 import pickle
 import secrets
 import socket
+import sys
 import time
+import types
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import jwt
+import msgspec
 import psutil
 import pytest
 import zmq
 
 from gateway import tokens
+from shared.wire import codec
+from tests.process import test_hostile_models
 from tests.process.platform import ADMIN_PASSWORD, DIGITS, Platform, running, wait_for
+from tests.process.test_hostile_models import FOREIGN, external
+
+PROVES: dict[int, tuple[str, ...]] = {
+    31: ("test_a_file_that_is_no_onnx_is_turned_away_at_the_door[a pickle]",),
+    32: (
+        "test_a_file_that_is_no_onnx_is_turned_away_at_the_door[a pickle called .onnx]",
+        "test_a_file_that_is_no_onnx_is_turned_away_at_the_door[a pickle called .safetensors]",
+        "test_a_file_that_is_no_onnx_is_turned_away_at_the_door[a pickle called .bin]",
+    ),
+    37: ("test_weights_elsewhere_fail_the_check_and_nothing_else",),
+    47: ("test_a_file_of_two_gigabytes_is_refused_before_it_travels",),
+    48: (
+        "test_a_file_that_is_no_onnx_is_turned_away_at_the_door[TensorRT plan]",
+        "test_a_file_that_is_no_onnx_is_turned_away_at_the_door[TorchScript]",
+        "test_a_file_that_is_no_onnx_is_turned_away_at_the_door[Keras Lambda]",
+    ),
+    49: ("test_forged_tokens",),
+    50: ("test_forged_tokens",),
+    51: ("test_forged_tokens",),
+    52: ("test_forged_tokens",),
+    53: ("test_forged_tokens",),
+    54: ("test_a_token_of_a_megabyte",),
+    55: ("test_keys",),
+    56: ("test_ids_of_others_and_ids_that_are_none",),
+    57: ("test_fields_nobody_may_set",),
+    58: ("test_addresses_in_headers_do_not_help_a_guesser",),
+    59: ("test_a_hundred_logins_at_once",),
+    60: ("test_two_readings_of_one_request",),
+    61: ("test_slow_clients_take_nobody_s_place", "test_bodies_that_drip_are_ended"),
+    62: ("test_ten_thousand_headers_and_a_long_path", "test_ten_thousand_parts"),
+    63: ("test_a_compressed_body_is_not_unpacked",),
+    64: ("test_json_that_is_none_or_too_much", "test_a_key_given_twice_has_one_meaning"),
+    65: ("test_names_stay_names",),
+    70: ("test_no_page_of_another_origin_gets_a_stream",),
+    71: (
+        "test_the_bus_is_for_its_owner_and_takes_no_garbage",
+        "test_a_frame_over_the_limit_ends_its_connection",
+    ),
+}
+"""The numbers of the list of hostile inputs that come as requests, and the cases whose assertion is their stated
+answer. Of 53, refresh tokens do not exist here; of 31 to 36 the check of a file that got past the door is
+`test_hostile_models`."""
+
+NOT_YET = {
+    **dict.fromkeys(range(1, 16), "no archive or dataset is taken yet"),
+    **dict.fromkeys(range(16, 31), "images and tensors: tests/unit/test_vision.py and test_runtime.py"),
+    66: "nothing is fetched from an address that a user names",
+    67: "test_an_idempotency_key_belongs_to_one_request",
+    68: "there is no search yet",
+    69: "constraints are fields, not expressions",
+}
+"""What else is on the list: without a door it could come through, or tried elsewhere."""
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(180)]
 
@@ -41,7 +98,7 @@ def platform() -> Iterator[Platform]:
         httpx.get(f"{up.url}/schema/openapi.json")
         before = gateway.memory_info().rss
         yield up
-        assert up.ready()
+        wait_for(up.ready, 10, "readiness, after a peer of the bus took an inferencer's name")
         assert gateway.is_running(), "the gateway died"
         assert (gateway.memory_info().rss - before) / 2**20 < 100
         lines = [
@@ -68,6 +125,35 @@ def people(platform: Platform, admin: httpx.Client) -> Iterator[dict[str, httpx.
             assert answer.status_code == 201, answer.text
             found[name] = stack.enter_context(platform.login(name, PASSWORD))
         yield found
+
+
+def drip(platform: Platform, head: bytes) -> tuple[float, bytes]:
+    """Send a byte of a body now and then, until there is an answer; returns how long it took, and the answer."""
+    started, answer = time.monotonic(), b""
+    with connected(platform) as connection:
+        connection.sendall(head + b"Content-Length: 1000\r\n\r\n")
+        connection.settimeout(0.5)
+        while not answer and time.monotonic() - started < 80:
+            connection.sendall(b"-")
+            with contextlib.suppress(TimeoutError):
+                answer = connection.recv(1 << 16)
+    return time.monotonic() - started, answer
+
+
+@pytest.fixture(scope="module", autouse=True)
+def drips(
+    platform: Platform, people: dict[str, httpx.Client]
+) -> Iterator[list[concurrent.futures.Future[tuple[float, bytes]]]]:
+    """Somebody unknown and an engineer, dripping bodies from the start of these tests on: it takes half a minute."""
+    key = b"Authorization: " + people["ada"].headers["Authorization"].encode() + b"\r\n"
+    form = b"Content-Type: multipart/form-data; boundary=b\r\n"
+    heads = [
+        POST,
+        b"POST /api/v1/models HTTP/1.1\r\nHost: x\r\n" + key + form,
+        b"POST /api/v1/inference/predict HTTP/1.1\r\nHost: x\r\n" + key + b"Content-Type: image/png\r\n",
+    ]
+    with concurrent.futures.ThreadPoolExecutor(len(heads)) as pool:
+        yield [pool.submit(drip, platform, head) for head in heads]
 
 
 def verify(platform: Platform, credential: str) -> int:
@@ -164,10 +250,11 @@ def test_keys(platform: Platform, people: dict[str, httpx.Client]):
 
 
 def test_ids_of_others_and_ids_that_are_none(people: dict[str, httpx.Client]):
-    for client, status in ((people["ada"], 404), (people["vic"], 403)):
+    for client, status in ((people["ada"], 404), (people["vic"], 403)):  # a viewer may not even ask for a single one
         for path in ("models", "jobs", "reports", "benchmark"):
             for name in ("1", "%00", "x'%20OR%201=1--", "..%2f..%2fetc%2fpasswd", "%F0%9F%92%A9", "a" * 3000):
-                assert client.get(f"/{path}/{name}").status_code in (status, 404), f"{path}/{name}"
+                found = client.get(f"/{path}/{name}").status_code
+                assert found == (404 if "%2f" in name else status), f"{path}/{name}"
     assert people["ada"].get("/users").status_code == 403
 
 
@@ -243,9 +330,8 @@ POST = b"POST /api/v1/auth/login HTTP/1.1\r\nHost: x\r\nContent-Type: applicatio
 )
 def test_two_readings_of_one_request(headers: bytes, platform: Platform):
     answer = raw(platform, POST + headers + SMUGGLED, 3)
-    assert b"404" not in answer, "the second request was seen"
-    assert len(statuses(answer)) <= 1
-    assert all(400 <= status < 500 for status in statuses(answer))
+    assert 404 not in statuses(answer), "the second request was seen"
+    assert statuses(answer) == [400]
 
 
 def test_ten_thousand_headers_and_a_long_path(platform: Platform):
@@ -263,7 +349,7 @@ def test_ten_thousand_parts(people: dict[str, httpx.Client]):
         answer = people["ada"].post(
             path, content=parts + b"--b--\r\n", headers={"Content-Type": "multipart/form-data; boundary=b"}
         )
-        assert answer.status_code in (413, 422), answer.text
+        assert (answer.status_code, answer.json()["code"]) == (413, "too_large"), answer.text
 
 
 def test_a_compressed_body_is_not_unpacked(platform: Platform, people: dict[str, httpx.Client]):
@@ -312,29 +398,30 @@ def test_slow_clients_take_nobody_s_place(platform: Platform):
 def test_json_that_is_none_or_too_much(body: bytes, people: dict[str, httpx.Client]):
     for path in ("/benchmark", "/inference/predict", "/auth/api-keys"):
         answer = people["ada"].post(path, content=body, headers={"Content-Type": "application/json"})
-        assert answer.status_code in (413, 422), f"{path}: {answer.text[:300]}"
-        assert answer.json()["code"] in ("invalid", "too_large")
+        over = len(body) > 2**20 and path != "/inference/predict"
+        assert answer.status_code == (413 if over else 422), f"{path}: {answer.text[:300]}"
+        assert answer.json()["code"] == ("too_large" if over else "invalid")
 
 
 def test_a_key_given_twice_has_one_meaning(people: dict[str, httpx.Client]):
     answer = people["ada"].post(
         "/auth/api-keys", content=b'{"name":"first","name":"second"}', headers={"Content-Type": "application/json"}
     )
-    assert answer.status_code in (201, 422)
-    if answer.status_code == 201:
-        assert answer.json()["name"] == "second"
+    assert (answer.status_code, answer.json()["name"]) == (201, "second")
 
 
-HOSTILE = "x\r\nSet-Cookie: a=b\r\n\r\n<script>alert(1)</script>{{7*7}}${jndi:ldap://x}'; DROP TABLE user;--\x1b[31m"
+HOSTILE = "<script>alert(1)</script>{{7*7}}${jndi:ldap://x}'; DROP TABLE user;--=cmd|'/c calc'!A1"
+SPLITTING = "x\r\nSet-Cookie: a=b\r\n\r\n\x1b[31m"
 
 
 def test_names_stay_names(platform: Platform, people: dict[str, httpx.Client]):
-    made = people["ada"].post("/auth/api-keys", json={"name": HOSTILE})
-    assert made.status_code in (201, 422), made.text
-    assert "set-cookie" not in made.headers
+    refused = people["ada"].post("/auth/api-keys", json={"name": SPLITTING})
+    assert (refused.status_code, refused.json()["code"]) == (422, "invalid")
+    assert "set-cookie" not in refused.headers
+    assert people["ada"].post("/auth/api-keys", json={"name": HOSTILE}).status_code == 201
     listed = people["ada"].get("/auth/api-keys")
     assert listed.headers["content-type"].startswith("application/json")
-    assert made.status_code == 422 or HOSTILE in [item["name"] for item in listed.json()["items"]]
+    assert HOSTILE in [item["name"] for item in listed.json()["items"]]
     answer = httpx.get(f"{platform.url}/api/v1/health/live", headers={"X-Request-ID": "a{{7*7}}<script>"})
     assert "<script>" not in answer.headers["x-request-id"]
     people["ada"].get("/models/" + "a%0d%0aX-Evil:%20b%0a{%22level%22:%22FATAL%22}")
@@ -359,6 +446,98 @@ def test_an_idempotency_key_belongs_to_one_request(people: dict[str, httpx.Clien
     assert upload(people["ada"], "one").json() == first.json()
     assert upload(people["ada"], "two").status_code == 409
     assert upload(people["bob"], "one").json()["id"] != first.json()["id"]
+
+
+# --- models at the door -----------------------------------------------------------------------------------------------
+
+
+def upload(client: httpx.Client, content: bytes, filename: str, name: str = "hostile") -> httpx.Response:
+    fields = {"name": name, "task_type": "classification"}
+    return client.post("/models", data=fields, files={"file": (filename, content)})
+
+
+def files_of(platform: Platform) -> set[str]:
+    return {str(path) for path in (platform.data_dir / "models").rglob("*") if path.is_file()}
+
+
+PICKLE = pickle.dumps({"weights": 1})
+
+
+@pytest.mark.parametrize(
+    ("content", "filename"),
+    [
+        (PICKLE, "model.pt"),
+        (PICKLE, "model.onnx"),
+        (PICKLE, "model.safetensors"),
+        (PICKLE, "model.bin"),
+        (FOREIGN["TensorRT plan"], "model.plan"),
+        (FOREIGN["TensorRT plan"], "model.onnx"),
+        (FOREIGN["TorchScript"], "model.pt"),
+        (FOREIGN["TorchScript"], "model.onnx"),
+        (FOREIGN["Keras Lambda"], "model.keras"),
+        (FOREIGN["Keras h5"], "model.onnx"),
+    ],
+    ids=[
+        "a pickle",
+        "a pickle called .onnx",
+        "a pickle called .safetensors",
+        "a pickle called .bin",
+        "TensorRT plan",
+        "TensorRT plan called .onnx",
+        "TorchScript",
+        "TorchScript called .onnx",
+        "Keras Lambda",
+        "Keras h5 called .onnx",
+    ],
+)
+def test_a_file_that_is_no_onnx_is_turned_away_at_the_door(
+    content: bytes, filename: str, platform: Platform, people: dict[str, httpx.Client]
+):
+    before = files_of(platform)
+    answer = upload(people["ada"], content, filename)
+    assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media")
+    assert files_of(platform) == before
+
+
+def test_a_file_of_two_gigabytes_is_refused_before_it_travels(platform: Platform, people: dict[str, httpx.Client]):
+    before, key = files_of(platform), people["ada"].headers["Authorization"].encode()
+    head = b"POST /api/v1/models HTTP/1.1\r\nHost: x\r\nAuthorization: " + key + b"\r\nContent-Length: 2147483649\r\n"
+    answer = raw(platform, head + b"Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n")
+    assert statuses(answer) == [413]
+    assert b'"code":"too_large"' in answer
+    assert files_of(platform) == before
+
+
+def test_weights_elsewhere_fail_the_check_and_nothing_else(platform: Platform, people: dict[str, httpx.Client]):
+    content = external("../../../../etc/passwd").SerializeToString()
+    made = upload(people["ada"], content, "../../outside.onnx")
+    assert made.status_code == 202
+    path = f"/models/{made.json()['id']}"
+    wait_for(lambda: people["ada"].get(path).json()["status"] == "failed", what="the refusal")
+    assert "in another file (external data)" in people["ada"].get(path).json()["error"]
+    answer = people["ada"].post("/inference/predict", json={"model_id": made.json()["id"], "inputs": [[1]]})
+    assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
+    assert not list(platform.data_dir.parent.glob("outside*"))
+
+
+# --- streams ----------------------------------------------------------------------------------------------------------
+
+
+def test_no_page_of_another_origin_gets_a_stream(platform: Platform, people: dict[str, httpx.Client]):
+    upgrade = {
+        "Origin": "https://evil.example",
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": base64.b64encode(bytes(16)).decode(),
+    }
+    for path in ("events", "health/live"):
+        answer = httpx.get(f"{platform.url}/api/v1/{path}", headers=upgrade)
+        assert answer.status_code == (401 if path == "events" else 200), "an upgrade is never made"
+    with people["ada"].stream("GET", "/events", headers=upgrade) as stream:
+        assert stream.status_code == 200
+        assert stream.headers["content-type"].startswith("text/event-stream")
+        assert "access-control-allow-origin" not in stream.headers, "a browser hides it from the page"
 
 
 # --- the bus ----------------------------------------------------------------------------------------------------------
@@ -393,6 +572,9 @@ def test_the_bus_is_for_its_owner_and_takes_no_garbage(platform: Platform, admin
                     [b"cvp/1", b"\x80"] + [b"x"] * 1000,
                     [secrets.token_bytes(100) for _ in range(20)],
                     [b"cvp/1", b"x" * 2**20],
+                    [b"cvp/1", msgspec.msgpack.encode({"t": "Obey", "request_id": "r"})],
+                    [b"cvp/1", msgspec.msgpack.encode({"t": "Submit"})],
+                    [b"cvp/1", msgspec.msgpack.encode({})[:-1]],
                 ):
                     dealer.send_multipart(frames)
     with socket.socket(socket.AF_UNIX) as plain:
@@ -402,3 +584,68 @@ def test_the_bus_is_for_its_owner_and_takes_no_garbage(platform: Platform, admin
     assert admin.get("/inference/health").status_code == 200
     assert platform.pids("broker") == broker
     assert not (platform.data_dir / "ran").exists()
+    log = (platform.data_dir / "logs" / "broker.log").read_text()
+    assert "bad messages so far" in log, "what is refused is said"
+
+
+def greeted(platform: Platform) -> socket.socket:
+    """A peer of the broker that speaks ZMTP 3.0 by hand, as far as both have said who they are."""
+    peer = socket.socket(socket.AF_UNIX)
+    peer.settimeout(10)
+    peer.connect(str(platform.data_dir / "run" / "broker.sock"))
+    peer.sendall(b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32))
+    ready = b"\x05READY\x0bSocket-Type\x00\x00\x00\x06DEALER"
+    peer.sendall(b"\x04" + bytes([len(ready)]) + ready)
+    answer = b""
+    while b"ROUTER" not in answer:
+        answer += peer.recv(1 << 12)
+    return peer
+
+
+@pytest.mark.parametrize("size", [codec.MAX_BLOB_BYTES + 1, 2**40, 2**63])
+def test_a_frame_over_the_limit_ends_its_connection(size: int, platform: Platform, admin: httpx.Client):
+    broker = psutil.Process(platform.pids("broker")[0])
+    before = broker.memory_info().rss
+    with greeted(platform) as peer:
+        peer.sendall(b"\x02" + size.to_bytes(8, "big"))
+        ends = b""
+        while chunk := peer.recv(1 << 12):
+            ends += chunk
+    assert b"cvp" not in ends
+    assert broker.is_running()
+    assert broker.memory_info().rss - before < 10 * 2**20
+    assert admin.get("/inference/health").status_code == 200
+
+
+# --- slow bodies ------------------------------------------------------------------------------------------------------
+
+
+def test_bodies_that_drip_are_ended(drips: list[concurrent.futures.Future[tuple[float, bytes]]]):
+    for drip in drips:
+        seconds, answer = drip.result(90)
+        assert statuses(answer) == [408]
+        assert b'"code":"body_too_slow"' in answer
+        assert b"connection: close" in answer
+        assert seconds < 40
+
+
+# --- the list ---------------------------------------------------------------------------------------------------------
+
+
+def cases(module: types.ModuleType) -> set[str]:
+    """The names of a module's tests, alone and with each of their parameters."""
+    found = set()
+    for name, test in vars(module).items():
+        if name.startswith("test_"):
+            found.add(name)
+            for mark in (mark for mark in getattr(test, "pytestmark", []) if mark.name == "parametrize"):
+                found |= {f"{name}[{case}]" for case in mark.kwargs.get("ids") or mark.args[1]}
+    return found
+
+
+def test_every_number_of_the_list_has_its_case():
+    here = sys.modules[__name__]
+    assert sorted({*PROVES, *test_hostile_models.PROVES}) == [*range(31, 66), 70, 71]
+    assert sorted({*PROVES, *test_hostile_models.PROVES, *NOT_YET}) == [*range(1, 72)]
+    for module, table in ((here, PROVES), (test_hostile_models, test_hostile_models.PROVES)):
+        assert {case for named in table.values() for case in named} <= cases(module)
