@@ -22,6 +22,10 @@ REQUESTS_HIGH_WATER_MARK = 2_000
 LINGER_MS = 1000
 """How long a closed socket goes on sending what it already took."""
 RECONNECT_MS = 30
+PING_MS = 1000
+PONG_MS = 5000
+"""A connection that does not answer a ping for so long is made anew: once another peer has taken its name over, the
+broker hears nothing on it any more, and does not say so."""
 BACKLOG = 1024
 
 IPC = "ipc://"
@@ -55,6 +59,8 @@ def dealer(endpoint: str, identity: bytes = b"") -> Socket:
     if identity:
         socket.set(zmq.IDENTITY, identity)
     socket.set(zmq.IMMEDIATE, 1)
+    socket.set(zmq.HEARTBEAT_IVL, PING_MS)
+    socket.set(zmq.HEARTBEAT_TIMEOUT, PONG_MS)
     return _connect(socket, endpoint)
 
 
