@@ -16,7 +16,8 @@ import click
 
 from shared import config, errors
 
-NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT)
+UNUSABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST)
+"""What the disk says when a folder of ours cannot be made or written to."""
 
 
 class PlainSpoken(click.Group):
@@ -39,7 +40,7 @@ class PlainSpoken(click.Group):
             sys.stdout = None  # the reader has gone (`cvp logs gateway | head`); do not flush into nothing at exit
             ctx.exit(0)
         except OSError as error:
-            if error.errno not in NOT_WRITABLE:
+            if error.errno not in UNUSABLE:
                 raise click.ClickException(_unexpected(error)) from error
             raise click.ClickException(
                 f"Cannot use {error.filename or 'the disk'}: {error.strerror}. `cvp doctor` says what to do."

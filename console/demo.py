@@ -34,7 +34,7 @@ def run(settings: config.Settings, screen: Screen, *, fresh: bool, start: bool, 
     if start:
         with _started(settings, screen) as by_us:
             main_job(settings, screen, fresh)
-            where_next(settings, screen, _ending(by_us=by_us, keep=keep))
+            where_next(settings, screen, by_us=by_us, keep=keep)
             if by_us and keep:
                 hold(supervisor)
         return
@@ -44,7 +44,7 @@ def run(settings: config.Settings, screen: Screen, *, fresh: bool, start: bool, 
         )
     settings = settings_in_force(supervisor)
     main_job(settings, screen, fresh)
-    where_next(settings, screen, _ending(by_us=False, keep=False))
+    where_next(settings, screen, by_us=False, keep=False)
 
 
 @contextlib.contextmanager
@@ -92,25 +92,27 @@ def hold(supervisor: Supervisor) -> None:
             time.sleep(0.5)
 
 
-def where_next(settings: config.Settings, screen: Screen, ending: str) -> None:
-    """What somebody who has just watched this wants to open or type now."""
-    screen.line()
-    screen.line("Where to go next", style="bold")
-    for what, why in (
-        (f"{address(settings)}/schema", "API documentation"),
+def where_next(settings: config.Settings, screen: Screen, *, by_us: bool, keep: bool) -> None:
+    """What somebody who has just watched this wants to open or type now; no address that is about to fall silent."""
+    stays = keep or not by_us
+    running = ((f"{address(settings)}/schema", "API documentation"),)
+    lasting = (
         (typed(settings.root / "demo" / "report.html"), "the report, in a browser"),
         (f"{_cvp()} passwd", "another password for the user admin (the first start printed one)"),
         (f"{_cvp()} status", "the processes; `logs NAME`, `restart NAME`, `doctor` too"),
-    ):
+    )
+    again = ((f"{_cvp()} up", f"starts it again with this data, at {address(settings)}"),)
+    screen.line()
+    screen.line("Where to go next", style="bold")
+    for what, why in (*running, *lasting) if stays else (*lasting[:2], *again):
         screen.line(f"  {what:<36} {why}")
     screen.line()
-    screen.line(ending)
-
-
-def _ending(*, by_us: bool, keep: bool) -> str:
     if not by_us:
-        return f"The platform was running before and goes on; `{_cvp()} down` stops it."
-    return "Ctrl-C stops the platform." if keep else "The platform stops now; `make run` keeps it running."
+        screen.line(f"The platform was running before and goes on; `{_cvp()} down` stops it.")
+    elif keep:
+        screen.line("Ctrl-C stops the platform.")
+    else:
+        screen.line("The demo is over and its platform stops now; `make run` does the same and keeps it running.")
 
 
 def _cvp() -> str:

@@ -60,15 +60,12 @@ def examine() -> Iterator[Finding]:
         settings = config.load()
     except config.BadSetting as bad:
         yield Finding(subject="settings", text=bad.message, wrong=True)
-        return
-    yield Finding(subject="settings", text="all in range; `cvp config` lists them")
-    writable = folders(settings)
-    yield writable
-    if writable.wrong:
-        return
-    yield disk(settings)
-    yield port(settings)
-    yield spans(settings)
+    else:
+        yield Finding(subject="settings", text="all in range; `cvp config` lists them")
+        yield folders(settings)
+        yield disk(settings)
+        yield port(settings)
+        yield spans(settings)
     yield isolation()
     yield from engines()
     yield gpu()
@@ -101,9 +98,10 @@ def folders(settings: config.Settings) -> Finding:
 
 
 def disk(settings: config.Settings) -> Finding:
-    """Room for uploads."""
+    """Room for uploads, also where the folders are still to be made."""
     places: tuple[Path, ...] = (settings.root, settings.models, settings.db_file.parent)
-    free_mb, where = min((shutil.disk_usage(place).free // 10**6, str(place)) for place in places)
+    standing = {next(folder for folder in (place, *place.parents) if folder.is_dir()) for place in places}
+    free_mb, where = min((shutil.disk_usage(folder).free // 10**6, str(folder)) for folder in standing)
     short = free_mb < DISK_MB
     text = f"{free_mb / 1000:.1f} GB free in {where}" + (
         f"; {DISK_MB / 1000:.0f} GB are needed. {DISK_ADVICE}" if short else ""

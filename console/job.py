@@ -31,6 +31,8 @@ CHECK_BOUND_S = 120.0
 BENCHMARK_BOUND_S = 900.0
 """The benchmark itself takes about half a minute; other people's jobs may be ahead of it."""
 
+CANCEL_BOUND_S = 15.0
+
 FINGERPRINT = "from benchmarker.host import system_info; print(system_info().fingerprint)"
 
 
@@ -155,14 +157,25 @@ def _measured(client: Client, model: dict[str, Any], screen: Screen) -> Report:
         with screen.bar("benchmark") as advance:
             job = client.wait_for_benchmark(job["id"], BENCHMARK_BOUND_S, lambda state: advance(*_progress(state)))
     except KeyboardInterrupt:
-        with contextlib.suppress(errors.AppError):
-            client.cancel_benchmark(job["id"])  # else it would go on, or start again with the platform
+        _cancel(client, job["id"], screen)
         raise
     report = parse(client.export(job["report_id"], "json"))
     measured = sum(record.status == "measured" for record in report.candidates)
     took = time.monotonic() - began
     screen.step("benchmark", f"{plural(measured, 'candidate')} measured in {took:.0f} s, in interleaved rounds")
     return report
+
+
+def _cancel(client: Client, job_id: str, screen: Screen) -> None:
+    """Take the order back, or it would go on, or start again with the platform; returns when it has ended."""
+    try:
+        client.cancel_benchmark(job_id)
+        with screen.waiting("Cancelling"), contextlib.suppress(errors.EngineFailed):  # that is how it ends
+            client.wait_for_benchmark(job_id, CANCEL_BOUND_S, lambda _: None)
+    except errors.AppError as error:
+        screen.step("benchmark", f"{job_id} could not be cancelled and may go on: {error.message}")
+    else:
+        screen.step("benchmark", f"cancelled: {job_id}")
 
 
 def _progress(job: dict[str, Any]) -> tuple[float, str]:

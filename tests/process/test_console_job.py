@@ -9,8 +9,9 @@ import pytest
 from rich.console import Console
 
 from console import job
+from console.client import Client
 from console.screen import Screen
-from shared import config
+from shared import config, errors
 from shared.specs import BenchmarkSpec
 from tests.process.platform import Platform, running
 
@@ -75,3 +76,26 @@ def test_a_key_that_is_no_longer_good_is_replaced(platform: Platform):
 def test_fresh_measures_again(platform: Platform):
     told(platform)
     assert "benchmark  1 candidate measured" in told(platform, fresh=True)
+
+
+def test_an_interrupted_demo_leaves_no_benchmark_behind(platform: Platform, monkeypatch: pytest.MonkeyPatch):
+    def interrupt(state: dict[str, object]) -> tuple[float, str]:
+        if state["status"] == "running":
+            raise KeyboardInterrupt
+        return 0.0, ""
+
+    told(platform)
+    monkeypatch.setattr(job, "_progress", interrupt)
+    monkeypatch.setattr(job, "order", long_order)
+    out = io.StringIO()
+    with pytest.raises(KeyboardInterrupt):
+        job.main_job(config.load(platform.env), Screen(Console(file=out, width=120, highlight=False)), True)
+    assert "benchmark  cancelled: job_" in out.getvalue()
+    with Client(config.load(platform.env), (platform.data_dir / "secrets" / "demo.key").read_text()) as client:
+        job_id = out.getvalue().partition("cancelled: ")[2].split()[0]
+        with pytest.raises(errors.EngineFailed, match="cancelled"):
+            client.wait_for_benchmark(job_id, 0.5, lambda _: None)
+
+
+def long_order(model_id: str) -> BenchmarkSpec:
+    return BenchmarkSpec(model_id=model_id, engines=("onnxruntime",), batch_sizes=(1,), num_iterations=10**6)

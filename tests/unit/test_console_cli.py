@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -97,6 +98,14 @@ def test_unexpected_failures_are_one_sentence_and_their_trace_is_kept(runner: Cl
     assert done.output.count("\n") == 1
     assert "ZeroDivisionError: a/b" in done.output
     assert "Traceback" in (tmp_path / "data" / "logs" / "cvp.log").read_text()
+
+
+@pytest.mark.parametrize("command", ["up", "migrate", "passwd"])
+def test_a_file_where_the_data_should_be_is_one_sentence(runner: CliRunner, tmp_path: Path, command: str):
+    (tmp_path / "file").touch()
+    done = runner.invoke(cli.main, [command], env={"DATA_DIR": str(tmp_path / "file")})
+    assert done.exit_code == 1
+    assert re.fullmatch(r"Error: Cannot use .*/file/?.*: .*`cvp doctor` says what to do\.\n", done.output)
 
 
 def test_ctrl_c_is_exit_code_130(runner: CliRunner):

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from console import doctor, groundwork, job, logs, overview, printout
+from console import demo, doctor, groundwork, job, logs, overview, printout
 from console.screen import Screen
 from shared import config
 from shared.specs import Constraint, Preprocessing
@@ -174,6 +175,20 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> config.Settings
     return config.load()
 
 
+@pytest.mark.parametrize(
+    ("by_us", "keep", "open_now", "ending"),
+    [(True, False, False, "stops now"), (True, True, True, "Ctrl-C stops"), (False, False, True, "goes on")],
+)
+def test_the_end_of_the_demo_names_no_address_that_falls_silent(
+    settings: config.Settings, by_us: bool, keep: bool, open_now: bool, ending: str
+):
+    to, told = screen()
+    demo.where_next(settings, to, by_us=by_us, keep=keep)
+    assert ("/schema" in told.getvalue()) is open_now
+    assert ("starts it again" in told.getvalue()) is not open_now
+    assert ending in told.getvalue()
+
+
 def test_a_taken_port_names_who_has_it_and_another(settings: config.Settings):
     with socket.create_server(("127.0.0.1", settings.port)), pytest.raises(click.ClickException) as caught:
         groundwork.require_free_port(settings)
@@ -199,16 +214,27 @@ def test_a_healthy_machine_has_nothing_wrong(settings: config.Settings, monkeypa
 def test_what_is_wrong_says_what_to_do_and_counts(
     settings: config.Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
+    monkeypatch.setattr(doctor, "DISK_MB", 1)
     (tmp_path / "data").write_text("a file where the folder should be")
     to, told = screen()
     assert doctor.show(to) == 1
     assert "set DATA_DIR" in told.getvalue()
-    assert "1 of 4 need attention." in told.getvalue()
+    assert re.search(r"^1 of \d+ need attention\.$", told.getvalue(), re.MULTILINE)
+    assert re.findall(r"(?:ok|wrong) +(folders|disk|port|sandbox|onnxruntime|GPU)", told.getvalue()) == [
+        "folders",
+        "disk",
+        "port",
+        "sandbox",
+        "onnxruntime",
+        "GPU",
+    ]
 
 
-def test_a_bad_setting_is_a_finding(monkeypatch: pytest.MonkeyPatch):
+def test_a_bad_setting_is_a_finding_among_others(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PORT", "0")
-    assert [finding.text[:8] for finding in doctor.examine() if finding.wrong] == ["PORT='0'"]
+    found = list(doctor.examine())
+    assert [finding.text[:8] for finding in found if finding.wrong] == ["PORT='0'"]
+    assert {"settings", "sandbox", "onnxruntime", "GPU"} <= {finding.subject for finding in found}
 
 
 def test_a_full_disk_is_a_finding(settings: config.Settings, monkeypatch: pytest.MonkeyPatch):
