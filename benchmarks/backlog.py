@@ -10,6 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks import models
 from shared import config
 from shared.db import accounts, connection, jobs, tables
 from shared.specs import ConvertSpec
@@ -48,10 +49,7 @@ def first_claim_s() -> tuple[float, float]:
     """With `QUEUED` jobs in line: seconds from a worker's start to its first claim, and of one look at the queue."""
     with tempfile.TemporaryDirectory(prefix="cvp-bench-") as folder:
         settings = _settings(folder)
-        user_id = _database(settings)
-        with connection.write():
-            for _ in range(QUEUED):
-                jobs.insert("convert", ConvertSpec(model_id="none"), user_id=user_id)
+        _queue(_database(settings))
         looks = [_look_s() for _ in range(5)]
         began = time.monotonic()
         worker = subprocess.Popen(
@@ -68,6 +66,33 @@ def first_claim_s() -> tuple[float, float]:
             worker.kill()
             worker.wait()
             connection.database.close()
+
+
+def restart_s() -> tuple[float, float]:
+    """With `QUEUED` jobs in line: seconds from `cvp up` to the first claim, and until it says that all serves."""
+    with tempfile.TemporaryDirectory(prefix="cvp-bench-") as folder:
+        env = os.environ | {"DATA_DIR": folder, "PORT": str(models.free_port()), "MAX_QUEUED_JOBS": str(2 * QUEUED)}
+        _queue(_database(_settings(folder)))
+        began = time.monotonic()
+        up = subprocess.Popen([sys.executable, "-m", "console.cli", "up"], env=env, cwd=ROOT, stdout=subprocess.DEVNULL)
+        try:
+            _wait_for_claim(began)
+            claimed_s = time.monotonic() - began
+            if up.wait(CLAIM_WITHIN_S):
+                raise SystemExit(f"`cvp up` failed with {QUEUED:,} jobs in line")
+            return claimed_s, time.monotonic() - began
+        finally:
+            up.wait(CLAIM_WITHIN_S)
+            subprocess.run(
+                [sys.executable, "-m", "console.cli", "down"], env=env, cwd=ROOT, capture_output=True, check=True
+            )
+            connection.database.close()
+
+
+def _queue(user_id: str) -> None:
+    with connection.write():
+        for _ in range(QUEUED):
+            jobs.insert("convert", ConvertSpec(model_id="none"), user_id=user_id)
 
 
 def _look_s() -> float:

@@ -1,5 +1,6 @@
 """`make chaos`: processes of a platform under load are killed at random; at the end everything promised must hold.
 
+Every kind of process is as likely as any other: services, children of jobs, `cvp backup`; now and then supervisord.
 CHAOS_S bounds the campaign (default 150 s), or KILLS=1000 goes on until that many are done; SEED repeats its choices.
 """
 
@@ -24,6 +25,7 @@ from benchmarks import models
 from benchmarks.invariants import orphans, violations
 from benchmarks.load import Load
 from benchmarks.run import DIGITS, Platform
+from benchmarks.saver import Saver
 from console import lifecycle
 from console.supervision import NotAnswering, Supervisor
 from shared.db import connection, jobs, tables
@@ -33,6 +35,9 @@ GROWN_UP_S = 6.0
 
 STOP_S = 17.0
 """Longer than the 15 s after which a silent worker counts as dead."""
+
+SCRIBE = "shared.scribe"
+"""Beside every service, and as old as it."""
 
 SUPERVISOR = "supervisor.supervisord"
 SUPERVISOR_EVERY = 60
@@ -106,7 +111,8 @@ class Campaign:
         names = sorted(name for name in living if name != SUPERVISOR)
         self._draw.shuffle(names)
         for name in names:
-            ripe = [each for each in living[name] if "." in name or each.create_time() < old]
+            service = "." not in name or name == SCRIBE
+            ripe = [each for each in living[name] if not service or each.create_time() < old]
             if ripe:
                 return name, self._draw.choice(ripe)
         return None
@@ -181,9 +187,10 @@ def main() -> None:
     seconds = float(os.environ.get("CHAOS_S", "150"))
     seed = int(os.environ.get("SEED", str(random.randrange(10**6))))
     print(f"SEED={seed}", flush=True)
-    with tempfile.TemporaryDirectory(prefix="cvp-chaos-") as folder:
-        os.environ |= {"DATA_DIR": folder, "PORT": str(models.free_port()), "INFERENCE_WORKERS": "4"}
-        running = Platform(Path(folder), int(os.environ["PORT"]))
+    with tempfile.TemporaryDirectory(prefix="cvp-chaos-") as parent:
+        folder = Path(parent) / "data"
+        os.environ |= {"DATA_DIR": str(folder), "PORT": str(models.free_port()), "INFERENCE_WORKERS": "4"}
+        running = Platform(folder, int(os.environ["PORT"]))
         try:
             wrong = campaign(running, kills, seconds, seed)
         finally:
@@ -197,7 +204,8 @@ def campaign(running: Platform, kills: int, seconds: float, seed: int) -> list[s
     connection.open_db(running.settings.db_file)
     chaos = Campaign(running, seed)
     began, said = time.monotonic(), 0
-    with Load(str(running.http.base_url), running.headers, model_id, seed) as load:
+    saver = Saver(running.settings, running.settings.root.with_suffix(".saved"))
+    with Load(str(running.http.base_url), running.headers, model_id, seed) as load, saver:
         while (sum(chaos.kills.values()) < kills) if kills else (time.monotonic() - began < seconds):
             chaos.strike()
             if chaos.given_up():
@@ -211,8 +219,10 @@ def campaign(running: Platform, kills: int, seconds: float, seed: int) -> list[s
     load.ask_again()
     notes = [f"all jobs ended {took:.0f} s after the last kill" if took is not None else "jobs are still open"]
     notes += [f"{chaos.restarts} times `cvp up`", f"{orphans(running.settings)} files without a row"]
+    notes += ["backups " + ", ".join(f"{end} {count}" for end, count in sorted(saver.ends.items()))]
+    saver.restore()
     lifecycle.down(running.settings, lambda _: None)
-    wrong = [*chaos.broken, *load.broken, *violations(running.settings, [model_id, *load.accepted])]
+    wrong = [*chaos.broken, *load.broken, *saver.broken, *violations(running.settings, [model_id, *load.accepted])]
     show(chaos, load, wrong, notes)
     connection.database.close()
     return wrong

@@ -11,6 +11,7 @@ from pathlib import Path
 from shared import config
 from shared.artifacts import ArtifactStore
 from shared.db import connection
+from shared.db.jobs import LOG
 from shared.db.tables import Artifact, Benchmark, BenchmarkResult, Job, JobEvent, Model, Report
 
 TERMINAL = ("completed", "failed", "cancelled")
@@ -52,7 +53,7 @@ def _exist(accepted: Iterable[str]) -> Iterator[str]:
 def stories() -> Iterator[str]:
     """Jobs that did not end, or not by the allowed ways, one attempt at a time; the database is open."""
     events: dict[str, list[JobEvent]] = {}
-    for event in JobEvent.select().order_by(JobEvent.id):
+    for event in JobEvent.select().where(JobEvent.event != LOG).order_by(JobEvent.id):
         events.setdefault(event.job_id, []).append(event)
     for job in Job.select():
         if job.status not in TERMINAL:

@@ -23,6 +23,10 @@ ORPHAN_S = 3600.0
 """A file without a row goes when it was seen that long: whoever published it has had the time to write its row."""
 
 STAGED_S = 24 * 3600.0
+JUMP_S = 3600.0
+"""The wall clock may gain this much between two looks; a clock that gains more is not believed for a day."""
+
+DISTRUST_S = 24 * 3600.0
 SOME = 200
 TOLD = 10
 
@@ -48,6 +52,7 @@ class Housekeeping:
         self._monotonic = monotonic
         self._orphans: dict[tuple[str, str, str], float] = {}
         start = monotonic()
+        self._trusted_s, self._offset_s = start, clock.now_ms() / 1000 - start
         self._chores = [
             Chore(self._rows, ROWS_EVERY_S, start + ROWS_EVERY_S),
             Chore(self._files, FILES_EVERY_S, start + ROWS_EVERY_S),
@@ -77,9 +82,18 @@ class Housekeeping:
         self._work = due.work()
         return True
 
+    def _trusts_clock(self) -> bool:
+        """False for a day after the wall clock ran away from the monotonic one; a suspended machine looks the same."""
+        now = self._monotonic()
+        before, self._offset_s = self._offset_s, clock.now_ms() / 1000 - now
+        if self._offset_s - before > JUMP_S:
+            logger.error("the clock jumped ahead; nothing expires for a day", extra={"by_s": self._offset_s - before})
+            self._trusted_s = now + DISTRUST_S
+        return now >= self._trusted_s
+
     def _rows(self) -> Work:
         gone = 0
-        while some := housekeeping.expire(clock.now_ms()):
+        while self._trusts_clock() and (some := housekeeping.expire(clock.now_ms())):
             gone += some
             yield
         if gone:
@@ -90,7 +104,7 @@ class Housekeeping:
 
     def _files(self) -> Work:
         for name, store in self._stores.items():
-            if leftovers := store.sweep_staging(clock.now_ms() / 1000 - STAGED_S):
+            if self._trusts_clock() and (leftovers := store.sweep_staging(clock.now_ms() / 1000 - STAGED_S)):
                 logger.info("removed what interrupted writers left behind", extra={"store": name, "files": leftovers})
             yield
         yield from self._sweep()

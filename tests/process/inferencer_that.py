@@ -1,7 +1,7 @@
 """An inferencer without engines: `python -m tests.process.inferencer_that WORKER_ID answers|holds`.
 
-The model id says what becomes of a request: `slow` is answered after half a second, `dies` takes the process along,
-`broken` fails.
+The model id says what becomes of a request: `slow` is answered after half a second, `slower` after two, `dies` takes
+the process along, `broken` fails.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from shared.errors import BadImage
 from shared.process import Stop
 from shared.wire.messages import Assign, Done
 from shared.wire.worker import WorkerLink
+
+DELAYS_S = {"slow": 0.5, "slower": 2.0}
 
 
 def done(assign: Assign, engine: str) -> Done:
@@ -38,7 +40,7 @@ def main(worker_id: str, habit: str) -> None:
         if assign.model_id == "broken":
             raise BadImage("It is no image.")
         if habit == "answers":
-            delay_s = 0.5 if assign.model_id == "slow" else 0.0
+            delay_s = DELAYS_S.get(assign.model_id, 0.0)
             threading.Timer(delay_s, link.deliver, (done(assign, worker_id), [b"".join(blobs)])).start()
 
     stop = Stop()

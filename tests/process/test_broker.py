@@ -20,7 +20,7 @@ import pytest
 
 from shared import config
 from shared.errors import AppError, BadImage, Conflict, PoisonRequest, TooLarge, Unavailable
-from shared.process import Stop
+from shared.process import EXIT_LOCKED, Stop
 from shared.wire import client, codec, sockets
 from shared.wire.client import BrokerClient, Publisher
 from shared.wire.events import AsyncEventFeed, EventFeed, Resync
@@ -40,6 +40,10 @@ class Farm:
 
     def broker(self) -> subprocess.Popen[bytes]:
         return self._start("broker")
+
+    def impatient_broker(self) -> subprocess.Popen[bytes]:
+        """One that gives a silent worker up after three seconds."""
+        return self._start("tests.process.broker_that")
 
     def inferencer(self, worker_id: str = "inferencer-0", habit: str = "answers") -> subprocess.Popen[bytes]:
         return self._start("tests.process.inferencer_that", worker_id, habit)
@@ -95,6 +99,11 @@ def in_flight(broker: BrokerClient) -> int:
 def workers(broker: BrokerClient) -> int:
     status, _ = broker.status()
     return len(status.workers) if status else 0
+
+
+def busy(broker: BrokerClient) -> list[str]:
+    status, _ = broker.status()
+    return [worker.worker_id for worker in status.workers if worker.busy] if status else []
 
 
 async def outcome(answer: Coroutine[Any, Any, Any]) -> tuple[AppError | None, float]:
@@ -261,6 +270,45 @@ def test_a_broker_that_hangs_counts_as_gone_until_it_answers_again(farm, watchfu
             assert not broker.alive
             broker_process.send_signal(signal.SIGCONT)
             await until(lambda: broker.alive)
+
+    asyncio.run(scenario())
+
+
+def test_an_inferencer_that_wakes_up_after_it_was_given_up_answers_nothing_of_then(farm, watchful):
+    farm.impatient_broker()
+    first = farm.inferencer("inferencer-0")
+
+    async def scenario() -> None:
+        async with farm.client() as broker:
+            await until(lambda: workers(broker))
+            answer = asyncio.create_task(broker.submit(request("r", "slower")))
+            await until(lambda: in_flight(broker))
+            first.send_signal(signal.SIGSTOP)
+            farm.inferencer("inferencer-1")
+            await until(lambda: busy(broker) == ["inferencer-1"])
+            first.send_signal(signal.SIGCONT)
+            await until(lambda: workers(broker) == 2)  # it has introduced itself, behind its late answer
+            assert not answer.done(), "the late answer was taken"
+            assert (await answer)[0].engine == "inferencer-1"
+            assert first.poll() is None
+
+    asyncio.run(scenario())
+
+
+def test_a_second_broker_leaves_the_first_its_sockets(farm, watchful, capfd):
+    farm.broker()
+    farm.inferencer()
+
+    async def scenario() -> None:
+        async with farm.client() as broker:
+            await until(lambda: workers(broker))
+            second = farm.broker()
+            assert await asyncio.to_thread(second.wait, 20) == EXIT_LOCKED
+            assert "another broker is running" in capfd.readouterr().err
+            assert (await broker.submit(request("r")))[0].request_id == "r"
+
+        async with farm.client() as newcomer:
+            await until(lambda: workers(newcomer))
 
     asyncio.run(scenario())
 

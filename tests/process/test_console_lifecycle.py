@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from console.supervision import Supervisor, still_held
+from console.supervision import CONFIGURATION, Supervisor, environment, still_held
 from shared import config
 from tests.conftest import eventually
 
@@ -196,6 +196,21 @@ def test_who_was_just_being_started_when_supervisord_was_killed_leaves(running: 
 def test_a_second_supervisord_is_refused(running: Machine):
     with pytest.raises(Exception, match=r"supervisord\.lock"):
         running.supervisor.lock.acquire(patience_s=0.2)
+
+
+def test_a_second_supervisord_started_past_cvp_leaves_the_first_alone(running: Machine):
+    before = {program.name: program.pid for program in running.supervisor.programs()}
+    second = subprocess.run(
+        [sys.executable, "-P", "-m", "supervisor.supervisord", "--configuration", str(CONFIGURATION)],
+        env=environment(running.settings) | {"PYTHONPATH": running.env["PYTHONPATH"]},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert second.returncode != 0
+    assert "already listening" in second.stderr + second.stdout
+    assert {program.name: program.pid for program in running.supervisor.programs()} == before
 
 
 def test_down_leaves_nothing_and_may_be_repeated(running: Machine):

@@ -50,6 +50,8 @@ class Installation:
         self.user_id, self.now_s = user_id, 0.0
         self.models, self.reports = ArtifactStore(self.settings.models), ArtifactStore(self.settings.reports)
         self.context: Any = SimpleNamespace(models=self.models, settings=self.settings)
+        state = {"account": SimpleNamespace(id=user_id), "request_id": "", "traceparent": ""}
+        self.request: Any = SimpleNamespace(scope={"state": state})
         self.restart(0)
 
     def restart(self, _: int) -> None:
@@ -61,7 +63,7 @@ class Installation:
             stored = staging.seal()
             if dies:
                 self._die_after_publishing(staging)
-            routes._accept(self.context, staging, FORM, stored=stored, user_id=self.user_id, key=None)
+            routes._accept(self.context, staging, FORM, stored=stored, request=self.request, key=None)
 
     def _die_after_publishing(self, staging: Staging) -> None:
         publish = staging.publish
@@ -77,7 +79,7 @@ class Installation:
         if not alive:
             return
         if not dies:
-            routes._delete(self.context, alive[index % len(alive)])
+            routes._delete(self.context, alive[index % len(alive)], self.request)
             return
         with connection.write():
             registry.delete_model(alive[index % len(alive)])

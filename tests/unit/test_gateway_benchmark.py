@@ -61,6 +61,16 @@ def test_an_order_becomes_a_queued_job(gateway: Gateway, model_id: str) -> None:
     assert Benchmark.get_by_id(made["id"]).model_id == model_id
 
 
+def test_a_full_job_queue_takes_no_order(gateway: Gateway, model_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting = Job.select().count()
+    insert = jobs.insert
+    monkeypatch.setattr(jobs, "insert", lambda *args, **options: insert(*args, **options | {"limit": 0}))
+    refused = gateway.post("/benchmark", json={"model_id": model_id})
+    problem(refused, 429, "queue_full")
+    assert refused.headers["retry-after"] == "30"
+    assert Job.select().count() == waiting
+
+
 @pytest.mark.parametrize(
     ("spec", "wrong"),
     [

@@ -103,6 +103,22 @@ def test_expired_rows_leave_in_bites_and_the_others_stay(admin: Account):
     assert execute("SELECT key FROM idempotency") == [("young",)]
 
 
+def test_a_clock_that_jumps_ahead_deletes_nothing_for_a_day(
+    house: House, admin: Account, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    staged = house.models.root / "staging" / "up_1"
+    staged.parent.mkdir(parents=True)
+    staged.touch()
+    now_ms, start_s = clock.now_ms(), house.time()
+    add_sessions(admin, 5, now_ms + DAY_MS)
+    monkeypatch.setattr(clock, "now_ms", lambda: now_ms + 100 * DAY_MS + int(1000 * (house.time() - start_s)))
+    house.after(DAY_MS / 1000 - 60)
+    assert (count("sessions"), staged.exists()) == (5, True)
+    assert "the clock jumped ahead" in caplog.text
+    house.after(FILES_EVERY_S + 3 * ROWS_EVERY_S)
+    assert (count("sessions"), staged.exists()) == (0, False), "it was right after all"
+
+
 def test_nothing_expired_takes_no_write_lock(admin: Account, db_file: Path):
     with somebody(db_file, "BEGIN IMMEDIATE"):
         started = time.monotonic()

@@ -152,6 +152,16 @@ def test_a_clock_that_was_set_back_does_not_hold_a_job_for_hours():
     assert jobs.pick([waits], "accelerator", NOW - 3_600_000) == waits
 
 
+@pytest.mark.parametrize("jump_ms", [1, 3_600_000, 10 * 365 * 86_400_000])
+def test_a_clock_that_jumps_ahead_changes_no_order_and_holds_nobody(jump_ms: int):
+    """A job that waits out its back-off starts at once; what is ordered afterwards still comes after."""
+    waits = ticket("waits", not_before_ms=NOW + jobs.MAX_BACK_OFF_MS)
+    line = [ticket("low", ordered_at_ms=NOW - 2, priority=-1), ticket("next", ordered_at_ms=NOW - 1)]
+    assert jobs.pick(line, "accelerator", NOW) == jobs.pick(line, "accelerator", NOW + jump_ms) == line[1]
+    assert (jobs.pick([waits], "accelerator", NOW + jump_ms) == waits) == (jump_ms >= jobs.MAX_BACK_OFF_MS)
+    assert jobs.pick([*line, ticket("late", ordered_at_ms=NOW + jump_ms)], "accelerator", NOW + jump_ms) == line[1]
+
+
 @pytest.fixture
 def queued(admin: accounts.Account) -> str:
     with connection.write():
