@@ -5,9 +5,13 @@ What the preparer and its child say to each other lives here, so that the parent
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from shared.specs import Preprocessing, Task
+
+DatasetFile = Literal["index", "pack", "sheet"]
 
 
 class DescribeOrder(msgspec.Struct, frozen=True, kw_only=True):
@@ -19,3 +23,20 @@ class DescribeOrder(msgspec.Struct, frozen=True, kw_only=True):
     labels: list[str] | None
     input_shape: tuple[int, ...] | None = None
     """Of the first input, batch included; settles axes the graph leaves open."""
+
+
+class DatasetOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """A dataset to check and prepare. The answer is a `shared.specs.DatasetSummary`; the files go into `outputs`."""
+
+    path: str
+    """The upload: a ZIP, or a table of labels alone."""
+    images_path: str | None = None
+    """The ZIP that a table alone refers to."""
+    name: str
+    """Stands on the contact sheet."""
+    task_type: Task
+    split: tuple[int, int, int] | None
+    seed: int
+    frames_per_second: float
+    outputs: dict[DatasetFile, int]
+    """Descriptors to write to: `index` a `DatasetIndex` as MessagePack, `pack` the prepared copies, `sheet` a JPEG."""

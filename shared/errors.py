@@ -92,6 +92,12 @@ class BadModel(InvalidInput):
     code, title = "bad_model", "The model cannot be used"
 
 
+class BadDataset(InvalidInput):
+    """A dataset that is refused; the message names what was found and what is expected."""
+
+    code, title = "bad_dataset", "The dataset cannot be used"
+
+
 class BadOutput(InvalidInput):
     """The model answers this input with NaN or infinity."""
 

@@ -144,6 +144,128 @@ class ModelDescription(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[str] = []
 
 
+# --- datasets -------------------------------------------------------------------------------------------------------
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+DatasetLayout = Literal["folders", "table", "yolo", "coco"]
+
+
+class DatasetSpec(Spec, frozen=True, kw_only=True):
+    """Check an uploaded dataset and prepare it for training."""
+
+    dataset_id: str
+    archive_id: str | None = None
+    """The dataset whose ZIP holds the images, for a table of labels that was uploaded alone."""
+    split: tuple[int, int, int] | None = None
+    """Per cent of train, val and test; None keeps the parts the upload has, or divides it 80/10/10."""
+    seed: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 0
+    frames_per_second: Annotated[float, Meta(gt=0, le=60)] = 1.0
+    """How densely videos are sampled."""
+
+
+class Box(msgspec.Struct, frozen=True, kw_only=True):
+    """An object: its class and its edges in pixels of the upright original, within the image."""
+
+    class_id: int
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+
+
+class Sample(msgspec.Struct, frozen=True, kw_only=True):
+    """One usable image, or frame of a video."""
+
+    member: str
+    """Its name in the archive, exactly; never a path on our disk."""
+    time_s: float | None = None
+    """Of a frame of a video, from its start."""
+    width: int
+    height: int
+    """Pixels of the upright original."""
+    split: Split
+    class_id: int | None = None
+    boxes: tuple[Box, ...] = ()
+    dhash: int
+    """Perceptual hash, 64 bits: whether each of 8 x 8 grey cells is darker than its right neighbour."""
+    offset: int
+    size: int
+    """Where its prepared copy lies in the pack, in bytes."""
+
+
+class DatasetIndex(msgspec.Struct, frozen=True, kw_only=True):
+    """What training, calibration and accuracy read: an artifact, as MessagePack. `samples` are in the pack's order.
+
+    The pack holds an image file a sample, back to back: upright, at most 256 pixels on the shorter side
+    (classification) or 640 on the longer (detection). Smaller originals are in it as they were uploaded.
+    """
+
+    schema: Literal["cvp.dataset/1"] = "cvp.dataset/1"
+    task_type: Task
+    classes: list[str]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    """Of the training samples' RGB channels, 0 to 1, each image with the same weight."""
+    samples: list[Sample]
+
+
+class DatasetWarning(msgspec.Struct, frozen=True, kw_only=True):
+    """Something about an upload that its owner should know."""
+
+    where: str
+    what: str
+
+
+class ClassCount(msgspec.Struct, frozen=True, kw_only=True):
+    """How often a class occurs: in images and, for detection, as boxes."""
+
+    name: str
+    train: int
+    val: int
+    test: int
+    boxes: int | None = None
+
+
+class ImageSizes(msgspec.Struct, frozen=True, kw_only=True):
+    """Sides of the originals, in pixels."""
+
+    smallest: tuple[int, int]
+    median: tuple[int, int]
+    largest: tuple[int, int]
+
+
+class NearDuplicate(msgspec.Struct, frozen=True, kw_only=True):
+    """Two samples of different parts that look alike: what is learned from one is asked in the other."""
+
+    first: str
+    first_split: Split
+    second: str
+    second_split: Split
+    distance: int
+    """Differing bits of the two perceptual hashes."""
+
+
+class DatasetSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """What the check of a dataset found; small enough for a row. `warnings` and `near_duplicates` are shortened."""
+
+    layout: DatasetLayout
+    split_source: Literal["given", "made"]
+    """Whether the parts came with the upload."""
+    classes: list[ClassCount]
+    splits: dict[Split, int]
+    num_samples: int
+    num_skipped: int
+    sizes: ImageSizes
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    warnings: list[DatasetWarning]
+    num_warnings: int
+    near_duplicates: list[NearDuplicate]
+    num_near_duplicates: int
+    images_per_s: float
+
+
 # --- candidates and measurements ------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,130 @@
+"""COCO annotations: one JSON document with images, categories and boxes, or one for each part."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from typing import Any
+
+import msgspec
+
+from preparer.archive import Archive
+from preparer.findings import Findings, shown
+from preparer.layouts import SPLIT_WORDS, Finder, Item, Label, Layout, media, split_of
+from shared import errors
+from shared.specs import Split
+
+
+class _Image(msgspec.Struct):
+    id: int | str
+    file_name: str
+    width: int | None = None
+    height: int | None = None
+
+
+class _Annotation(msgspec.Struct):
+    image_id: int | str
+    category_id: int
+    bbox: list[float] | None = None
+    iscrowd: Any = 0
+
+
+class _Category(msgspec.Struct):
+    id: int
+    name: str
+
+
+class _Document(msgspec.Struct):
+    images: list[_Image]
+    annotations: list[_Annotation]
+    categories: list[_Category]
+
+
+_Found = tuple[str, _Document]
+
+
+def coco_layout(archive: Archive, findings: Findings) -> Layout | None:
+    """What the archive's annotation files say; None when it has none.
+
+    Raises:
+        errors.BadDataset: They contradict each other, or name no image of the archive.
+    """
+    documents = [(name, document) for name in sorted(archive.members) if (document := _read(archive, name, findings))]
+    if not documents:
+        return None
+    ids, classes = _classes(documents)
+    finder, items = Finder(media(archive)), dict[str, Item]()
+    for name, document in documents:
+        boxes = _boxes_by_image(name, document, ids, findings)
+        split, folder = _split(name), name.rpartition("/")[0]
+        for image in document.images:
+            member = finder.find(image.file_name.replace("\\", "/").removeprefix("./"), folder, split)
+            if member is None:
+                findings.add("no such file", image.file_name, f"is named in {shown(name)}, but is not in the ZIP")
+            elif member in items:
+                findings.add(
+                    "two labels", member, f"is annotated twice, the second time in {shown(name)}; the first counts"
+                )
+            else:
+                items[member] = Item(
+                    name=member,
+                    label=Label(boxes=tuple(boxes[image.id])),
+                    split=split or split_of(member),
+                    size=(image.width, image.height) if image.width and image.height else None,
+                )
+    if not items:
+        missing = findings.examples(("no such file",))
+        raise errors.BadDataset(f"The annotations name no image of the ZIP. {missing}".strip())
+    return Layout(kind="coco", classes=classes, items=[items[name] for name in sorted(items)])
+
+
+def _read(archive: Archive, name: str, findings: Findings) -> _Document | None:
+    if not name.lower().endswith(".json"):
+        return None
+    try:
+        return msgspec.json.decode(archive.read(name), type=_Document)
+    except (errors.AppError, msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        reason = error.message if isinstance(error, errors.AppError) else str(error)
+        findings.add("file", name, f"is no COCO annotation file ({reason[:120]})")
+        return None
+
+
+def _split(name: str) -> Split | None:
+    """By the file's own name (`instances_train2017.json`), else by its folders."""
+    stem = name.rpartition("/")[2].rpartition(".")[0].lower()
+    words = "".join(letter if letter.isalpha() else " " for letter in stem).split()
+    return next((SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS), None) or split_of(name)
+
+
+def _classes(documents: list[_Found]) -> tuple[dict[int, int], list[str]]:
+    """Category ids of the files to our class ids, and the names, in the order of the ids."""
+    names: dict[int, str] = {}
+    for name, document in documents:
+        for category in document.categories:
+            if names.setdefault(category.id, category.name) != category.name:
+                raise errors.BadDataset(
+                    f"Category {category.id} is called {shown(category.name)} in {shown(name)}, and "
+                    f"{shown(names[category.id])} elsewhere. Use the same categories in all annotation files."
+                )
+    order = sorted(names)
+    return {category: index for index, category in enumerate(order)}, [names[category] for category in order]
+
+
+def _boxes_by_image(
+    name: str, document: _Document, ids: dict[int, int], findings: Findings
+) -> defaultdict[int | str, list[tuple[int, float, float, float, float]]]:
+    boxes = defaultdict[int | str, list[tuple[int, float, float, float, float]]](list)
+    known = {image.id for image in document.images}
+    for number, annotation in enumerate(document.annotations):
+        where = f"{name}, annotation {number}"
+        box = annotation.bbox
+        if annotation.image_id not in known or annotation.category_id not in ids:
+            findings.add("row", where, "names an image or a category that the file does not have")
+        elif annotation.iscrowd:
+            findings.add("crowd", where, "marks a crowd instead of an object; left out")
+        elif box is None or len(box) != 4 or not all(map(math.isfinite, box)) or min(box[2:]) <= 0:
+            findings.add("row", where, "has no box [x, y, width, height] with a width and a height above 0")
+        else:
+            x, y, width, height = box
+            boxes[annotation.image_id].append((ids[annotation.category_id], x, y, x + width, y + height))
+    return boxes
