@@ -26,6 +26,9 @@ ERRORS_AT_LEAST = 5
 DISK_SHARE = 0.1
 LOST_WORKERS = 3
 
+BY_EMAIL_IN_VAIN = "EmailFailing"
+"""The alert that is not mailed."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -62,6 +65,8 @@ def due(view: View, last: Minute, status: Status | None, settings: config.Settin
     locked = [name for name, disk in view.host.disks.items() if not disk.writable]
     if locked:
         found["DiskReadOnly"] = f"The disk behind {', '.join(locked)} cannot be written; uploads and jobs are refused."
+    if last.email_failure is not None:
+        found[BY_EMAIL_IN_VAIN] = f"Alerts cannot be mailed: {last.email_failure}"
     return found
 
 
@@ -155,4 +160,5 @@ class Watch:
             extra={"alert": change.name, "detail": change.message},
         )
         self._broker.publish(TOPIC, {"name": change.name, "state": state, "message": change.message})
-        self._post.put(f"[cv-platform] {change.name} {state}", change.message)
+        if change.name != BY_EMAIL_IN_VAIN:
+            self._post.put(f"[cv-platform] {change.name} {state}", change.message)

@@ -75,7 +75,7 @@ class Context:
         self.tally = Tally()
         self.store = Store(self.tally)
         self.monitor = Monitor(settings, self.store, self.tally)
-        self.post = Post(settings.smtp_url, settings.alert_email)
+        self.post = Post(settings.smtp_url, settings.alert_email, self.tally)
         self.watch = Watch(settings, self.store, self.monitor, broker, self.post)
         self.signer = Signer.at(settings.secrets)
         self.credentials = Credentials(self.store, self.signer)

@@ -58,6 +58,8 @@ class Minute(msgspec.Struct, frozen=True, kw_only=True):
     refused_full: int
     """Predictions refused because the queue was full."""
     database_errors: int
+    email_failure: str | None
+    """Why the last e-mail was given up, if it was."""
     latency: dict[Stage, Latency]
     workers_lost: int
     """Inference processes that died, over `FLAPPING_S` instead of a minute."""
@@ -138,6 +140,7 @@ def minute(before: Mark, now: Mark, workers_lost: int = 0) -> Minute:
         prediction_error_rate=_share(now.predictions_failed - before.predictions_failed, predictions),
         refused_full=now.refused_full - before.refused_full,
         database_errors=now.database_errors - before.database_errors,
+        email_failure=now.email_failure,
         latency={stage: _latency(before.stages[stage], now.stages[stage]) for stage in STAGES},
         workers_lost=workers_lost,
     )

@@ -47,6 +47,8 @@ class Page(Collector):
             [([state], count) for state, count in list(self._tally.worker_events.items())],
             ["state"],
         )
+        failing = self._tally.email_failure is not None
+        yield _one("cvp_email_failing", "Whether the last e-mail about an alert was given up.", failing)
         yield from self._jobs()
         yield from _host(self._view.host)
         if self._view.gpus:

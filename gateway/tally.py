@@ -57,6 +57,7 @@ class Mark(NamedTuple):
     predictions_failed: int
     refused_full: int
     database_errors: int
+    email_failure: str | None
     stages: dict[Stage, tuple[int, ...]]
 
 
@@ -72,6 +73,8 @@ class Tally:
         self.stages_s: dict[Stage, Histogram] = {stage: Histogram() for stage in STAGES}
         self.worker_events: Counter[str] = Counter(dict.fromkeys(("ready", "left", "lost"), 0))
         self.database_errors = 0
+        self.email_failure: str | None = None
+        """Why the last e-mail was given up; None once one was taken."""
 
     def answered(self, method: str, route: str | None, status: int, duration_s: float) -> None:
         """A request ended; status 0 means that the client left before there was an answer."""
@@ -102,6 +105,7 @@ class Tally:
             predictions_failed=sum(count for code, count in self.prediction_errors.items() if code in ours),
             refused_full=self.prediction_errors["queue_full"],
             database_errors=self.database_errors,
+            email_failure=self.email_failure,
             stages={stage: tuple(histogram.counts) for stage, histogram in self.stages_s.items()},
         )
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,3 +40,17 @@ def eventually(check: Callable[[], object], within_s: float = 10.0) -> None:
     while not check():
         assert time.monotonic() < end, f"not within {within_s} s"
         time.sleep(0.02)
+
+
+def make_certificate(folder: Path) -> tuple[Path, Path]:
+    """A self-signed certificate for this machine, and its key."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl makes the certificate")
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    made = ("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=cv-platform")
+    names = ("-addext", "subjectAltName=IP:127.0.0.1")
+    subprocess.run(
+        [openssl, *made, *names, "-keyout", str(key), "-out", str(cert)], check=True, capture_output=True, timeout=30
+    )
+    return cert, key

@@ -127,9 +127,8 @@ def _order(
     with connection.write(durable=True, name="accept"):
         if key is not None and (before := idempotency.recall(key, body_sha256)):
             return before
-        benchmark_id = benchmarks.order(
-            spec, account_of(request).id, origin_of(request), context.settings.max_queued_jobs
-        )
+        limit = context.settings.max_queued_jobs
+        benchmark_id = benchmarks.order(spec, account_of(request).id, limit, origin_of(request))
         answer = accepted(_shown(benchmark_id), f"{V1}/benchmark/{benchmark_id}")
         if key is not None:
             idempotency.remember(key, body_sha256, answer)

@@ -13,7 +13,7 @@ from shared.specs import BenchmarkSpec, JobStatus
 from shared.trace import Origin
 
 
-def order(spec: BenchmarkSpec, user_id: str, origin: Origin, limit: int) -> str:
+def order(spec: BenchmarkSpec, user_id: str, limit: int, origin: Origin | None = None) -> str:
     """Insert the benchmark and its job inside the caller's `write()`; returns their id.
 
     Raises:

@@ -95,6 +95,14 @@ class Platform:
             return False
 
 
+def family(pid: int) -> list[psutil.Process]:
+    """The processes of a worker's job; its scribe stays for as long as it does (and is its copy for an instant)."""
+    worker = psutil.Process(pid)
+    mine = worker.cmdline()
+    lines = [(one, one.cmdline()) for one in worker.children(recursive=True)]
+    return [one for one, line in lines if line != mine and "shared.scribe" not in line]
+
+
 def wait_for(check: Callable[[], Any], within_s: float = 30.0, what: str = "it") -> Any:
     """Poll until `check()` gives something true, and return that."""
     end = time.monotonic() + within_s

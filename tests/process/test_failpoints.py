@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 
 from benchmarks.invariants import violations
@@ -23,7 +22,7 @@ from shared.artifacts import ArtifactStore
 from shared.db import accounts, benchmarks, connection, jobs, registry, tables
 from shared.db.accounts import Account
 from shared.specs import BenchmarkSpec, ConvertSpec
-from tests.process.platform import DIGITS, ROOT, wait_for
+from tests.process.platform import DIGITS, ROOT, family, wait_for
 from tests.process.preparer_that import DESCRIPTION
 
 pytestmark = pytest.mark.process
@@ -192,8 +191,8 @@ def test_a_child_that_is_killed_every_time_fails_its_job_with_the_reason(
 def test_a_job_whose_child_is_killed_once_is_done_all_the_same(settings: config.Settings, admin: Account, start: Start):
     models = add_models(settings, admin, 1)
     worker = start("tests.process.preparer_that", "slowly")
-    wait_for(lambda: psutil.Process(worker.pid).children(), 30, "the child")
-    psutil.Process(worker.pid).children()[0].kill()
+    wait_for(lambda: family(worker.pid), 30, "the child")
+    family(worker.pid)[0].kill()
     wait_for(lambda: {"put off"} & {event.event for event in tables.JobEvent.select()}, 30, "its end")
     worker.terminate()
     assert worker.wait(30) == 0

@@ -19,25 +19,11 @@ import pytest
 
 from gateway import tokens
 from shared.db import accounts, connection
-from tests.conftest import eventually
+from tests.conftest import eventually, make_certificate
 
 pytestmark = pytest.mark.process
 
 HOST = "127.0.0.1"
-
-
-def make_certificate(folder: Path) -> tuple[Path, Path]:
-    """A self-signed certificate for this machine, and its key."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("openssl makes the certificate")
-    cert, key = folder / "cert.pem", folder / "key.pem"
-    made = ("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=gateway")
-    names = ("-addext", f"subjectAltName=IP:{HOST}")
-    subprocess.run(
-        [openssl, *made, *names, "-keyout", str(key), "-out", str(cert)], check=True, capture_output=True, timeout=30
-    )
-    return cert, key
 
 
 def free_port() -> int:

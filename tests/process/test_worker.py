@@ -17,7 +17,7 @@ from shared.artifacts import ArtifactStore
 from shared.db import connection, jobs, registry, tables
 from shared.db.accounts import Account
 from shared.specs import BenchmarkSpec, ConvertSpec
-from tests.process.platform import DIGITS, wait_for
+from tests.process.platform import DIGITS, family, wait_for
 
 pytestmark = pytest.mark.process
 
@@ -88,11 +88,6 @@ def job(job_id: str) -> tables.Job:
     return tables.Job.get_by_id(job_id)
 
 
-def family(worker: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    """The processes of its job; its scribe stays for as long as it does."""
-    return [one for one in psutil.Process(worker.pid).children(recursive=True) if "shared.scribe" not in one.cmdline()]
-
-
 def gone(processes: list[psutil.Process]) -> bool:
     return all(not one.is_running() or one.status() == psutil.STATUS_ZOMBIE for one in processes)
 
@@ -122,8 +117,8 @@ def test_a_vanished_model_fails_its_job_with_a_reason(model_id: str, start: Star
 
 def test_a_stopped_worker_puts_its_job_back_and_frees_the_slots(endless: str, start: Start, settings: config.Settings):
     worker = start("benchmarker", "0")
-    wait_for(lambda: len(family(worker)) >= 2, 30, "a candidate")
-    children = family(worker)
+    wait_for(lambda: len(family(worker.pid)) >= 2, 30, "a candidate")
+    children = family(worker.pid)
     assert not process.is_free(settings.run / "gpu-slot-0.lock")
     assert not process.is_free(settings.run / "gpu-slot-1.lock"), "an exclusive job holds every slot"
     worker.terminate()
@@ -135,8 +130,8 @@ def test_a_stopped_worker_puts_its_job_back_and_frees_the_slots(endless: str, st
 
 def test_the_job_of_a_killed_worker_is_taken_over_by_another(endless: str, start: Start, settings: config.Settings):
     worker = start("benchmarker", "0")
-    wait_for(lambda: len(family(worker)) >= 2, 30, "a candidate")
-    children = family(worker)
+    wait_for(lambda: len(family(worker.pid)) >= 2, 30, "a candidate")
+    children = family(worker.pid)
     worker.kill()
     worker.wait()
     wait_for(lambda: gone(children), 10, "the children's end")
@@ -147,8 +142,8 @@ def test_the_job_of_a_killed_worker_is_taken_over_by_another(endless: str, start
 
 def test_a_cancelled_job_ends_at_once(endless: str, start: Start):
     worker = start("benchmarker", "0")
-    wait_for(lambda: len(family(worker)) >= 2, 30, "a candidate")
-    children = family(worker)
+    wait_for(lambda: len(family(worker.pid)) >= 2, 30, "a candidate")
+    children = family(worker.pid)
     with connection.write():
         jobs.request_cancel(endless)
     wait_for(lambda: job(endless).status == "cancelled", 10, "the cancellation")
@@ -167,7 +162,7 @@ def test_a_second_copy_of_a_worker_leaves(start: Start, db_file: Path):
 def test_a_suspended_worker_that_wakes_up_changes_nothing(endless: str, start: Start):
     """Its lock is held, so nobody takes the job; a job taken away all the same is not written by the late one."""
     worker = start("benchmarker", "0")
-    wait_for(lambda: len(family(worker)) >= 2, 30, "a candidate")
+    wait_for(lambda: len(family(worker.pid)) >= 2, 30, "a candidate")
     worker.send_signal(signal.SIGSTOP)
     assert jobs.recover(lambda name: True, clock.now_ms(), {}) == [(endless, "queued")]
     before = (job(endless).status, job(endless).attempt)

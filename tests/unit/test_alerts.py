@@ -97,6 +97,7 @@ def last(**changes: Any) -> Minute:
         ("DatabaseErrors", (view(), quiet(), lane()), (view(), last(database_errors=1), lane())),
         ("DatabaseErrors", (view(), quiet(), lane()), (view(jobs=None), quiet(), lane())),
         ("DiskLow", (view(), quiet(), lane()), (view(host=full_disk()), quiet(), lane())),
+        ("EmailFailing", (view(), quiet(), lane()), (view(), last(email_failure="refused"), lane())),
         ("DiskReadOnly", (view(), quiet(), lane()), (view(host=locked_disk()), quiet(), lane())),
     ],
 )
@@ -109,7 +110,9 @@ def test_prometheus_knows_the_same_alerts() -> None:
     both = re.findall(r"- alert: (\w+)(?:(?!- alert:).)*platform: raised", RULES.read_text(), re.DOTALL)
     disks = full_disk().disks | {"reports": locked_disk().disks["models"]}
     bad = view(jobs=waiting(10), host=msgspec.structs.replace(view().host, disks=disks))
-    minute_ = last(workers_lost=3, refused_full=1, http_failed=9, http_error_rate=0.9, database_errors=1)
+    minute_ = last(
+        workers_lost=3, refused_full=1, http_failed=9, http_error_rate=0.9, database_errors=1, email_failure="no"
+    )
     assert set(both) == set(due(bad, minute_, None, SETTINGS))
 
 
@@ -192,7 +195,7 @@ def watch_of(gateway: Gateway, post: Post) -> Watch:
 
 def test_a_raised_alert_is_a_row_and_an_event(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.alerts.due", lambda *_: {"DiskLow": "full"})
-    watch = watch_of(gateway, Post("", ""))
+    watch = watch_of(gateway, Post("", "", Tally()))
     for _ in range(2):
         gateway.client.blocking_portal.call(watch.step)
     assert alerts.raised() == {"DiskLow": "full"}
@@ -207,7 +210,7 @@ def test_an_alert_about_the_database_reaches_people_and_is_written_once_it_can_b
         raise errors.Unavailable("The database is locked.")
 
     monkeypatch.setattr("gateway.alerts.due", lambda *_: {"DatabaseErrors": "locked"})
-    watch, settle = watch_of(gateway, Post("", "")), alerts.settle
+    watch, settle = watch_of(gateway, Post("", "", Tally())), alerts.settle
     monkeypatch.setattr(alerts, "settle", locked)
     with pytest.raises(errors.Unavailable):
         gateway.client.blocking_portal.call(watch.step)
@@ -263,7 +266,7 @@ def deliver(post: Post, until: Any) -> None:
 
 def test_an_alert_is_mailed(inbox: tuple[Inbox, int]) -> None:
     box, port = inbox
-    post = Post(f"smtp://127.0.0.1:{port}", "ops@example.org, boss@example.org")
+    post = Post(f"smtp://127.0.0.1:{port}", "ops@example.org, boss@example.org", Tally())
     post.put("[cv-platform] DiskLow raised", "The disk is füll.")
     deliver(post, lambda: box.messages)
     [message] = box.messages
@@ -276,7 +279,7 @@ def test_mail_is_tried_again(inbox: tuple[Inbox, int], monkeypatch: pytest.Monke
     box, port = inbox
     box.refusals = 2
     monkeypatch.setattr(mail, "PAUSE_S", 0.01)
-    post = Post(f"smtp://127.0.0.1:{port}", "ops@example.org")
+    post = Post(f"smtp://127.0.0.1:{port}", "ops@example.org", Tally())
     post.put("subject", "text")
     deliver(post, lambda: box.messages)
     assert box.refusals == 0
@@ -287,7 +290,7 @@ def test_a_password_is_not_sent_in_the_clear(
 ) -> None:
     box, port = inbox
     monkeypatch.setattr(mail, "PAUSE_S", 0.01)
-    post = Post(f"smtp://me:secret@127.0.0.1:{port}", "ops@example.org")
+    post = Post(f"smtp://me:secret@127.0.0.1:{port}", "ops@example.org", Tally())
     post.put("subject", "text")
     deliver(post, lambda: "given up" in caplog.text)
     assert not box.messages and "secret" not in caplog.text
@@ -296,13 +299,13 @@ def test_a_password_is_not_sent_in_the_clear(
 
 @pytest.mark.parametrize(("url", "receivers"), [("", "ops@example.org"), ("smtp://127.0.0.1", ""), ("", "")])
 def test_without_a_server_or_a_receiver_nothing_is_mailed(url: str, receivers: str) -> None:
-    post = Post(url, receivers)
+    post = Post(url, receivers, Tally())
     post.put("subject", "text")
     assert post._line.empty()
 
 
 def test_a_mail_server_that_is_away_fills_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    post = Post("smtp://127.0.0.1:1", "ops@example.org")
+    post = Post("smtp://127.0.0.1:1", "ops@example.org", Tally())
     for _ in range(mail.WAITING + 1):
         post.put("subject", "text")
     assert post._line.qsize() == mail.WAITING and "dropped" in caplog.text
