@@ -40,7 +40,7 @@ class Found(msgspec.Struct):
 
 
 class Quick(Convert):
-    """The real duty around a child that does nothing but what can go wrong: it stores a file."""
+    """The real duty around a child that does nothing but what can go wrong: it stores a file; so does its worker."""
 
     module = "tests.process.preparer_that"
     result_type = Found
@@ -61,9 +61,11 @@ class Quick(Convert):
 
     def finish(self, job: jobs.Claimed, result: Found, outputs: Outputs) -> Commit:
         ready = super().finish(job, result.description, outputs)
+        ours = ArtifactStore(self._reports).put(job.id.encode())
 
         def commit() -> None:
             registry.keep_artifact(result.stored, "reports")
+            registry.keep_artifact(ours, "reports")
             ready()
 
         return commit

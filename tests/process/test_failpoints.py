@@ -41,7 +41,10 @@ def commits(*names: str, hits: tuple[int, ...] = HITS) -> list[Kill]:
     return [(f"{name}.{side}_commit", hit) for name in names for side in ("before", "after") for hit in hits]
 
 
-WORKING = [*commits("claim", "finish"), *(("child.after_result", hit) for hit in HITS)]
+PUBLISHING = [(f"artifact.{side}_rename", hit) for side in ("before", "after") for hit in (2, 3)]
+"""In the worker; the first hit would be its child's, which starts with the same environment."""
+
+WORKING = [*commits("claim", "finish"), *(("child.after_result", hit) for hit in HITS), *PUBLISHING]
 FAILING, RETRYING, RECOVERING = commits("fail"), commits("retry"), commits("recover")
 STOPPING = commits("put_back", hits=(1,))
 CHILD = [("artifact.before_rename", 1), ("artifact.after_rename", 1), ("child.before_result", 1)]
