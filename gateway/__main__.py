@@ -12,7 +12,7 @@ import uvloop
 
 from gateway.app import create_app
 from gateway.context import Context
-from gateway.protocol import BoundedHttp
+from gateway.protocol import BoundedHttp, BoundedSocket
 from shared import config, process
 from shared.db import connection
 from shared.wire.client import BrokerClient
@@ -26,6 +26,12 @@ DRAIN_S = 28
 
 CONNECTIONS = 4096
 """Open at once; one more is answered 503."""
+
+PING_S = 15.0
+"""Between two pings of a WebSocket, and how long an answer may take."""
+
+CLIENT_BYTES = 4096
+"""Longest message of a client of a WebSocket. None is expected, and what comes is dropped."""
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +80,11 @@ def _uvicorn(settings: config.Settings, context: Context) -> uvicorn.Config:
         host=settings.host,
         port=settings.port,
         http=BoundedHttp,
-        ws="none",
+        ws=BoundedSocket,
+        ws_max_size=CLIENT_BYTES,
+        ws_ping_interval=PING_S,
+        ws_ping_timeout=PING_S,
+        ws_per_message_deflate=False,
         lifespan="on",
         log_config=None,
         access_log=False,

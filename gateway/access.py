@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hmac
 from typing import Literal
+from urllib.parse import parse_qs
 
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from gateway.auth import Credentials, credential_of
+from gateway.auth import Credential, Credentials, credential_of
 from gateway.browsers import check_csrf
 from gateway.errors import NO_SUCH_PATH, MethodNotAllowed
+from gateway.tickets import Tickets
 from gateway.tokens import Signer
 from shared import errors
 from shared.db.accounts import Role
@@ -31,6 +33,7 @@ TABLE: dict[tuple[str, str], Minimum] = {
     ("POST", "/api/v1/auth/session"): "nobody",
     ("POST", "/api/v1/auth/logout"): "viewer",
     ("GET", "/api/v1/auth/verify"): "viewer",
+    ("POST", "/api/v1/auth/ticket"): "viewer",
     ("GET", "/api/v1/auth/api-keys"): "viewer",
     ("POST", "/api/v1/auth/api-keys"): "viewer",
     ("DELETE", "/api/v1/auth/api-keys/{key_id}"): "viewer",
@@ -64,6 +67,7 @@ TABLE: dict[tuple[str, str], Minimum] = {
     ("GET", "/api/v1/health/ready"): "nobody",
     ("GET", "/api/v1/config"): "engineer",
     ("GET", "/api/v1/events"): "engineer",
+    ("GET", "/api/v1/events/ws"): "engineer",  # the handshake of a WebSocket
     ("GET", "/api/v1/metrics"): "engineer",
     ("GET", "/api/v1/alerts"): "admin",
     ("GET", "/api/v1/audit"): "admin",
@@ -88,11 +92,13 @@ class Gate:
     Args:
         credentials: Turns what a request carries into an identity.
         signer: Knows the CSRF token of a session.
+        tickets: Stand for a credential in the handshake of a socket.
         metrics_token: Opens `METRICS` and nothing else; empty: there is none.
     """
 
-    def __init__(self, credentials: Credentials, signer: Signer, metrics_token: str = "") -> None:
-        self._credentials, self._signer, self._metrics_token = credentials, signer, metrics_token.encode()
+    def __init__(self, credentials: Credentials, signer: Signer, tickets: Tickets, metrics_token: str = "") -> None:
+        self._credentials, self._signer, self._tickets = credentials, signer, tickets
+        self._metrics_token = metrics_token.encode()
 
     def around(self, app: ASGIApp) -> ASGIApp:
         """The middleware: `app` behind this gate."""
@@ -116,12 +122,21 @@ class Gate:
         needed = _needed(str(scope.get("method")), scope["path_template"])
         if needed == "nobody" or self._scrapes(scope):
             return
+        self._redeem(scope)
         identity = await self._credentials.identify(scope)
         scope["state"]["account"], scope["state"]["identity"] = identity.account, identity
         if RANK[identity.account.role] < RANK[needed]:
             raise errors.Forbidden(f"Your role is {identity.account.role}; this call needs {needed}.")
         if (csrf_token := self.csrf_token(scope)) is not None:
             check_csrf(scope, csrf_token)
+
+    def _redeem(self, scope: Scope) -> None:
+        """Put the credential that a socket's ticket stands for in its place; from then on it is looked at again."""
+        if "socket" not in scope["state"] or "credential" in scope["state"]:
+            return
+        given = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True).get("ticket", [])
+        if given:
+            scope["state"]["credential"] = Credential(self._tickets.redeem(given[0]), by_cookie=False)
 
     def csrf_token(self, scope: Scope) -> str | None:
         """The token that a request let in by its cookie needs to change something; None for all others."""

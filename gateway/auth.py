@@ -98,11 +98,14 @@ class Credentials:
 
 
 def credential_of(scope: Scope) -> Credential | None:
-    """The bearer token or key of a request, or else the token in its session cookie.
+    """The bearer token or key of a request, or else the token in its session cookie; before all, what a ticket gave.
 
     `Authorization` counts before `X-API-Key`. Where one of the two was sent, right or wrong, the cookie counts for
     nothing.
     """
+    redeemed: Credential | None = scope["state"].get("credential")
+    if redeemed is not None:
+        return redeemed
     key, explicit = b"", False
     for name, value in scope["headers"]:
         if name == b"authorization":

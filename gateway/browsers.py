@@ -13,8 +13,7 @@ from collections.abc import Container, Iterable
 from litestar.datastructures import Cookie
 from litestar.types import Scope
 
-from gateway.errors import CsrfRefused
-from shared import errors
+from gateway.errors import CsrfRefused, OriginRefused
 
 CSRF_HEADER = "X-CSRF-Token"
 CHANGES_NOTHING = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -83,14 +82,14 @@ def check_origin(scope: Scope, listed: Container[str]) -> None:
         listed: Origins that may call besides our own.
 
     Raises:
-        errors.Forbidden: The page is of another host and not listed.
+        OriginRefused: The page is of another host and not listed.
     """
     origin = _header(scope["headers"], b"origin")
     if origin is None or origin.decode("latin-1") in listed:
         return
     host = _header(scope["headers"], b"host")
     if host is None or origin.lower().partition(b"://")[2] != host.lower():
-        raise errors.Forbidden(
+        raise OriginRefused(
             "The page that asks is of another origin; an administrator can list it in CORS_ORIGINS. "
             "Behind a proxy, let it pass on the Host header."
         )

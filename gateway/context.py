@@ -21,6 +21,7 @@ from gateway.monitor import Monitor
 from gateway.store import Store
 from gateway.tally import Tally
 from gateway.throttle import WINDOW_S, Throttle
+from gateway.tickets import Tickets
 from gateway.tokens import Signer
 from shared import clock, config
 from shared.artifacts import ArtifactStore
@@ -81,7 +82,8 @@ class Context:
         self.credentials = Credentials(self.store, self.signer)
         self.trail = Trail(self.store)
         self.throttle = Throttle()
-        self.gate = Gate(self.credentials, self.signer, settings.metrics_token)
+        self.tickets = Tickets()
+        self.gate = Gate(self.credentials, self.signer, self.tickets, settings.metrics_token)
         self.caches = Caches(self.store, self.credentials)
         self.hub = Hub()
         self.models = ArtifactStore(settings.models)

@@ -34,6 +34,7 @@ from gateway.schemas import ModelForm
 from gateway.uploads import JSON_FIELDS
 
 PREDICT = "/api/v1/inference/predict"
+SOCKET = "/api/v1/events/ws"
 SIGNED_IN: list[dict[str, list[str]]] = [{"bearer": []}, {"apiKey": []}, {"cookie": []}]
 
 DESCRIPTION = (
@@ -113,6 +114,7 @@ def complete(openapi: OpenAPI) -> None:
     """Add the predict call and who may call what; drop the 400s, which we answer as 422, and what 204 would carry."""
     paths = openapi.paths or {}
     paths[PREDICT] = PathItem(post=_predict())
+    paths[SOCKET] = PathItem(get=_socket())
     for (method, path), role in TABLE.items():
         operation: Operation | None = getattr(paths.get(path), method.lower(), None)
         if operation is None:
@@ -145,7 +147,31 @@ def _predict() -> Operation:
             for name, schema in _PREDICT_OPTIONS.items()
         ],
         request_body=_predict_body(),
-        responses={"200": _predict_answer(), **_predict_refusals()},
+        responses={"200": _predict_answer(), **_refusals(_PREDICT_REFUSALS)},
+    )
+
+
+def _socket() -> Operation:
+    """The handshake; what follows it is beyond OpenAPI, so the text says it."""
+    ticket = Schema(type=OpenAPIType.STRING)
+    return Operation(
+        operation_id="system_events_socket",
+        tags=["system"],
+        description=(
+            "The same events over a WebSocket: messages `{seq, topic, time, body}`, and `resync` after which to read "
+            "the lists again.\nA browser signs in with its session cookie, or from another origin (one that "
+            "`CORS_ORIGINS` lists) with a ticket; other clients may send the usual headers. What a client says is "
+            "dropped, and has at most 4 KiB; pings want an answer. Closed with 4401 when the credential ends, 4403 "
+            "when the role does not do any more, 4408 when nothing is read for 10 s, 1001 when the gateway stops."
+        ),
+        parameters=[
+            Parameter(name="ticket", param_in="query", schema=ticket, description="Of `POST /api/v1/auth/ticket`.")
+        ],
+        responses={
+            "101": OpenAPIResponse(description="A WebSocket from here on."),
+            **_refusals({401: "No credential, or a bad one.", 403: "The role or the origin may not do this."}),
+            **_refusals({426: "No handshake of RFC 6455.", 503: "Too many listen already; see Retry-After."}),
+        },
     )
 
 
@@ -208,9 +234,9 @@ def _predict_answer() -> OpenAPIResponse:
     return OpenAPIResponse(description="One list of predictions an image.", content={"application/json": answer})
 
 
-def _predict_refusals() -> dict[str, OpenAPIResponse]:
+def _refusals(meanings: dict[int, str]) -> dict[str, OpenAPIResponse]:
     problem = {PROBLEM_JSON: OpenAPIMediaType(schema=Reference(ref=docs_shapes.REF.format(name="Problem")))}
     return {
         str(status): OpenAPIResponse(description=description, content=dict(problem))
-        for status, description in _PREDICT_REFUSALS.items()
+        for status, description in meanings.items()
     }

@@ -27,6 +27,7 @@ BODIES: tuple[msgspec.Struct, ...] = (
     schemas.Login(username="ana", password="correct horse battery staple"),
     schemas.SignedIn(access_token="eyJhbGciOiJIUzI1NiJ9.e30.c2lnbmF0dXJl", expires_in=86_400, user=PERSON),
     schemas.PageSession(csrf_token=SHA256, expires_in=86_400, user=PERSON),
+    schemas.Ticket(ticket="4fK2uS0pWq7mZx1NcYbT9aLrEo3vHd8G", expires_in=60),
     schemas.Verified(user=PERSON, expires_at=FINISHED, csrf_token=None),
     schemas.NewKey(name="camera 3", expires_in_days=90),
     schemas.ApiKey(

@@ -63,6 +63,18 @@ class BodyTooSlow(errors.AppError):
     code, status, title, retryable = "body_too_slow", 408, "The body arrives too slowly", True
 
 
+class UpgradeRequired(errors.AppError):
+    """A path that only speaks WebSocket was asked for something else."""
+
+    code, status, title = "upgrade_required", 426, "This is a WebSocket"
+
+
+class OriginRefused(errors.AppError):
+    """A page of another origin asks for what only our own pages and those of `CORS_ORIGINS` may have."""
+
+    code, status, title = "origin", 403, "Pages of this origin may not do this"
+
+
 class CsrfRefused(errors.AppError):
     """A call with a session cookie that changes something, without the CSRF token of that session."""
 
@@ -153,6 +165,8 @@ def _headers(error: errors.AppError, cause: Exception) -> dict[str, str]:
         headers["Retry-After"] = "1"
     if isinstance(error, MethodNotAllowed):
         headers["Allow"] = error.allowed
+    if isinstance(error, UpgradeRequired):
+        headers |= {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
     if isinstance(error, errors.Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
     return headers

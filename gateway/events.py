@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -24,8 +24,20 @@ BEAT_S = 15.0
 CHECK_S = 0.5
 """Between two looks at a listener's credential, whether there is news or not."""
 
-RESYNC = b'event: resync\ndata: {"topic":"resync"}\n\n'
-BEAT = b": still here\n\n"
+Welcome: TypeAlias = Callable[[], Awaitable[object]]
+
+
+class News(NamedTuple):
+    """Something for listeners: as a server-sent event, and as the message of a socket (empty: nothing to say)."""
+
+    sse: bytes
+    message: str
+
+
+RESYNC = News(b'event: resync\ndata: {"topic":"resync"}\n\n', '{"topic":"resync"}')
+BEAT = News(b": still here\n\n", "")
+Line: TypeAlias = asyncio.Queue[News | None]
+"""What a listener has not read yet; None ends it."""
 
 
 class Notice(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,7 +53,7 @@ class Hub:
     """Hands every event to every listener."""
 
     def __init__(self) -> None:
-        self._lines: set[asyncio.Queue[bytes | None]] = set()
+        self._lines: set[Line] = set()
         self._seq = 0
 
     async def relay(self, feed: AsyncIterator[Event | Resync]) -> None:
@@ -52,29 +64,41 @@ class Hub:
             elif not item.topic.startswith(DOORBELL):
                 self._seq += 1
                 notice = Notice(seq=self._seq, topic=item.topic, time=item.time, body=item.body)
-                self._to_all(b"id: %d\ndata: %s\n\n" % (self._seq, msgspec.json.encode(notice)))
+                message = msgspec.json.encode(notice)
+                self._to_all(News(b"id: %d\ndata: %s\n\n" % (self._seq, message), message.decode()))
 
-    async def listen(self, missed: bool, still_welcome: Callable[[], Awaitable[object]]) -> AsyncIterator[bytes]:
+    async def listen(self, missed: bool, still_welcome: Welcome) -> AsyncIterator[bytes]:
         """The server-sent events of one listener, until it leaves, its credential ends, or the gateway stops.
 
         Args:
             missed: It was connected before, so events may have passed it by: begin with `resync`.
             still_welcome: Raises `errors.AppError` once the credential is no longer good.
         """
+        async with contextlib.aclosing(self.follow(still_welcome)) as news:
+            with contextlib.suppress(errors.AppError):
+                async for item in news:
+                    yield RESYNC.sse if missed else item.sse
+                    missed = False
+
+    async def follow(self, still_welcome: Welcome) -> AsyncGenerator[News, None]:
+        """What one listener gets, until the gateway stops: `BEAT` as soon as it hears, news, `BEAT` in between.
+
+        Raises:
+            errors.AppError: From `still_welcome`: the credential is no longer good.
+        """
         with self._line() as line:
-            yield RESYNC if missed else BEAT
+            yield BEAT
             check_s = time.monotonic() + CHECK_S
             beat_s = time.monotonic() + BEAT_S
             while True:
                 news = await _next(line, check_s)
                 if time.monotonic() >= check_s:
-                    if not await _good(still_welcome):
-                        return
+                    await still_welcome()
                     check_s = time.monotonic() + CHECK_S
                 if news is None:
                     return
-                if news or time.monotonic() >= beat_s:
-                    yield news or BEAT
+                if news is not BEAT or time.monotonic() >= beat_s:
+                    yield news
                     beat_s = time.monotonic() + BEAT_S
 
     def close(self) -> None:
@@ -92,40 +116,32 @@ class Hub:
             raise errors.Unavailable(f"{LISTENERS} listeners are connected already; try again later.", retry_after_s=30)
 
     @contextlib.contextmanager
-    def _line(self) -> Iterator[asyncio.Queue[bytes | None]]:
-        line: asyncio.Queue[bytes | None] = asyncio.Queue(UNREAD)
+    def _line(self) -> Iterator[Line]:
+        line: Line = asyncio.Queue(UNREAD)
         self._lines.add(line)
         try:
             yield line
         finally:
             self._lines.discard(line)
 
-    def _to_all(self, data: bytes) -> None:
+    def _to_all(self, news: News) -> None:
         for line in self._lines:
-            _put(line, data)
+            _put(line, news)
 
 
-async def _next(line: asyncio.Queue[bytes | None], until_s: float) -> bytes | None:
-    """What comes next on a line, None for its end; nothing (empty) if that takes too long."""
+async def _next(line: Line, until_s: float) -> News | None:
+    """What comes next on a line, None for its end; `BEAT` if that takes too long."""
     try:
         async with asyncio.timeout(max(0.0, until_s - time.monotonic())):
             return await line.get()
     except TimeoutError:
-        return b""
+        return BEAT
 
 
-async def _good(still_welcome: Callable[[], Awaitable[object]]) -> bool:
-    try:
-        await still_welcome()
-    except errors.AppError:
-        return False
-    return True
-
-
-def _put(line: asyncio.Queue[bytes | None], data: bytes | None) -> None:
+def _put(line: Line, news: News | None) -> None:
     if line.full():
         while not line.empty():
             line.get_nowait()
-        if data is not None:
-            data = RESYNC
-    line.put_nowait(data)
+        if news is not None:
+            news = RESYNC
+    line.put_nowait(news)

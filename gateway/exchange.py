@@ -16,6 +16,7 @@ from gateway.access import PATHS
 from gateway.audit import Trail, worth_an_entry
 from gateway.errors import BodyTooSlow
 from gateway.safety import headers_of_every_answer
+from gateway.sockets import Socket
 from gateway.tally import Tally
 from shared import ids, trace
 
@@ -39,7 +40,10 @@ class Exchanges:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != ScopeType.HTTP:
+        if scope["type"] == ScopeType.WEBSOCKET:
+            socket = Socket(receive, send)
+            scope, receive, send = socket.handshake(scope), socket.receive, socket.send
+        elif scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
             return
         exchange = Exchange(scope, receive, send)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from http import HTTPStatus
 
 import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from gateway.errors import PROBLEM_JSON, Problem
 from shared import ids
@@ -21,6 +23,16 @@ HEADER_S = 10.0
 
 LINGER_S = 1.0
 """How long what a refused client still sends is dropped: closing at once would reset the connection, answer and all."""
+
+SOCKET = b"/api/v1/events/ws"
+SOCKET_KEY = rb"[A-Za-z0-9+/]{22}=="
+"""Sixteen bytes in Base64 (RFC 6455, 4.1)."""
+
+CLOSE_S = 2.0
+"""Between the end of a WebSocket on our side and that of its connection."""
+
+UNSENT_BYTES = 2**20
+"""What may wait for the client of a WebSocket to read."""
 
 REASONS: dict[HTTPStatus, tuple[str, str]] = {
     HTTPStatus.BAD_REQUEST: ("bad_request", "This is not valid HTTP/1.1."),
@@ -45,6 +57,8 @@ class BoundedHttp(HttpToolsProtocol):
     """Bytes received since a header or a part of a body was complete: what the parser may be holding on to."""
     _in_header = True
     _refused = False
+    _upgraded = False
+    """The connection is a WebSocket now, and `BoundedSocket` has it."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         """Take the connection, unless too many are open."""
@@ -65,10 +79,33 @@ class BoundedHttp(HttpToolsProtocol):
             return
         self._unheard += len(data)
         super().data_received(data)
+        if self._upgraded:
+            return
         if self._unheard > HEADER_BYTES:
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
         elif self._deadline is None and (self._in_header or not self._busy()):
             self._deadline = self.loop.call_later(HEADER_S, self._late)
+
+    def handle_websocket_upgrade(self) -> None:
+        """Hand the connection over."""
+        self._upgraded = True
+        super().handle_websocket_upgrade()
+
+    def _should_upgrade(self) -> bool:
+        """Whether this is a whole handshake where there is a socket; any other is answered as the plain GET it is."""
+        given = dict(self.headers)
+        return (
+            super()._should_upgrade()
+            and self.parser.get_method() == b"GET"
+            and self.parser.get_http_version() == "1.1"
+            and self.url.partition(b"?")[0] == SOCKET
+            and given.get(b"sec-websocket-version") == b"13"
+            and re.fullmatch(SOCKET_KEY, given.get(b"sec-websocket-key", b"")) is not None
+            and not {b"content-length", b"transfer-encoding"} & given.keys()
+        )
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Nothing to warn of: strangers may ask for what they like."""
 
     def on_message_begin(self) -> None:
         """A header begins."""
@@ -136,6 +173,26 @@ class BoundedHttp(HttpToolsProtocol):
             self.loop.call_later(LINGER_S, self.transport.close)
         else:
             self.transport.close()
+
+
+class BoundedSocket(WebSocketsSansIOProtocol):
+    """One WebSocket that is gone soon after its end, and whose client cannot make us hold what it does not read."""
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came; its pings are answered only while it reads the answers."""
+        super().data_received(data)
+        if self.transport.get_write_buffer_size() > UNSENT_BYTES:
+            self.transport.abort()
+
+    def keepalive_timeout(self) -> None:
+        """Give up a client that answers no ping: uvicorn waits for it to read what is left, and it may never."""
+        super().keepalive_timeout()
+        self.loop.call_later(CLOSE_S, self.transport.abort)
+
+    async def run_asgi(self) -> None:
+        """Serve it, and see that it ends."""
+        await super().run_asgi()
+        self.loop.call_later(CLOSE_S, self.transport.abort)
 
 
 def _answer(status: HTTPStatus) -> bytes:

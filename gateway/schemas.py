@@ -104,6 +104,13 @@ class PageSession(View, frozen=True, kw_only=True):
     user: UserRef
 
 
+class Ticket(View, frozen=True, kw_only=True):
+    """What opens one WebSocket, once: `/api/v1/events/ws?ticket=...`."""
+
+    ticket: str
+    expires_in: int
+
+
 class Verified(View, frozen=True, kw_only=True):
     """Whose credential this is, and until when; null means it does not expire."""
 

@@ -11,7 +11,7 @@ import msgspec
 
 from gateway.access import TABLE
 from gateway.app import create_app
-from gateway.errors import BodyTooSlow, CsrfRefused, MethodNotAllowed
+from gateway.errors import BodyTooSlow, CsrfRefused, MethodNotAllowed, OriginRefused, UpgradeRequired
 from shared import config, errors
 from shared.specs import LANE_OF, JobKind
 from tests.unit.gateway_kit import context_at
@@ -53,7 +53,7 @@ def allowed(kind: Any) -> str:
 def error_codes() -> list[str]:
     """A row for each error code: code, HTTP status, whether trying again helps, meaning."""
     known = sorted(
-        {*errors.BY_CODE.values(), BodyTooSlow, CsrfRefused, MethodNotAllowed},
+        {*errors.BY_CODE.values(), BodyTooSlow, CsrfRefused, MethodNotAllowed, OriginRefused, UpgradeRequired},
         key=lambda error: (error.status, error.code),
     )
     return [

@@ -8,8 +8,9 @@ from typing import NamedTuple
 from litestar import Response, Router, delete, get, post
 from litestar.params import FromPath, JSONBody
 
-from gateway import passwords, schemas, throttle, tokens
+from gateway import passwords, schemas, throttle, tickets, tokens
 from gateway.answers import Answer
+from gateway.auth import credential_of
 from gateway.browsers import check_origin, session_cookie
 from gateway.context import Context
 from gateway.routes.common import Cursor, Http, Injected, Limit, about, account_of, identity_of, iso, listing, problems
@@ -103,6 +104,18 @@ async def verify(request: Http, context: Injected) -> schemas.Verified:
     )
 
 
+@post("/ticket", responses=problems())
+async def issue_ticket(request: Http, context: Injected) -> schemas.Ticket:
+    """A ticket for one WebSocket, for browsers of other origins, which cannot send a header with its handshake.
+
+    It is good for 60 seconds and one handshake, stands for the credential of this call, and ends with it.
+    """
+    credential = credential_of(request.scope)
+    assert credential is not None, "the gate let it pass"
+    ticket = context.tickets.issue(account_of(request).id, credential.value)
+    return schemas.Ticket(ticket=ticket, expires_in=tickets.TTL_S)
+
+
 @get("/api-keys", responses=problems())
 async def list_keys(
     request: Http, context: Injected, limit: Limit = 50, cursor: Cursor = None
@@ -149,5 +162,7 @@ def _key(row: ApiKey) -> schemas.ApiKey:
 
 
 router = Router(
-    "/auth", route_handlers=[login, open_session, logout, verify, list_keys, add_key, revoke_key], tags=["auth"]
+    "/auth",
+    route_handlers=[login, open_session, logout, verify, issue_ticket, list_keys, add_key, revoke_key],
+    tags=["auth"],
 )

@@ -5,20 +5,25 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+from contextlib import aclosing
 from importlib import metadata
 from typing import Annotated
 
-from litestar import Response, Router, get
+from litestar import Response, Router, asgi, get
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import HeaderParameter
 from litestar.response import Redirect, Stream
+from litestar.types import Receive, Scope, Send
 
 from gateway import schemas
 from gateway.answers import Answer
 from gateway.auth import credential_of
+from gateway.browsers import check_origin
 from gateway.context import Context
+from gateway.errors import UpgradeRequired
 from gateway.routes.common import Http, Injected, problems
 from gateway.routes.inference import inference_health
+from gateway.sockets import Socket
 from shared import config
 
 VERSION = metadata.version("cv-platform")
@@ -26,6 +31,8 @@ LOW_DISK_MB = 2048
 FULL_DISK_MB = 256
 SECRETS = frozenset({"TLS_KEY", "METRICS_TOKEN", "SMTP_URL"})
 """Settings whose value stays hidden."""
+
+SOCKET = "/events/ws"
 
 ANYBODY = {422: problems()[422]}
 
@@ -88,10 +95,28 @@ async def events(
     context: Injected,
     last_event_id: Annotated[str | None, HeaderParameter(name="Last-Event-ID", max_length=64)] = None,
 ) -> Stream:
-    """Server-sent events `{seq, topic, time, body}`; after a `resync` event read the lists again."""
+    """Server-sent events `{seq, topic, time, body}`; after a `resync` event read the lists again.
+
+    The WebSocket `/api/v1/events/ws` sends the same.
+    """
     context.hub.check_room()
     still_welcome = functools.partial(context.gate.check, request.scope)
     return Stream(context.hub.listen(last_event_id is not None, still_welcome), media_type="text/event-stream")
+
+
+@asgi(SOCKET, copy_scope=False)
+async def events_socket(scope: Scope, receive: Receive, send: Send) -> None:
+    """The same events over a WebSocket; documented in `gateway.docs`."""
+    context: Context = scope["litestar_app"].state["context"]
+    socket: Socket | None = scope["state"].get("socket")
+    if socket is None:
+        raise UpgradeRequired("Open a WebSocket here (RFC 6455, version 13); GET /api/v1/events streams without one.")
+    check_origin(scope, context.settings.origins)
+    context.hub.check_room()
+    async with aclosing(context.hub.follow(functools.partial(context.gate.check, scope))) as news:
+        await anext(news)  # from here on it misses nothing
+        await send({"type": "http.response.start", "status": 101, "headers": []})
+        await socket.tell(news)
 
 
 def _components(context: Context) -> dict[str, schemas.Component]:
@@ -138,4 +163,4 @@ def _why_not_ready(context: Context) -> str:
     return "" if status.workers else "no inference process is there yet"
 
 
-router = Router("/", route_handlers=[health, live, ready, settings_in_force, events], tags=["system"])
+router = Router("/", route_handlers=[health, live, ready, settings_in_force, events, events_socket], tags=["system"])

@@ -280,6 +280,46 @@ class Conversation:
         return {name.decode(): value.decode() for name, value in start["headers"]}
 
 
+class SocketTalk(Conversation):
+    """A handshake, and what follows it, in raw ASGI."""
+
+    def __init__(self, key: str = "", headers: dict[str, str] | None = None, query: str = "") -> None:
+        super().__init__("GET", "/api/v1/events/ws", key, headers)
+        del self.scope["method"]
+        self.scope |= {"type": "websocket", "scheme": "ws", "subprotocols": [], "query_string": query.encode()}
+        if not key:
+            self.scope["headers"] = [pair for pair in self.scope["headers"] if pair[0] != b"x-api-key"]
+        self.scope["extensions"] = {"websocket.http.response": {}}
+        self.incoming.put_nowait({"type": "websocket.connect"})
+
+    def say(self, body: bytes, *, more: bool = False) -> None:
+        self.incoming.put_nowait({"type": "websocket.receive", "bytes": body, "text": None})
+
+    def leave(self) -> None:
+        self.incoming.put_nowait({"type": "websocket.disconnect", "code": 1001})
+
+    async def send(self, message: dict[str, Any]) -> None:
+        self.sent.append(message)
+
+    @property
+    def open(self) -> bool:
+        return bool(self.sent) and self.sent[0]["type"] == "websocket.accept"
+
+    @property
+    def status(self) -> int:
+        return 101 if self.open else int(self.sent[0]["status"])
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        return [json.loads(message["text"]) for message in self.sent if message["type"] == "websocket.send"]
+
+    @property
+    def farewell(self) -> tuple[int, str]:
+        """Code and reason of our closing."""
+        assert self.sent[-1]["type"] == "websocket.close", self.sent[-1]
+        return self.sent[-1]["code"], self.sent[-1]["reason"]
+
+
 def converse(context: Context, talk: Conversation, meanwhile: Callable[[], Any] | None = None) -> None:
     """Serve one raw conversation; `meanwhile` runs beside it (a coroutine function)."""
     app: Any = create_app(context)

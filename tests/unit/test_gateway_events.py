@@ -95,7 +95,7 @@ def test_a_slow_listener_is_told_to_read_again_and_does_not_grow() -> None:
         assert not hub._lines
         return rest
 
-    assert asyncio.run(main()) == events.RESYNC
+    assert asyncio.run(main()) == events.RESYNC.sse
 
 
 def test_a_stream_ends_when_its_credential_does(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +111,7 @@ def test_a_stream_ends_when_its_credential_does(monkeypatch: pytest.MonkeyPatch)
     async def main() -> list[bytes]:
         return [data async for data in Hub().listen(False, welcome_twice)]
 
-    assert asyncio.run(main()) == [events.BEAT]
+    assert asyncio.run(main()) == [events.BEAT.sse]
     assert asked == 3
 
 
@@ -122,7 +122,7 @@ def test_a_quiet_stream_beats(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         stream = Hub().listen(False, welcome)
         async with asyncio.timeout(10):
-            assert [await anext(stream) for _ in range(4)] == [events.BEAT] * 4
+            assert [await anext(stream) for _ in range(4)] == [events.BEAT.sse] * 4
 
     asyncio.run(main())
 

@@ -15,7 +15,7 @@ from uvicorn.server import ServerState
 
 from gateway import __main__ as service
 from gateway import protocol
-from gateway.protocol import HEADER_BYTES, HEADER_FIELDS, BoundedHttp
+from gateway.protocol import HEADER_BYTES, HEADER_FIELDS, BoundedHttp, BoundedSocket
 from tests.unit.gateway_kit import context_at
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[Any]]
@@ -227,3 +227,32 @@ def test_the_gateway_speaks_it(tmp_path: Path) -> None:
     config.load()
     assert config.http_protocol_class is BoundedHttp
     assert config.limit_concurrency == service.CONNECTIONS
+
+
+def test_a_socket_whose_pings_are_not_answered_is_cut_whatever_it_has_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "CLOSE_S", 0.01)
+
+    class Clogged:
+        """A transport that never gets rid of what was written; closing it waits for that."""
+
+        aborted = asyncio.Event()
+
+        def is_closing(self) -> bool:
+            return False
+
+        def write(self, data: bytes) -> None: ...
+
+        def close(self) -> None: ...
+
+        def abort(self) -> None:
+            self.aborted.set()
+
+    async def main() -> None:
+        config = uvicorn.Config(Echo(), http=BoundedHttp, ws=BoundedSocket, lifespan="off", log_config=None)
+        socket, transport = BoundedSocket(config, ServerState(), {}), Clogged()
+        socket.transport = transport  # type: ignore[assignment]
+        socket.keepalive_timeout()
+        async with asyncio.timeout(10):
+            await transport.aborted.wait()
+
+    asyncio.run(main())
