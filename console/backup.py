@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ import click
 
 from console import archive, restore
 from shared import clock, config, failpoints
-from shared.artifacts import ArtifactStore
+from shared.artifacts import ArtifactStore, sync_folder
 from shared.db import connection, registry, snapshot
 
 SNAPSHOTS = 10
@@ -56,7 +55,7 @@ def write(settings: config.Settings, target: Path, advance: archive.Advance) -> 
             failpoints.reach("backup.before_rename")
             partial.rename(target)
             failpoints.reach("backup.after_rename")
-            _sync_folder(target.parent)
+            sync_folder(target.parent)
     except OSError as error:
         raise click.ClickException(f"The backup could not be written: {error.strerror or error}.") from error
     finally:
@@ -133,11 +132,3 @@ def _require_space(folder: Path, files: list[Path]) -> None:
         raise click.ClickException(
             f"The backup needs {needed / 1e6:,.0f} MB and {folder.parent} has {free / 1e6:,.0f}; choose another disk."
         )
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

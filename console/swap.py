@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from shared import failpoints
+from shared.artifacts import sync_folder
 
 Moves = Sequence[tuple[Path, Path]]
 """From where to where, in order; all on one file system each, nothing at any target."""
@@ -80,19 +81,11 @@ class Swap:
             file.flush()
             os.fsync(file.fileno())
         written.rename(self.journal)
-        _sync_folder(self.journal.parent)
+        sync_folder(self.journal.parent)
 
     def _read(self) -> list[tuple[str, str]]:
         return msgspec.json.decode(self.journal.read_bytes(), type=list[tuple[str, str]])
 
     def _end(self) -> None:
         self.journal.unlink()
-        _sync_folder(self.journal.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+        sync_folder(self.journal.parent)

@@ -52,13 +52,8 @@ def unknown(noun: str, known: Iterable[str]) -> str:
     return f"unknown {noun}; known are {names}" if names else f"unknown {noun}; this call takes none"
 
 
-def in_words(type_: Any) -> str:
-    """What a value of `type_` may be: `a whole number from 1 to 256`, `one of fp16, fp32 or int8`."""
-    return described(inspect.type_info(type_))
-
-
 def described(wanted: inspect.Type) -> str:
-    """The same for a type that msgspec has looked into."""
+    """What a value of a type, looked into by msgspec, may be: `a whole number from 1 to 256`, `fp16, fp32 or int8`."""
     match wanted:
         case inspect.Metadata():
             return _told(wanted) or described(wanted.type)

@@ -26,7 +26,6 @@ def _style(name: str, size: float, **more: object) -> ParagraphStyle:
     return ParagraphStyle(name, fontName=FONT, fontSize=size, leading=leading, textColor=INK, **more)
 
 
-BODY = _style("body", 9.5)
 TITLE = _style("title", 24, leading=29, spaceAfter=4).clone("title", fontName=BOLD)
 KICKER = _style("kicker", 9).clone("kicker", textColor=MUTED, spaceAfter=5)
 LEAD = _style("lead", 11.5, leading=16, spaceAfter=10)

@@ -72,8 +72,8 @@ class Staging:
                 final.parent.mkdir(exist_ok=True)
                 self._path.rename(final)
                 self._moved = True
-            _sync_folder(final.parent)
-            _sync_folder(self._store.root)  # the folder itself may be new
+            sync_folder(final.parent)
+            sync_folder(self._store.root)  # the folder itself may be new
         failpoints.reach("artifact.after_rename")
         return stored
 
@@ -241,7 +241,8 @@ def _mark(stat: os.stat_result) -> str:
     return f"{stat.st_ino}-{stat.st_ctime_ns}"
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a power cut: a file that was synced may still be without its name."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)

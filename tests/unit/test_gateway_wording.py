@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 import pytest
-from msgspec import Meta
+from msgspec import Meta, inspect
 
 from gateway import bodies, schemas, wording
 from shared import errors, specs
@@ -43,7 +43,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     ],
 )  # fmt: skip
 def test_types_in_words(type_: Any, words: str) -> None:
-    assert wording.in_words(type_) == words
+    assert wording.described(inspect.type_info(type_)) == words
 
 
 @pytest.mark.parametrize(
