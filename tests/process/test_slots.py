@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from benchmarks.invariants import stories
-from shared import clock, config, process, worker
+from shared import clock, config, process, trace, worker
 from shared.db import accounts, connection, jobs, tables
 from shared.specs import BenchmarkSpec, ConvertSpec, JobKind, Lane, ReportSpec
 
@@ -55,7 +55,9 @@ class Worker(worker.JobWorker):
         self.job: jobs.Claimed | None = None
         self.child: list[int] = []
 
-    def _execute(self, job: jobs.Claimed, held: Sequence[process.FileLock], stop: process.Stop) -> None:
+    def _execute(
+        self, job: jobs.Claimed, held: Sequence[process.FileLock], stop: process.Stop, span: trace.Span
+    ) -> None:
         self.job, self.child = job, [os.dup(lock.fd) for lock in held]
 
     def end_child(self) -> None:
