@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import sys
 from collections import deque
 from typing import Any, ClassVar
 
@@ -11,6 +12,10 @@ import numpy as np
 
 from shared.engines.base import Active, Engine, Feeds, Tensor, axis_name, numpy_dtype
 from shared.specs import Precision, TensorInfo
+
+# With this package OpenVINO tells its vendor that it was imported, under an id that it keeps in the home folder. Where
+# the package cannot be imported, it falls back to a stub of its own that tells nothing.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 
 class OpenVino(Engine):
