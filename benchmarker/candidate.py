@@ -1,4 +1,4 @@
-"""One launch of one candidate in a process of its own: load, warm up, measure, leave."""
+"""One launch of one candidate in a process of its own: shut itself in, load, warm up, measure, leave."""
 
 from __future__ import annotations
 
@@ -6,12 +6,21 @@ import time
 from pathlib import Path
 
 from benchmarker import Launched, LaunchOrder
-from shared import child
-from shared.engines import engine_class
-from shared.engines.timing import measure, synthetic_feeds
+from shared import child, sandbox
 from shared.specs import Block
 
 _STATUS = Path("/proc/self/status")
+_GPUS = "nvidia*"
+
+
+def enclosed(order: LaunchOrder, _report: child.Report) -> Launched:
+    """Run the order with the model file and nothing else in reach.
+
+    Not where there is a GPU: what its driver needs to have open was never tried in there.
+    """
+    if not any(Path("/dev").glob(_GPUS)):
+        sandbox.enter([Path(__file__).parent, Path(order.artifact), _STATUS])
+    return launch(order)
 
 
 def launch(order: LaunchOrder) -> Launched:
@@ -22,6 +31,9 @@ def launch(order: LaunchOrder) -> Launched:
     Raises:
         errors.AppError: The engine is not there, refuses the model or fails on it.
     """
+    from shared.engines import engine_class  # its libraries start threads, which must be inside as well
+    from shared.engines.timing import measure, synthetic_feeds
+
     candidate = order.candidate
     feeds = synthetic_feeds(order.inputs, candidate.batch_size, order.seed)
     engine = engine_class(candidate.engine)(
@@ -56,4 +68,4 @@ def peak_memory_mb(status: str) -> float:
 
 
 if __name__ == "__main__":
-    child.main(LaunchOrder, lambda order, report: launch(order))
+    child.main(LaunchOrder, enclosed)

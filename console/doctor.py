@@ -144,7 +144,7 @@ def isolation() -> Finding:
             f"Uploads are checked with limits, but not shut in: {'; '.join(lacks)}. Let only people you trust upload."
         )
         return Finding(subject="sandbox", text=text, wrong=True)
-    return Finding(subject="sandbox", text="uploads are checked without network and without other files")
+    return Finding(subject="sandbox", text="uploads are checked, and measured, without network or other files")
 
 
 def engines() -> Iterator[Finding]:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
 from pathlib import Path
 
+import psutil
 import pytest
 
+from benchmarker import LaunchOrder
+from benchmarker.measure import launch
 from console import doctor
 from preparer import __main__ as preparer
 from shared import child, sandbox
+from shared.specs import Candidate, EngineName, TensorInfo
 from tests.process.enclosed_that import Came, Order
+from tests.process.platform import DIGITS, wait_for
 
 LIMITS = child.Limits(wall_s=20, memory_mb=2048, file_mb=1)
 
@@ -91,6 +98,39 @@ def test_it_is_not_entered_when_threads_would_stay_outside():
 
 def test_the_model_check_runs_inside():
     assert preparer.Convert.module == "preparer.enclosed"
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_a_candidate_is_measured_inside(engine: EngineName, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    if any(Path("/dev").glob("nvidia*")):
+        pytest.skip("with a GPU candidates are measured outside")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    order = LaunchOrder(
+        candidate=Candidate(engine=engine, precision="fp32", batch_size=1, threads=2),
+        round=1,
+        artifact=str(DIGITS / "digits.onnx"),
+        inputs=[TensorInfo(name="image", dtype="float32", shape=["batch", 1, 8, 8])],
+        seed=0,
+        calls=10_000_000,
+        warmup_least=1,
+        max_seconds=2.0,
+    )
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        launched = pool.submit(launch, order, 60)
+        wait_for(shut_in, what="the candidate, shut in")
+        found = launched.result(60)
+    assert found.block.latencies_ns
+    assert found.block.memory_mb > 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def shut_in() -> bool:
+    """Whether a candidate of ours runs under a filter of system calls."""
+    for process in psutil.Process().children():
+        with contextlib.suppress(psutil.Error, OSError):
+            if "benchmarker.candidate" in process.cmdline():
+                return "Seccomp:\t2" in Path(f"/proc/{process.pid}/status").read_text()
+    return False
 
 
 def test_the_examination_says_what_is_missing(monkeypatch: pytest.MonkeyPatch):
