@@ -77,7 +77,8 @@ def sent_before_the_end(monkeypatch: pytest.MonkeyPatch, sizes: Iterator[int], e
 
     async def take() -> int:
         nonlocal taken
-        scope: Any = {"type": "http", "headers": [(b"content-length", b"1000000000")], "state": {}}
+        headers = [(b"content-length", b"1000000000")]
+        scope: Any = {"type": "http", "method": "POST", "path": "/", "headers": headers, "state": {}}
         talk = exchange.Exchange(scope, receive, send)
         with contextlib.suppress(BodyTooSlow):
             while (message := await talk.receive())["more_body"]:
