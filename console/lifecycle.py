@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from console.client import Client
-from console.groundwork import gateway_admin, migrate, require_free_port
+from console.groundwork import first_account, migrate, require_free_port
 from console.supervision import (
     UP,
     NotAnswering,
@@ -63,7 +63,7 @@ def up(settings: config.Settings, say: Say) -> Started:
         say("preparing the database")
         restore.settle(settings)
         migrate(settings)
-        first_sign_in = gateway_admin(settings, "ensure").strip()
+        first_sign_in = first_account(settings)
         supervisor.start(lock)
     finally:
         lock.release()
