@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import stat
+import threading
 import unicodedata
 import zipfile
 import zlib
@@ -63,6 +64,7 @@ class Archive:
         self.members: dict[str, zipfile.ZipInfo] = {}
         self._path = path
         self._file = _Bounded(path)
+        self._reading = threading.Lock()  # zipfile counts its open members without one
         try:
             self._read_contents()
         except BaseException:
@@ -139,7 +141,7 @@ class Archive:
         """
         if self.size(name) > most:
             raise errors.TooLarge(f"It has {self.size(name) / 2**20:,.0f} MB; at most {most / 2**20:,.0f} can be read.")
-        with self.open(name) as member, _damage():
+        with self._reading, self.open(name) as member, _damage():
             data = member.read()
         if len(data) != self.size(name):
             raise errors.BadDataset("It is damaged in the ZIP (other bytes than declared).")
@@ -168,7 +170,8 @@ class Archive:
                     f"A video of more than {LARGEST_IN_MEMORY >> 20} MB must not be compressed by the ZIP (`zip -0`)."
                 )
             return io.BytesIO(self.read(name))
-        self.open(name).close()  # its own header agrees with the table of contents
+        with self._reading:
+            self.open(name).close()  # its own header agrees with the table of contents
         return io.BufferedReader(_Window(self._path, entry))
 
     def lines(self, name: str) -> Iterator[bytes]:

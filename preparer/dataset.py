@@ -24,7 +24,18 @@ from preparer import DatasetOrder, duplicates, split
 from preparer.archive import Archive
 from preparer.coco import coco_layout
 from preparer.findings import Findings, shown
-from preparer.layouts import EXPECTED, SPLIT_WORDS, TABLES, Layout, folders, media, seen, task_hint, warn_unlabelled
+from preparer.layouts import (
+    EXPECTED,
+    MOST_CLASSES,
+    SPLIT_WORDS,
+    TABLES,
+    Layout,
+    folders,
+    media,
+    seen,
+    task_hint,
+    warn_unlabelled,
+)
 from preparer.samples import Look, Pass
 from preparer.tables import Table, recognise, table_layout
 from preparer.yolo import is_yolo, yolo_layout
@@ -45,6 +56,10 @@ from shared.vision.sheet import Thumb
 
 MOST_SAMPLES = 1_000_000
 MOST_NEAR_DUPLICATES = 100
+MOST_THREADS = 4
+"""Each may hold an image of the most pixels, several times over while it is converted."""
+
+LONGEST_CLASS = 200
 REPORT_S = 0.5
 LARGEST_TABLE = 512 * 1024 * 1024
 LONGEST_LINE = 1 << 16
@@ -68,9 +83,11 @@ def check(order: DatasetOrder, report: Report) -> DatasetSummary:
     report({"step": "reading the table of contents", "done": 0, "total": 0})
     with _archive(order, findings) as archive:
         layout = _understood(archive, _tables(order, archive, findings), order.task_type, findings)
+        _check_classes(layout.classes)
         warn_unlabelled(archive, {item.name for item in layout.items}, findings)
         gathered = _Gathered(order, archive, layout, findings)
-        walk = Pass(archive, order.task_type, order.frames_per_second, os.cpu_count() or 1, findings)
+        threads = min(MOST_THREADS, os.cpu_count() or 1)
+        walk = Pass(archive, order.task_type, order.frames_per_second, threads, findings)
         with _room():
             images_per_s = gathered.take(walk, report)
         _refuse_useless(gathered, walk.skipped, layout, order.task_type, findings)
@@ -169,6 +186,17 @@ def _for_classes(archive: Archive, tables: list[Table], names: list[str], findin
             f"{seen(archive)} {EXPECTED['classification']}"
         )
     return layout
+
+
+def _check_classes(classes: list[str]) -> None:
+    if len(classes) > MOST_CLASSES:
+        raise errors.TooLarge(f"There are {len(classes):,} classes; at most {MOST_CLASSES:,} can be used.")
+    for name in classes:
+        if not name.strip() or not name.isprintable() or len(name) > LONGEST_CLASS:
+            raise errors.BadDataset(
+                f"{shown(name)} cannot be the name of a class: it is empty, longer than {LONGEST_CLASS} characters, or "
+                "has control characters. Rename it."
+            )
 
 
 def _refuse_useless(gathered: _Gathered, skipped: int, layout: Layout, task: Task, findings: Findings) -> None:
@@ -334,7 +362,7 @@ class _Gathered:
             for name in sorted(set(wanted) - present):
                 self._findings.add("no part", name, "is missing from the parts of the upload")
             wanted = [name for name in wanted if name in present]
-        twins: dict[str, str] = {}
+        twins: dict[str, ClassCount] = {}
         for count in counts:
             numbers = {"train": count.train, "val": count.val, "test": count.test}
             total = sum(numbers.values())
@@ -345,8 +373,10 @@ class _Gathered:
                 self._findings.add("class", count.name, f"has {total} images, none of them in {' and '.join(lacking)}")
             elif total < FEW_IMAGES:
                 self._findings.add("class", count.name, f"has {total} images only")
-            if (twin := twins.setdefault(count.name.casefold(), count.name)) != count.name:
-                self._findings.add("class", count.name, f"and {shown(twin)} are two classes, by upper and lower case")
+            twin = twins.setdefault(count.name.casefold(), count)
+            if twin is not count:
+                same = "the same name" if twin.name == count.name else "a name that differs only in case"
+                self._findings.add("twins", count.name, f"is a class, and {same} is another")
 
     def _colour(self) -> tuple[Triple, Triple]:
         training = np.array([sample.split == "train" for sample in self.samples])

@@ -137,14 +137,8 @@ def _are_parts(paths: list[list[str]]) -> bool:
 
 
 def sorted_classes(labels: Iterable[str]) -> list[str]:
-    """Class names in the order of their ids: as numbers where all are numbers, else as text.
-
-    Raises:
-        errors.TooLarge: More than `MOST_CLASSES`.
-    """
+    """Class names in the order of their ids: as numbers where all are numbers, else as text."""
     names = sorted(labels)
-    if len(names) > MOST_CLASSES:
-        raise errors.TooLarge(f"There are {len(names):,} classes; at most {MOST_CLASSES:,} can be used.")
     if all(name.isascii() and name.isdigit() for name in names):
         names.sort(key=lambda name: (int(name), name))
     return names

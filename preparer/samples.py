@@ -90,6 +90,10 @@ class Pass:
                         label = labels[0] if wanted.rate else labels[came]
                         came += 1
                         yield from self._labelled(item, frame.time_s, prepare_frame(frame.image, self._task), label)
+                    if wanted.rate and came == MOST_FRAMES:
+                        self._findings.add(
+                            "cut", item.name, f"is used up to its {MOST_FRAMES:,}th frame that was taken"
+                        )
                     if wanted.rate is None and came < len(labels):
                         self._skip(item.name, f"ends before {len(labels) - came} of its labelled frames")
         except errors.AppError as error:

@@ -123,7 +123,9 @@ def table_layout(tables: list[Table], names: list[str], task: Task, findings: Fi
         for row in _rows(table, task, findings):
             name = finder.find(row.wanted, folder, row.split)
             if name is None:
-                findings.add("no such file", row.wanted, f"is named in {shown(table.name)}, but is not in the ZIP")
+                findings.add(
+                    "no such file", row.wanted, f"is named in {_where(table)}, but fits no file of the ZIP, or several"
+                )
             else:
                 rows[name].append(row)
     if not rows:
@@ -135,21 +137,26 @@ def table_layout(tables: list[Table], names: list[str], task: Task, findings: Fi
     return Layout(kind="table", classes=classes, items=[item for item in made if item is not None])
 
 
+def _where(table: Table) -> str:
+    return shown(table.name) if table.name else "the table"
+
+
 def _rows(table: Table, task: Task, findings: Findings) -> Iterator[_Row]:
     line = 1
+    place = table.name or "the table"
     try:
         for line, cells in enumerate(table.rows, start=2):
             if line > MOST_ROWS:
-                raise errors.TooLarge(f"{shown(table.name)} has more than {MOST_ROWS:,} rows.")
+                raise errors.TooLarge(f"{_where(table)} has more than {MOST_ROWS:,} rows.")
             if any(cell.strip() for cell in cells):
                 try:
                     yield _row(table, cells, task)
                 except (ValueError, IndexError) as error:
                     what = str(error) if isinstance(error, ValueError) else "has too few columns"
-                    findings.add("row", f"{table.name}, row {line}", what)
+                    findings.add("row", f"{place}, row {line}", what)
     except csv.Error as error:
         raise errors.BadDataset(
-            f"{shown(table.name)} cannot be read after row {line} ({error}). Save it as CSV again."
+            f"{_where(table)} cannot be read after row {line} ({error}). Save it as CSV again."
         ) from error
 
 

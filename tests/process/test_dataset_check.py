@@ -112,7 +112,7 @@ def test_decoding_bombs_cost_no_memory(tmp_path: Path, store: ArtifactStore):
 
 
 def test_a_full_description_of_the_worst_is_small(tmp_path: Path, store: ArtifactStore):
-    files = {f"{'c' * 200}{label}/{number}.jpg": b"broken" for label in range(250) for number in range(2)}
+    files = {f"{'c' * 190}{label}/{number}.jpg": b"broken" for label in range(250) for number in range(2)}
     path = zipped(tmp_path / "x.zip", files | of_classes({"a": 260, "b": 260}))
     found = check_in_child(path, store, limits=LIMITS)
     assert found.summary.num_skipped == 500

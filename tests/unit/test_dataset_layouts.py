@@ -154,7 +154,7 @@ class TestTables:
         for line in (
             "labels.csv, row 5: has too few columns",
             "labels.csv, row 6: has no label",
-            "9.jpg: is named in 'labels.csv', but is not in the ZIP",
+            "9.jpg: is named in 'labels.csv', but fits no file of the ZIP",
             "labels.csv, row 8: has the part 'later'",
             "img/5.jpg: has no label",
         ):
@@ -189,6 +189,20 @@ class TestTables:
     def test_names_no_image(self, path: Path):
         said = refused(zipped(path, PETS | {"l.csv": "file,label\nx.jpg,a\n"}), "No row of the table names a file")
         assert "x.jpg: is named in 'l.csv'" in said
+
+    @pytest.mark.parametrize("label", ["x" * 201, "a\u202eb", "bell\a"])
+    def test_names_that_no_class_may_have(self, label: str, path: Path):
+        table = f"file,label\ncat/0.jpg,{label}\ndog/0.jpg,b\n"
+        refused(zipped(path, PETS | {"l.csv": table}), "cannot be the name of a class")
+
+    def test_too_many_classes(self, path: Path, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr("preparer.dataset.MOST_CLASSES", 1)
+        refused(zipped(path, PETS), "There are 2 classes; at most 1")
+
+    def test_a_name_that_fits_several_files(self, path: Path):
+        found = check_here(zipped(path, PETS | {"l.csv": "file,label\n0.jpg,a\ncat/1.jpg,a\ndog/1.jpg,b\n"}))
+        assert "0.jpg: is named in 'l.csv', but fits no file of the ZIP, or several" in found.said
+        assert found.summary.num_samples == 2
 
     def test_another_table_is_no_matter(self, path: Path):
         found = check_here(zipped(path, PETS | {"prices.csv": "date,price\n1,2\n"}))
@@ -259,6 +273,9 @@ class TestYolo:
     def test_yaml_that_is_none(self, text: str, path: Path):
         found = self.upload(path, **{"data.yaml": text})
         assert "data.yaml: cannot be read" in found.said
+
+    def test_one_name_for_two_classes(self, path: Path):
+        assert "cat: is a class, and the same name is another" in self.upload(path, **{"classes.txt": "cat\ncat"}).said
 
     def test_lines_that_are_none(self, path: Path):
         lines = "0 .5 .5 .2\nx 1 1 1 1\n0 .5 .5 -1 .2\n0 5 5 2 2\n0 nan .5 .1 .1\n0 .5 .5 .2 .2\n0 .1 .1 .9 .1 .5 .8\n"
@@ -376,6 +393,13 @@ class TestVideos:
         )
         found = check_here(zipped(path, {"a.avi": video(tmp_path / "a.avi"), "l.csv": table}), "detection")
         assert [(one.time_s, len(one.boxes)) for one in found.index.samples] == [(0.3, 2), (0.7, 1)]
+
+    def test_long_ones_are_cut(self, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr("preparer.samples.MOST_FRAMES", 4)
+        film = video(tmp_path / "a.avi")
+        found = check_here(zipped(path, {"a/1.avi": film, "b/1.avi": film}), frames_per_second=10.0)
+        assert found.summary.num_samples == 8
+        assert "a/1.avi: is used up to its 4th frame" in found.said
 
     def test_broken_ones_are_warnings(self, path: Path, tmp_path: Path):
         good = video(tmp_path / "a.avi")
