@@ -11,12 +11,13 @@ PYTHON ?=
 # ONNX Runtime comes in two builds; the one with CUDA where there is a GPU.
 EXTRA := $(shell nvidia-smi -L >/dev/null 2>&1 && echo nvidia || echo cpu)
 STAMP := $(VENV)/.installed-$(EXTRA)
+TRAIN := $(VENV)/.with-train
 
-.PHONY: help setup run demo test check bench chaos coverage mutants clean
+.PHONY: help setup setup-train run demo test check bench chaos coverage mutants clean
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | while IFS='|' read -r name text; \
-	do printf '  make %-10s %s\n' "$$name" "$$text"; done
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | while IFS='|' read -r name text; \
+	do printf '  make %-12s %s\n' "$$name" "$$text"; done
 
 setup: $(STAMP)  ## .venv with everything pinned; nothing is installed outside this folder
 	@:
@@ -24,14 +25,20 @@ setup: $(STAMP)  ## .venv with everything pinned; nothing is installed outside t
 $(STAMP): pyproject.toml constraints.txt
 	@PYTHON="$(PYTHON)" deploy/setup.sh $(VENV) $(EXTRA) && touch $@
 
+setup-train: setup $(TRAIN)  ## PyTorch as well (some 5 GB): PyTorch uploads, presets, training; the tests need it
+	@:
+
+$(TRAIN): $(STAMP)
+	@PYTHON="$(PYTHON)" deploy/setup.sh $(VENV) $(EXTRA) train && touch $@
+
 run: setup  ## start everything, run the main job on real input, stay up until Ctrl-C
 	@$(BIN)/cvp demo --start --keep
 
 demo: setup  ## the same, then stop; for scripts
 	@$(BIN)/cvp demo --start
 
-test: setup  ## all tests, real processes included
-	@$(BIN)/pytest
+test: setup-train  ## all tests, real processes included
+	@TESTS_NEED=torch $(BIN)/pytest
 
 check: setup  ## ruff, formatting, types, layers
 	$(BIN)/ruff check .
@@ -46,9 +53,9 @@ bench: setup  ## the platform's figures beside their goals
 chaos: setup  ## kill processes under load for three minutes (KILLS=1000: that many), then check every promise
 	@$(BIN)/python -m benchmarks.chaos
 
-coverage: setup  ## the tests again, measured over all processes
+coverage: setup-train  ## the tests again, measured over all processes
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest
+	TESTS_NEED=torch $(BIN)/coverage run -m pytest
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered --sort=cover
 

@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# Makes the virtual environment: deploy/setup.sh FOLDER cpu|nvidia. `make setup` calls it when something has changed.
+# Makes the virtual environment: deploy/setup.sh FOLDER cpu|nvidia [train]. `make setup` calls it when something has changed,
+# `make setup-train` with `train`.
 set -euo pipefail
 
 venv=$1
 extra=$2
+extras=$extra,dev${3:+,$3}
 
 usable() {
     command -v "$1" >/dev/null && "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
@@ -39,9 +41,9 @@ if [[ ! -x $venv/bin/python ]]; then
     "$python" -m venv "$venv"
 fi
 
-echo "Installing what pyproject.toml pins (extra: $extra); the first time takes a minute or two"
+echo "Installing what pyproject.toml pins (extras: $extras); the first time takes a minute or two"
 if ! "$venv/bin/python" -m pip install --quiet --quiet --disable-pip-version-check --no-input \
-    --constraint constraints.txt --editable ".[$extra,dev]"; then
+    --constraint constraints.txt --editable ".[$extras]"; then
     echo "The packages could not be installed; the lines above say why. \`make setup\` tries again." >&2
     exit 1
 fi

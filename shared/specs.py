@@ -144,6 +144,40 @@ class ModelDescription(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[str] = []
 
 
+class Architecture(msgspec.Struct, frozen=True, kw_only=True):
+    """A network by name (`shared.nets.architectures`), and what it was made for."""
+
+    name: str
+    num_classes: int
+    task: Task
+    preprocessing: Preprocessing
+    """The one its published weights were trained with."""
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Of one image: channels, height, width."""
+        return 3, self.preprocessing.resize.height, self.preprocessing.resize.width
+
+
+class Parity(msgspec.Struct, frozen=True, kw_only=True):
+    """A converted model beside its source, on the same random input."""
+
+    batch: int
+    max_abs_diff: float
+    max_abs_output: float
+    """Of the source: what the difference is to be seen against."""
+
+
+class ConversionFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """How a model became ONNX, and how well."""
+
+    exporter: str
+    opset: int
+    dynamic_batch: bool
+    parity: list[Parity]
+    seconds: float
+
+
 # --- datasets -------------------------------------------------------------------------------------------------------
 
 Split = Literal["train", "val", "test"]

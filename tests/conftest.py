@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,3 +56,13 @@ def make_certificate(folder: Path) -> tuple[Path, Path]:
         [openssl, *made, *names, "-keyout", str(key), "-out", str(cert)], check=True, capture_output=True, timeout=30
     )
     return cert, key
+
+
+def needs(module: str) -> Any:
+    """A module that `make setup` does not bring; without it the test file is skipped.
+
+    Where TESTS_NEED names it, as `make test` does, everything is there and its absence is a failure.
+    """
+    if module in os.environ.get("TESTS_NEED", "").split():
+        return importlib.import_module(module)
+    return pytest.importorskip(module, reason=f"{module} is not installed: make setup-train")

@@ -1,0 +1,220 @@
+"""Architectures by name: `cnn32`, `yolov8n` to `yolov8x`, torchvision's classifiers, `timm/` and a name of timm's."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from shared import errors
+from shared.nets.yolov8 import SCALES, YOLOv8
+from shared.specs import Architecture, Preprocessing, Resize
+
+CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+TIMM = "timm/"
+TIMM_NAME = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)?")
+"""timm takes addresses and folders as well; those have other characters."""
+DETECTORS = {f"yolov8{scale}": scale for scale in SCALES}
+CLASSES = {"cnn32": 10, **dict.fromkeys(DETECTORS, 80)}
+IMAGENET_CLASSES = 1000
+MAX_CLASSES = 65_536
+LIKELY = ("resnet", "mobilenet", "efficientnet_b")
+HEAVY = "regnet"
+"""These cannot be built without memory, up to 2.6 GB."""
+MARK = 7919
+"""A number of classes that no other size of a weight equals, so that it shows which weight is the head."""
+
+
+class Net(NamedTuple):
+    """A network with its weights: in eval mode, float32, on the CPU."""
+
+    module: nn.Module
+    architecture: Architecture | None
+    """None for a TorchScript archive, which is its own architecture: it can be converted, not trained."""
+
+
+def build(name: str, num_classes: int | None = None, *, seed: int = 0) -> Net:
+    """A network with its initial weights: one name, number of classes and seed always give the same.
+
+    Args:
+        name: See `known`; `timm/` before any name of timm's.
+        num_classes: Default: what the architecture was published with (10, 80 or 1000).
+        seed: Of the initial weights; the random numbers of the caller are left alone.
+
+    Raises:
+        errors.InvalidInput: There is no such architecture, or it cannot have so many classes.
+    """
+    classes = CLASSES.get(name, IMAGENET_CLASSES) if num_classes is None else num_classes
+    if not 1 <= classes <= MAX_CLASSES:
+        raise errors.InvalidInput(f"num_classes must be between 1 and {MAX_CLASSES:,}, not {classes}.")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = _module(name, classes)
+    architecture = Architecture(
+        name=name,
+        num_classes=classes,
+        task="detection" if name in DETECTORS else "classification",
+        preprocessing=_preprocessing(name, module),
+    )
+    return Net(module.eval(), architecture)
+
+
+def known() -> list[str]:
+    """Every name but those of timm, the most likely first."""
+    names = torchvision.models.list_models(module=torchvision.models)
+    return [*CLASSES, *sorted(names, key=lambda name: not name.startswith(LIKELY))]
+
+
+def num_classes_of(name: str, state: Mapping[str, Tensor]) -> int | None:
+    """How many classes the head in these weights of an architecture has; None where they have no such head."""
+    heads = [key for key, value in skeleton(name).items() if MARK in value.shape[:1]]
+    return next((int(state[key].shape[0]) for key in heads if key in state and state[key].ndim), None)
+
+
+def fitting(state: Mapping[str, Tensor]) -> str | None:
+    """The first of `known` whose weights have these names and shapes, whatever the number of classes."""
+    return next((name for name in known() if not name.startswith(HEAVY) and _fits(name, state)), None)
+
+
+@functools.cache
+def skeleton(name: str, num_classes: int = MARK) -> Mapping[str, Tensor]:
+    """The weights of an architecture, as shapes without memory where it can be built so.
+
+    Raises:
+        errors.InvalidInput: There is no such architecture.
+    """
+    try:
+        with torch.device("meta"):
+            return _module(name, num_classes).state_dict()
+    except NotImplementedError:  # some compute with numbers while they are built
+        return _module(name, num_classes).state_dict()
+
+
+def _fits(name: str, state: Mapping[str, Tensor]) -> bool:
+    if set(state) != set(skeleton(name)):
+        return False
+    classes = num_classes_of(name, state)
+    return classes is not None and all(
+        value.shape == state[key].shape for key, value in skeleton(name, classes).items()
+    )
+
+
+def _module(name: str, num_classes: int) -> nn.Module:
+    if name == "cnn32":
+        return Cnn32(num_classes)
+    if name in DETECTORS:
+        return YOLOv8(DETECTORS[name], num_classes)
+    if name.startswith(TIMM):
+        return _of_timm(name.removeprefix(TIMM), num_classes)
+    if name in known():
+        more = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
+        module: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **more)
+        return module
+    raise errors.InvalidInput(_unknown(name, known()))
+
+
+def _of_timm(name: str, num_classes: int) -> nn.Module:
+    import timm
+
+    if not TIMM_NAME.fullmatch(name) or not timm.is_model(name):
+        raise errors.InvalidInput(_unknown(TIMM + name, (TIMM + each for each in timm.list_models())))
+    try:
+        module: nn.Module = timm.create_model(name, pretrained=False, num_classes=num_classes)
+    except RuntimeError as error:
+        raise errors.InvalidInput(f"timm cannot make {name!r}: {error}") from error
+    return module
+
+
+def _unknown(name: str, names: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f" Did you mean {' or '.join(close)}?" if close else ""
+    return (
+        f"There is no architecture {name[:100]!r}.{hint} Possible are cnn32, yolov8n to yolov8x, the classification "
+        "models of torchvision (resnet50) and timm/NAME for those of timm (timm/resnet50)."
+    )
+
+
+# --- preprocessing ----------------------------------------------------------------------------------------------------
+
+
+def _preprocessing(name: str, module: nn.Module) -> Preprocessing:
+    if name == "cnn32":
+        return Preprocessing(resize=Resize(height=32, width=32), mean=CIFAR_MEAN, std=CIFAR_STD)
+    if name in DETECTORS:
+        return Preprocessing(resize=Resize(height=640, width=640, mode="letterbox"), scores="probabilities")
+    return _timm_preprocessing(module) if name.startswith(TIMM) else _torchvision_preprocessing(name)
+
+
+def _torchvision_preprocessing(name: str) -> Preprocessing:
+    """As the published weights of the architecture want it, so that training can start from them."""
+    wanted = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+    side, scale_to = wanted.crop_size[0], wanted.resize_size[0]
+    resize = Resize(
+        height=side, width=side, mode="shorter_side", interpolation=wanted.interpolation.value, scale_to=scale_to
+    )
+    return Preprocessing(resize=resize, mean=tuple(wanted.mean), std=tuple(wanted.std))
+
+
+def _timm_preprocessing(module: nn.Module) -> Preprocessing:
+    from timm.data import resolve_data_config
+
+    wanted: dict[str, Any] = resolve_data_config({}, model=module)
+    _, height, width = wanted["input_size"]
+    cut = wanted["crop_mode"] != "squash"
+    resize = Resize(
+        height=height,
+        width=width,
+        mode="shorter_side" if cut else "stretch",
+        interpolation=wanted["interpolation"] if wanted["interpolation"] in ("bilinear", "bicubic") else "bilinear",
+        scale_to=math.floor(max(height, width) / wanted["crop_pct"]) if cut else None,
+    )
+    return Preprocessing(resize=resize, mean=tuple(wanted["mean"]), std=tuple(wanted["std"]))
+
+
+# --- the small one ----------------------------------------------------------------------------------------------------
+
+
+def _convolution(given: int, made: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(given, made, 3, padding=1, bias=False), nn.BatchNorm2d(made), nn.ReLU(inplace=True))
+
+
+class Residual(nn.Module):
+    """Two convolutions and a way around them."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(_convolution(channels, channels), _convolution(channels, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, channels, H, W] to the same shape."""
+        return x + self.body(x)
+
+
+class Cnn32(nn.Module):
+    """A residual network of half a million weights for images of 32 x 32; quick on a CPU."""
+
+    def __init__(self, num_classes: int, dropout: float = 0.2) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            _convolution(3, 32),
+            Residual(32),
+            _convolution(32, 64),
+            nn.MaxPool2d(2),
+            Residual(64),
+            _convolution(64, 128),
+            nn.MaxPool2d(2),
+            Residual(128),
+            nn.AdaptiveAvgPool2d(1),
+        )
+        self.classifier = nn.Sequential(nn.Flatten(), nn.Dropout(dropout), nn.Linear(128, num_classes))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] to [B, num_classes] logits."""
+        return self.classifier(self.features(images))
