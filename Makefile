@@ -12,12 +12,13 @@ PYTHON ?=
 EXTRA := $(shell nvidia-smi -L >/dev/null 2>&1 && echo nvidia || echo cpu)
 STAMP := $(VENV)/.installed-$(EXTRA)
 TRAIN := $(VENV)/.with-train
+TENSORFLOW := .venv-tensorflow
 
-.PHONY: help setup setup-train run demo test check bench chaos coverage mutants clean
+.PHONY: help setup setup-train setup-tensorflow run demo test check bench chaos coverage mutants clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | while IFS='|' read -r name text; \
-	do printf '  make %-12s %s\n' "$$name" "$$text"; done
+	do printf '  make %-16s %s\n' "$$name" "$$text"; done
 
 setup: $(STAMP)  ## .venv with everything pinned; nothing is installed outside this folder
 	@:
@@ -30,6 +31,12 @@ setup-train: setup $(TRAIN)  ## PyTorch as well (some 5 GB): PyTorch uploads, pr
 
 $(TRAIN): $(STAMP)
 	@PYTHON="$(PYTHON)" deploy/setup.sh $(VENV) $(EXTRA) train && touch $@
+
+setup-tensorflow: $(TENSORFLOW)/.installed-tensorflow  ## .venv-tensorflow, which converts TensorFlow and Keras files
+	@:
+
+$(TENSORFLOW)/.installed-tensorflow: deploy/tensorflow.txt
+	@PYTHON="$(PYTHON)" deploy/setup.sh $(TENSORFLOW) tensorflow && cp $< $@
 
 run: setup  ## start everything, run the main job on real input, stay up until Ctrl-C
 	@$(BIN)/cvp demo --start --keep
@@ -62,6 +69,6 @@ coverage: setup-train  ## the tests again, measured over all processes
 mutants: setup  ## plant seeded faults in a copy; the tests must notice every one
 	@$(BIN)/python -m tests.mutants
 
-clean:  ## remove .venv and caches; data stays
-	rm -rf $(VENV) build *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
-	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+clean:  ## remove .venv, .venv-tensorflow and caches; data stays
+	rm -rf $(VENV) $(TENSORFLOW) build *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +

@@ -68,6 +68,7 @@ def examine() -> Iterator[Finding]:
         yield spans(settings)
     yield isolation()
     yield from engines()
+    yield tensorflow()
     yield gpu()
 
 
@@ -168,6 +169,15 @@ def _by_engine(table: list[tuple[str, str, str | None]]) -> Iterator[Finding]:
         reasons = dict.fromkeys(reason for _, reason in rows if reason)
         text = ", ".join(able) if able else f"not here: {'; '.join(reasons)}"
         yield Finding(subject=name, text=text)
+
+
+def tensorflow() -> Finding:
+    """Whether TensorFlow and Keras files can be converted; without it all else works."""
+    if config.tensorflow_python() is None:
+        return Finding(
+            subject="TensorFlow", text="not installed; `make setup-tensorflow` does it, to convert its files"
+        )
+    return Finding(subject="TensorFlow", text=f"its files and those of Keras can be converted, in {config.TENSORFLOW}")
 
 
 def gpu() -> Finding:

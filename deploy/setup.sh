@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes the virtual environment: deploy/setup.sh FOLDER cpu|nvidia [train]. `make setup` calls it when something has changed,
-# `make setup-train` with `train`.
+# Makes a virtual environment: deploy/setup.sh FOLDER cpu|nvidia [train], or deploy/setup.sh FOLDER tensorflow. `make setup`,
+# `make setup-train` and `make setup-tensorflow` call it when something has changed.
 set -euo pipefail
 
 venv=$1
@@ -41,9 +41,14 @@ if [[ ! -x $venv/bin/python ]]; then
     "$python" -m venv "$venv"
 fi
 
-echo "Installing what pyproject.toml pins (extras: $extras); the first time takes a minute or two"
-if ! "$venv/bin/python" -m pip install --quiet --quiet --disable-pip-version-check --no-input \
-    --constraint constraints.txt --editable ".[$extras]"; then
-    echo "The packages could not be installed; the lines above say why. \`make setup\` tries again." >&2
+if [[ $extra == tensorflow ]]; then
+    echo "Installing what deploy/tensorflow.txt pins: 1.7 GB, a minute or two"
+    wanted=(--requirement deploy/tensorflow.txt)
+else
+    echo "Installing what pyproject.toml pins (extras: $extras); the first time takes a minute or two"
+    wanted=(--constraint constraints.txt --editable ".[$extras]")
+fi
+if ! "$venv/bin/python" -m pip install --quiet --quiet --disable-pip-version-check --no-input "${wanted[@]}"; then
+    echo "The packages could not be installed; the lines above say why. The same \`make\` tries again." >&2
     exit 1
 fi

@@ -40,3 +40,31 @@ class DatasetOrder(msgspec.Struct, frozen=True, kw_only=True):
     frames_per_second: float
     outputs: dict[DatasetFile, int]
     """Descriptors to write to: `index` a `DatasetIndex` as MessagePack, `pack` the prepared copies, `sheet` a JPEG."""
+
+
+class ConversionOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """A file of another framework to make ONNX of. The answer is a `Conversion`."""
+
+    path: str
+    outputs: dict[Literal["onnx"], int]
+    """Descriptors the child inherits and writes into."""
+    input_shape: tuple[int, ...] | None = None
+    """Of the first input, batch included and axes in the source's order; settles axes the model leaves open."""
+
+
+class Conversion(msgspec.Struct, frozen=True, kw_only=True):
+    """How a conversion went, and how far its result is from the source."""
+
+    exporter: str
+    """Programs and their versions."""
+    source: str
+    """What the file turned out to be, in words."""
+    opset: int
+    """As written in the ONNX file."""
+    dynamic_batch: bool
+    max_abs_diff: dict[int, float]
+    """Largest difference of any output by batch size, on seeded input."""
+    seconds: float
+    """Of the child's work, loading its libraries included."""
+    peak_memory_mb: float
+    """Resident."""

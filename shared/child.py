@@ -19,6 +19,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import msgspec
@@ -99,6 +100,7 @@ def run(
     result_type: type[Outcome],
     *,
     limits: Limits,
+    python: Path | None = None,
     pass_fds: Sequence[int] = (),
     on_progress: Report = lambda body: None,
     interrupted: Callable[[], str | None] = lambda: None,
@@ -111,6 +113,7 @@ def run(
         order: Sent as JSON.
         result_type: What the result is decoded to.
         limits: Resource limits; `wall_s` bounds the whole call.
+        python: Of another environment, which runs our code with its own packages; None for this one.
         pass_fds: Descriptors the child inherits (slot locks).
         on_progress: Called for every progress line.
         interrupted: Asked every `TICK_S`; a text ends the child.
@@ -123,7 +126,7 @@ def run(
         Interrupted: `interrupted()` said so.
     """
     span = trace.Span(f"process {module}", trace.current())
-    with span, _Running(module, order, limits, pass_fds, on_log) as child:
+    with span, _Running(module, order, limits, python=python, pass_fds=pass_fds, on_log=on_log) as child:
         end = time.monotonic() + limits.wall_s
         for line in child.lines():
             match line:
@@ -149,19 +152,21 @@ class _Running:
         module: str,
         order: msgspec.Struct,
         limits: Limits,
+        *,
+        python: Path | None,
         pass_fds: Sequence[int],
         on_log: Callable[[str, str], None],
     ) -> None:
         self._on_log = on_log
         self._tail: collections.deque[str] = collections.deque(maxlen=TAIL_LINES)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module],
+            [python or sys.executable, "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             pass_fds=pass_fds,
             start_new_session=True,
-            env=os.environ | {PARENT_ENV: str(os.getpid())},
+            env=os.environ | {PARENT_ENV: str(os.getpid())} | ({"PYTHONPATH": str(config.HOME)} if python else {}),
         )
         self._limit(limits)  # before the order arrives, so before it does anything with it
         with contextlib.suppress(BrokenPipeError):

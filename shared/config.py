@@ -30,6 +30,20 @@ Text = Annotated[str, Meta(max_length=4096)]
 HOME = Path(__file__).absolute().parents[1]
 """The checkout this runs from (`make setup` installs in place)."""
 
+TENSORFLOW = HOME / ".venv-tensorflow"
+"""The environment of `make setup-tensorflow`, which copies its list of pins there when all of it is installed."""
+NO_TENSORFLOW = "TensorFlow is not installed here: run `make setup-tensorflow` and upload the file again."
+
+
+def tensorflow_python() -> Path | None:
+    """The Python that converts TensorFlow files; None where that was not installed, or not as this version needs it."""
+    try:
+        installed = (TENSORFLOW / ".installed-tensorflow").read_bytes()
+        wanted = (HOME / "deploy" / "tensorflow.txt").read_bytes()
+    except OSError:
+        return None
+    return TENSORFLOW / "bin" / "python" if installed == wanted else None
+
 
 class BadSetting(SystemExit):
     """A setting out of range: stops the start with exit code 64, which supervisord does not retry."""

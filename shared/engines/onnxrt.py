@@ -7,12 +7,13 @@ import importlib.util
 import logging
 import os
 import re
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
 
 from shared import errors
-from shared.engines.base import Active, Engine, Feeds, Tensor, axis_name, numpy_dtype
+from shared.engines.base import REASON_MAX, Active, Engine, Feeds, Tensor, axis_name, numpy_dtype
 from shared.specs import Precision, TensorInfo
 
 # Read when the library is loaded: without it, it makes a device id and a store of events to send to its vendor.
@@ -93,6 +94,33 @@ def cuda_works() -> bool:
     if not works:
         logger.warning("onnxruntime is built for CUDA, but CUDA does not start here; it runs on the CPU")
     return works
+
+
+def loaded(model: bytes, threads: int = 1) -> Callable[[Feeds], dict[str, Tensor]]:
+    """A model in memory made ready on the CPU, for a check before there is a file; what it returns runs it.
+
+    Raises:
+        errors.BadModel: ONNX Runtime refuses the model.
+        errors.EngineFailed: Raised by the run.
+    """
+    import onnxruntime
+
+    def plain(error: Exception) -> str:
+        return " ".join(OnnxRuntime.noise.sub("", str(error)).split())[:REASON_MAX]
+
+    try:
+        session = onnxruntime.InferenceSession(model, _options(threads), providers=[CPU])
+    except Exception as error:
+        raise errors.BadModel(f"onnxruntime cannot load the model: {plain(error)}") from error
+    names = [node.name for node in session.get_outputs()]
+
+    def run(feeds: Feeds) -> dict[str, Tensor]:
+        try:
+            return dict(zip(names, session.run(names, feeds), strict=True))
+        except Exception as error:
+            raise errors.EngineFailed(f"onnxruntime failed: {plain(error)}") from error
+
+    return run
 
 
 def _options(threads: int) -> Any:
