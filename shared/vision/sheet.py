@@ -6,7 +6,10 @@ import io
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from PIL import Image, ImageDraw, ImageFont
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw
 
 THUMB = 112
 """Pixels of a thumbnail's side; the whole image is in it."""
@@ -14,7 +17,10 @@ THUMB = 112
 COLUMNS = 8
 MOST_ROWS = 40
 GAP, MARGIN, NAME_WIDTH, HEAD = 8, 28, 220, 64
-PAPER, INK, FAINT, MARK, EMPTY = "#ffffff", "#1b1f24", "#6b7280", "#e4572e", "#f1f3f5"
+PAPER, MARK, EMPTY = "#ffffff", "#e4572e", "#f1f3f5"
+INK, FAINT = (27, 31, 36), (107, 114, 128)
+FONT = "uni"
+"""OpenCV's own, because it has the letters of many scripts; Pillow's default font has no ä."""
 QUALITY = 88
 
 
@@ -54,34 +60,41 @@ def sheet(title: str, subtitle: str, rows: Sequence[Row], more: str) -> bytes:
     width = 2 * MARGIN + NAME_WIDTH + COLUMNS * (THUMB + GAP) - GAP
     height = 2 * MARGIN + HEAD + len(shown) * (THUMB + GAP) + (24 if more else 0)
     page = Image.new("RGB", (width, height), PAPER)
-    draw = ImageDraw.Draw(page)
-    _text(draw, (MARGIN, MARGIN), title, size=24, fill=INK, width=width - 2 * MARGIN)
-    _text(draw, (MARGIN, MARGIN + 34), subtitle, size=14, fill=FAINT, width=width - 2 * MARGIN)
     for index, row in enumerate(shown):
-        _row(page, draw, MARGIN + HEAD + index * (THUMB + GAP), row)
-    if more:
-        _text(draw, (MARGIN, height - MARGIN - 16), more, size=14, fill=FAINT, width=width - 2 * MARGIN)
+        _paste(page, MARGIN + HEAD + index * (THUMB + GAP), row.thumbs[:COLUMNS])
+    pixels = np.array(page)
+    _text(pixels, (MARGIN, MARGIN), title, size=24, color=INK, width=width - 2 * MARGIN)
+    _text(pixels, (MARGIN, MARGIN + 34), subtitle, size=14, color=FAINT, width=width - 2 * MARGIN)
+    for index, row in enumerate(shown):
+        middle = MARGIN + HEAD + index * (THUMB + GAP) + THUMB // 2
+        _text(pixels, (MARGIN, middle - 20), row.name, size=16, color=INK, width=NAME_WIDTH - 16)
+        _text(pixels, (MARGIN, middle + 4), row.about, size=13, color=FAINT, width=NAME_WIDTH - 16)
+    _text(pixels, (MARGIN, height - MARGIN - 16), more, size=14, color=FAINT, width=width - 2 * MARGIN)
     buffer = io.BytesIO()
-    page.save(buffer, "JPEG", quality=QUALITY)
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=QUALITY)
     return buffer.getvalue()
 
 
-def _row(page: Image.Image, draw: ImageDraw.ImageDraw, top: int, row: Row) -> None:
-    middle = top + THUMB // 2
-    _text(draw, (MARGIN, middle - 20), row.name, size=17, fill=INK, width=NAME_WIDTH - 16)
-    _text(draw, (MARGIN, middle + 4), row.about, size=13, fill=FAINT, width=NAME_WIDTH - 16)
-    for column, thumb in enumerate(row.thumbs[:COLUMNS]):
+def _paste(page: Image.Image, top: int, thumbs: Sequence[Image.Image]) -> None:
+    draw = ImageDraw.Draw(page)
+    for column, thumb in enumerate(thumbs):
         left = MARGIN + NAME_WIDTH + column * (THUMB + GAP)
         draw.rectangle((left, top, left + THUMB - 1, top + THUMB - 1), fill=EMPTY)
         page.paste(thumb, (left + (THUMB - thumb.width) // 2, top + (THUMB - thumb.height) // 2))
 
 
-def _text(draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, *, size: int, fill: str, width: int) -> None:
-    """One line, cut off with an ellipsis where it would be wider than `width`."""
-    font = ImageFont.load_default(size)
+def _text(
+    pixels: npt.NDArray[np.uint8],
+    at: tuple[int, int],
+    text: str,
+    *,
+    size: int,
+    color: tuple[int, int, int],
+    width: int,
+) -> None:
+    """One line below and right of `at`, cut off with an ellipsis where it would be wider than `width`."""
+    font = cv2.FontFace(FONT)
     text = text[:200]
-    while text and draw.textlength(text, font) > width:
-        text = text[:-2].rstrip() + "…"
-        if text == "…":
-            break
-    draw.text(at, text, fill=fill, font=font)
+    while text and cv2.getTextSize((0, 0), text, (0, 0), font, size)[2] > width:
+        text = text.removesuffix("…")[:-1].rstrip() + "…"
+    cv2.putText(pixels, text, (at[0], at[1] + size), color, font, size)

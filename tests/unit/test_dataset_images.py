@@ -181,6 +181,15 @@ def test_the_sheet_is_the_same_for_the_same_and_bounded():
     assert decode(sheet.sheet("x" * 10_000, "", [sheet.Row("", "", [])], "")).width == decode(made).width
 
 
+def test_names_of_many_scripts_are_drawn():
+    def drawn(name: str) -> bytes:
+        return sheet.sheet("", "", [sheet.Row(name, "", [])], "")
+
+    names = ["a", "ä", "ł", "ж", "猫", "犬", "ق"]
+    assert len({drawn(name) for name in names}) == len(names)
+    assert drawn("\U0010fffd") not in map(drawn, names)
+
+
 class TestVideo:
     def times(self, data: bytes, wanted: Wanted, most: int = 1000) -> list[tuple[int, float, int]]:
         came = frames(io.BytesIO(data), wanted, most)
