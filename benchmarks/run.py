@@ -200,7 +200,7 @@ def added_latency(running: Platform) -> list[Figure]:
     for _ in range(LATENCY_ROUNDS):
         with closing(http.client.HTTPConnection("127.0.0.1", running.settings.port, timeout=60)) as client:
             served += timed(lambda client=client: post(client, running, model_id, image))
-        bare += timed(lambda: runtime.present(runtime.infer(runtime.decode([image])), 1, 5, False))
+        bare += timed(lambda: runtime.present(runtime.infer(runtime.decode([image]).feeds), 1, 5, False))
     runtime.deactivate()
     connection.database.close()
     added = statistics.median(served) - statistics.median(bare)

@@ -201,6 +201,7 @@ class Core:
             waited_ms=(now_s - request.received_s) * 1000,
             alone=request.alone,
             top_k=submit.top_k,
+            frames_per_second=submit.frames_per_second,
             raw_outputs=submit.raw_outputs,
             traceparent=submit.traceparent,
         )

@@ -141,7 +141,7 @@ def _predict() -> Operation:
     return Operation(
         operation_id="inference_predict",
         tags=["inference"],
-        description="Predict from the bytes of an image, from several images in a form, or from tensors as JSON.",
+        description="Predict from an image or a video as the body, several images in a form, or tensors as JSON.",
         parameters=[
             Parameter(name=name, param_in="query", schema=schema, description=schema.description)
             for name, schema in _PREDICT_OPTIONS.items()
@@ -175,10 +175,16 @@ def _socket() -> Operation:
     )
 
 
+IMAGES = ("image/jpeg", "image/png", "image/webp")
+VIDEOS = ("video/mp4", "video/webm", "video/quicktime", "video/x-matroska", "video/x-msvideo")
+
 _PREDICT_OPTIONS = {
     "model_id": Schema(type=OpenAPIType.STRING, description="In the query or in the body."),
-    "top_k": Schema(type=OpenAPIType.INTEGER, minimum=1, maximum=1000, default=5),
+    "top_k": Schema(type=OpenAPIType.INTEGER, minimum=1, maximum=1000, default=5, description="Of classes."),
     "outputs": Schema(type=OpenAPIType.BOOLEAN, default=False, description="Add the raw outputs."),
+    "frames_per_second": Schema(
+        type=OpenAPIType.NUMBER, minimum=0.1, maximum=60, default=1, description="Of a video; 64 frames at most."
+    ),
 }
 
 _PREDICT_ANSWER = Schema(
@@ -189,7 +195,16 @@ _PREDICT_ANSWER = Schema(
         "predictions": Schema(
             type=OpenAPIType.ARRAY,
             items=Schema(type=OpenAPIType.ARRAY, items=Schema(type=OpenAPIType.OBJECT)),
-            description="An image's classes, the likeliest first; absent where nothing decodes the outputs.",
+            description=(
+                "A list an image or frame: classes {class_id, label, confidence}, or objects with their box "
+                "[x1, y1, x2, y2] in pixels of the original; the likeliest first. Absent where the outputs have no "
+                "decoder."
+            ),
+        ),
+        "times_s": Schema(
+            type=OpenAPIType.ARRAY,
+            items=Schema(type=OpenAPIType.NUMBER, minimum=0),
+            description="Of the frames of a video, from its start.",
         ),
         "outputs": Schema(type=OpenAPIType.OBJECT, description="The raw outputs by name, on demand."),
         "latency_ms": Schema(
@@ -209,7 +224,7 @@ _PREDICT_REFUSALS = {
     408: "The body arrives too slowly.",
     409: "The model is not ready.",
     413: "The body is over 64 MiB, or there are over 64 images.",
-    415: "No image, form or JSON.",
+    415: "No image, video, form or JSON.",
     422: "A broken image, or a tensor that does not fit.",
     429: "Too much waits; see Retry-After.",
     503: "No broker or no inference process; see Retry-After.",
@@ -221,9 +236,10 @@ def _predict_body() -> RequestBody:
     image = Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.BINARY)
     inputs = Schema(description="Nested list, or {input name: nested list}; the leading axis is the batch.")
     images = Schema(type=OpenAPIType.ARRAY, items=image, description="One to 64 files.")
-    tensors = Schema(type=OpenAPIType.OBJECT, properties={**_PREDICT_OPTIONS, "inputs": inputs}, required=["inputs"])
-    form = Schema(type=OpenAPIType.OBJECT, properties={**_PREDICT_OPTIONS, "image": images}, required=["image"])
-    content = dict.fromkeys(("image/jpeg", "image/png", "image/webp"), OpenAPIMediaType(schema=image))
+    options = {name: schema for name, schema in _PREDICT_OPTIONS.items() if name != "frames_per_second"}
+    tensors = Schema(type=OpenAPIType.OBJECT, properties={**options, "inputs": inputs}, required=["inputs"])
+    form = Schema(type=OpenAPIType.OBJECT, properties={**options, "image": images}, required=["image"])
+    content = dict.fromkeys((*IMAGES, *VIDEOS), OpenAPIMediaType(schema=image))
     content["multipart/form-data"] = OpenAPIMediaType(schema=form)
     content["application/json"] = OpenAPIMediaType(schema=tensors, examples={"rows": Example(value=TENSORS)})
     return RequestBody(required=True, content=content)

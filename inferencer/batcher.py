@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from shared.clock import Deadline, Monotonic
+from shared.runtime import MOST_FRAMES
 from shared.wire.messages import Assign
 
 LOAD_LIMIT_S = 120.0
@@ -24,8 +25,8 @@ class Request(NamedTuple):
 
     @property
     def images(self) -> int:
-        """Its share of a batch; the rows of a JSON document are not known before it is read and count as one."""
-        return len(self.blobs) if self.assign.form == "images" else 1
+        """Its share of a batch; what is not known before it is read counts as one row of JSON, or as a whole video."""
+        return {"images": len(self.blobs), "tensors": 1, "video": MOST_FRAMES}[self.assign.form]
 
     @property
     def deadline(self) -> Deadline:

@@ -14,7 +14,7 @@ from inferencer.batcher import Request
 from shared import errors, trace
 from shared.clock import Monotonic
 from shared.engines import Tensor
-from shared.runtime import Runtime, rows
+from shared.runtime import NO_SOURCE, Runtime, Source, rows
 from shared.wire.messages import Done, Failed
 
 logger = logging.getLogger(__name__)
@@ -34,6 +34,7 @@ class _Ready(NamedTuple):
 
     request: Request
     feeds: Feeds
+    source: Source = NO_SOURCE
 
 
 class _Ran(NamedTuple):
@@ -46,6 +47,7 @@ class _Ran(NamedTuple):
     """Rows of all requests in the same engine call."""
     began_s: float
     inference_ms: float
+    source: Source = NO_SOURCE
 
 
 def answer(runtime: Runtime, requests: Sequence[Request], clock: Monotonic) -> Iterator[Answer]:
@@ -54,7 +56,7 @@ def answer(runtime: Runtime, requests: Sequence[Request], clock: Monotonic) -> I
     ready: list[_Ready] = []
     for request in requests:
         try:
-            ready.append(_Ready(request, _feeds(runtime, request, clock)))
+            ready.append(_read(runtime, request, clock))
         except Exception as error:
             yield failed(request, error)
     decode_ms = (clock() - started_s) * 1000
@@ -97,7 +99,7 @@ def failed(request: Request, error: Exception) -> Answer:
     return Answer(Failed(request_id=assign.request_id, code=error.code, message=error.message), [])
 
 
-def _feeds(runtime: Runtime, request: Request, clock: Monotonic) -> Feeds:
+def _read(runtime: Runtime, request: Request, clock: Monotonic) -> _Ready:
     """The input tensors of one request.
 
     Raises:
@@ -106,12 +108,20 @@ def _feeds(runtime: Runtime, request: Request, clock: Monotonic) -> Feeds:
     """
     if request.deadline.passed(clock()):
         raise errors.DeadlineExceeded("The request waited too long for its turn; try again when there is less load.")
-    if request.assign.form == "images":
-        return runtime.decode(request.blobs, lambda: request.deadline.passed(clock()))
+
+    def expired() -> bool:
+        return request.deadline.passed(clock())
+
     try:
-        return runtime.parse_tensors(request.blobs[0])
+        match request.assign.form:
+            case "images":
+                return _Ready(request, *runtime.decode(request.blobs, expired))
+            case "video":
+                return _Ready(request, *runtime.sample(request.blobs[0], request.assign.frames_per_second, expired))
+            case "tensors":
+                return _Ready(request, runtime.parse_tensors(request.blobs[0]))
     except MemoryError:
-        raise errors.TooLarge("These inputs need more memory than there is; send fewer rows at once.") from None
+        raise errors.TooLarge("These inputs need more memory than there is; send fewer at once.") from None
 
 
 def _groups(ready: Sequence[_Ready]) -> list[list[_Ready]]:
@@ -139,7 +149,7 @@ def _run(runtime: Runtime, group: Sequence[_Ready], clock: Monotonic) -> Iterato
         return
     inference_ms = (clock() - begin_s) * 1000
     for one, count, part in zip(group, counts, _parted(outputs, counts), strict=True):
-        yield _Ran(one.request, part, count, sum(counts), begin_s, inference_ms)
+        yield _Ran(one.request, part, count, sum(counts), begin_s, inference_ms, one.source)
 
 
 def _joined(feeds: Sequence[Feeds]) -> Feeds:
@@ -162,7 +172,7 @@ def _presented(runtime: Runtime, ran: _Ran, started_s: float, decode_ms: float) 
     try:
         if isinstance(ran.outputs, Exception):
             raise ran.outputs
-        body = runtime.present(ran.outputs, ran.rows, assign.top_k, assign.raw_outputs)
+        body = runtime.present(ran.outputs, ran.rows, assign.top_k, assign.raw_outputs, ran.source)
     except Exception as error:
         return failed(ran.request, error)
     done = Done(

@@ -16,8 +16,8 @@ from shared import errors
 from shared.engines import engine_class
 from shared.engines.base import Engine
 from shared.engines.timing import synthetic_feeds
-from shared.specs import MAX_SIDE, ModelDescription, Preprocessing, Scores, TensorInfo
-from shared.vision import postprocess, preprocess
+from shared.specs import MAX_SIDE, Detection, ModelDescription, Preprocessing, Scores, Task, TensorInfo
+from shared.vision import boxes, postprocess, preprocess
 
 STANDARD_DOMAINS = {"", "ai.onnx", "ai.onnx.ml"}
 BATCH = "batch"
@@ -46,10 +46,11 @@ def describe(order: DescribeOrder) -> ModelDescription:
     inputs = [_sized(info, preprocessing) for info in inputs]
     declared_free = all(isinstance(info.shape[0], str) for info in inputs)
     outputs, dynamic, scores = _try_out(path, inputs, declared_free, notes)
+    preprocessing = _with_boxes(order, preprocessing, outputs, notes)
     if not dynamic:
         inputs = [msgspec.structs.replace(info, shape=[_fixed(info), *info.shape[1:]]) for info in inputs]
-    _check_labels(order, outputs)
-    notes += _undecoded(order, outputs) or _taken_for(preprocessing, scores)
+    _check_labels(order, preprocessing, outputs)
+    notes += _undecoded(order, preprocessing, outputs) or _taken_for(preprocessing, scores)
     return ModelDescription(
         inputs=inputs,
         outputs=outputs,
@@ -147,10 +148,11 @@ def _contract(
     notes: list[str] = []
     ends_in_softmax = _ends_in_softmax(model.graph)
     if order.preprocessing is None:
-        derived = _derive(inputs, ends_in_softmax)
+        derived = _derive(inputs, ends_in_softmax, order.task_type)
         if derived is not None:
+            how = "stretched to" if derived.resize.mode == "stretch" else "fitted into"
             notes.append(
-                "No preprocessing was given: images are stretched to the input's size, values "
+                f"No preprocessing was given: images are {how} the input's size, values "
                 f"{'kept as they are' if derived.scale == 1 else 'divided by 255'}, colour order {derived.color}. "
                 "Upload with `preprocessing` if the model was trained otherwise."
             )
@@ -167,7 +169,8 @@ def _contract(
     return order.preprocessing, notes
 
 
-def _derive(inputs: list[TensorInfo], ends_in_softmax: bool) -> Preprocessing | None:
+def _derive(inputs: list[TensorInfo], ends_in_softmax: bool, task: Task) -> Preprocessing | None:
+    """A plain contract for one image input; detectors are trained on images with their proportions kept."""
     if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].dtype not in ("float32", "float16", "uint8"):
         return None
     _, *rest = inputs[0].shape
@@ -179,7 +182,11 @@ def _derive(inputs: list[TensorInfo], ends_in_softmax: bool) -> Preprocessing | 
         return None
     return msgspec.convert(
         {
-            "resize": {"height": height, "width": width},
+            "resize": {
+                "height": height,
+                "width": width,
+                "mode": "letterbox" if task == "detection" else "stretch",
+            },
             "color": "L" if channels == 1 else "RGB",
             "layout": layout,
             "dtype": inputs[0].dtype,
@@ -259,22 +266,46 @@ def _named_batch(info: TensorInfo, value: np.ndarray, dynamic: bool) -> TensorIn
     return msgspec.structs.replace(info, shape=shape, dtype=value.dtype.name)
 
 
-def _check_labels(order: DescribeOrder, outputs: list[TensorInfo]) -> None:
-    if order.labels is None or order.task_type != "classification" or len(outputs[0].shape) != 2:
-        return
-    classes = outputs[0].shape[1]
-    if isinstance(classes, int) and classes != len(order.labels):
+def _with_boxes(
+    order: DescribeOrder, contract: Preprocessing | None, outputs: list[TensorInfo], notes: list[str]
+) -> Preprocessing | None:
+    """The contract with the rules for a detector's boxes, recognised by the output's shape where they are not given."""
+    if contract is None or order.task_type != "detection" or contract.detection is not None:
+        return contract
+    kind = boxes.recognise(outputs, order.labels)
+    if kind is None:
+        return contract
+    notes.append(
+        f"The boxes were taken for the format {kind!r} by the shape of the output; upload with "
+        "preprocessing.detection if they come out wrong."
+    )
+    return msgspec.structs.replace(contract, detection=Detection(format=kind))
+
+
+def _classes(order: DescribeOrder, contract: Preprocessing | None, outputs: list[TensorInfo]) -> int | None:
+    """How many classes the first output tells apart; None where it does not say."""
+    if order.task_type == "detection":
+        rules = contract.detection if contract else None
+        return None if rules is None else boxes.classes(rules.format, outputs)
+    size = outputs[0].shape[1] if len(outputs[0].shape) == 2 else None
+    return size if isinstance(size, int) else None
+
+
+def _check_labels(order: DescribeOrder, contract: Preprocessing | None, outputs: list[TensorInfo]) -> None:
+    classes = _classes(order, contract, outputs)
+    if order.labels is not None and classes is not None and classes != len(order.labels):
         raise errors.BadModel(f"There are {len(order.labels)} labels, but the model has {classes} classes.")
 
 
-def _undecoded(order: DescribeOrder, outputs: list[TensorInfo]) -> list[str]:
+def _undecoded(order: DescribeOrder, contract: Preprocessing | None, outputs: list[TensorInfo]) -> list[str]:
     shape = outputs[0].shape
-    if order.task_type == "classification" and len(shape) == 2:
-        return []
-    why = (
-        f"its first output {shape} is not [batch, classes]" if order.task_type == "classification" else "no decoder yet"
-    )
-    return [f"Predictions of this {order.task_type} model come as raw outputs ({why})."]
+    if order.task_type == "classification":
+        decoded, why = len(shape) == 2, f"its first output {shape} is not [batch, classes]"
+    else:
+        decoded = contract is not None and contract.detection is not None
+        why = f"its first output {shape} could be read in several ways, or in none: {boxes.LAYOUTS}"
+        why = f"{why}; upload with preprocessing.detection" if contract else "it takes no images"
+    return [] if decoded else [f"Predictions of this {order.task_type} model come as raw outputs ({why})."]
 
 
 def _ends_in_softmax(graph: GraphProto) -> bool:

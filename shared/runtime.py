@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 
 from shared import errors
 from shared.engines import Engine, Feeds, Tensor, check_feeds, describe, engine_class
-from shared.specs import EngineName, Precision, Preprocessing, Scores, Task, TensorInfo
-from shared.vision import postprocess, preprocess
-from shared.vision.decode import MAX_PIXELS, decode
+from shared.specs import Detection, EngineName, Precision, Preprocessing, Scores, Task, TensorInfo
+from shared.vision import boxes, postprocess, preprocess
+from shared.vision.decode import COLOR_MODES, MAX_PIXELS, decode
+
+MOST_FRAMES = 64
+"""Of one video in one request, as many as there may be images."""
 
 MAX_NUMBERS = 8_000_000
 """In the JSON of one request: fifty images of 224 x 224 x 3; as Python lists they take a quarter of a gigabyte."""
@@ -38,6 +42,25 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
     batch_size: int
     """Most images one engine call gets; a model with a fixed batch always gets exactly that."""
     threads: int
+
+
+class Source(NamedTuple):
+    """What rows were made from: nothing that is known of tensors."""
+
+    sizes: Sequence[tuple[int, int]] = ()
+    """Width and height of each upright original, for boxes in its pixels."""
+    times_s: Sequence[float] = ()
+    """Of the frames of a video, from its start."""
+
+
+NO_SOURCE = Source()
+
+
+class Decoded(NamedTuple):
+    """Images as the model takes them."""
+
+    feeds: dict[str, Tensor]
+    source: Source
 
 
 class Runtime:
@@ -83,9 +106,7 @@ class Runtime:
         """Let go of the model. Nobody may be inside `infer`."""
         self._engine.deactivate()
 
-    def decode(
-        self, images: Sequence[bytes | memoryview], expired: Callable[[], bool] = lambda: False
-    ) -> dict[str, Tensor]:
+    def decode(self, images: Sequence[bytes | memoryview], expired: Callable[[], bool] = lambda: False) -> Decoded:
         """Image files -> the model's input, one row an image; no image is begun once `expired()` is true.
 
         Raises:
@@ -93,25 +114,56 @@ class Runtime:
             errors.TooLarge: One has too many pixels, or all of them together have.
             errors.DeadlineExceeded: Time ran out between two images.
         """
-        contract = self.serving.preprocessing
         if not images:
             raise errors.BadImage("The request holds no image; send at least one.")
-        if contract is None:
-            raise errors.BadImage(f"This model takes tensors, not images; send JSON `inputs`: {self._takes()}.")
+        contract = self._contract()
         batch = np.empty((len(images), *preprocess.shape(contract)), contract.dtype)
-        pixels_left = MAX_PIXELS
+        pixels_left, sizes = MAX_PIXELS, []
         for index, image in enumerate(images):
             if expired():
                 raise errors.DeadlineExceeded(f"{index} of {len(images)} images were read in time; send fewer at once.")
             try:
                 picture = decode(image, contract.color, pixels_left)
                 pixels_left -= picture.width * picture.height
+                sizes.append(picture.size)
                 preprocess.preprocess(picture, contract, batch[index])
             except (errors.BadImage, errors.TooLarge) as error:
                 if len(images) == 1:
                     raise
                 raise type(error)(f"Image {index + 1} of {len(images)}: {error.message}") from error
-        return {self.serving.inputs[0].name: batch}
+        return Decoded({self.serving.inputs[0].name: batch}, Source(sizes))
+
+    def sample(
+        self, video: bytes | memoryview, frames_per_second: float, expired: Callable[[], bool] = lambda: False
+    ) -> Decoded:
+        """A video file -> the model's input, one row a frame.
+
+        Raises:
+            errors.BadImage: It cannot be decoded, or the model takes no images.
+            errors.TooLarge: It gives more than `MOST_FRAMES`, or frames with too many pixels.
+            errors.DeadlineExceeded: Time ran out.
+        """
+        from shared.vision import video as videos  # OpenCV costs memory that a process without videos can do without
+
+        contract = self._contract()
+        rows: list[preprocess.Pixels] = []
+        sizes, times = [], []
+        for frame in videos.frames(io.BytesIO(video), videos.Wanted(frames_per_second), MOST_FRAMES + 1, expired):
+            if len(rows) == MOST_FRAMES:
+                raise errors.TooLarge(
+                    f"At {frames_per_second:g} frames a second this video gives more than {MOST_FRAMES}; "
+                    "lower frames_per_second or send a shorter one."
+                )
+            picture = frame.image.convert(COLOR_MODES[contract.color])
+            rows.append(preprocess.preprocess(picture, contract))
+            sizes.append(picture.size)
+            times.append(frame.time_s)
+        return Decoded({self.serving.inputs[0].name: np.stack(rows)}, Source(sizes, times))
+
+    def _contract(self) -> Preprocessing:
+        if self.serving.preprocessing is None:
+            raise errors.BadImage(f"This model takes tensors, not images; send JSON `inputs`: {self._takes()}.")
+        return self.serving.preprocessing
 
     def parse_tensors(self, body: bytes | memoryview) -> dict[str, Tensor]:
         """From the JSON of `inputs`, nested lists or `{name: nested lists}`, to the model's input, batch first.
@@ -154,23 +206,55 @@ class Runtime:
             parts.append(self._chunk(feeds, start, count))
         return parts[0] if len(parts) == 1 else _joined(parts)
 
-    def present(self, outputs: Feeds, n: int, top_k: int, raw_outputs: bool) -> bytes:
+    def present(
+        self,
+        outputs: Feeds,
+        n: int,
+        top_k: int,
+        raw_outputs: bool,
+        source: Source = NO_SOURCE,
+    ) -> bytes:
         """The JSON of an answer for `n` images: `predictions`, one list an image, and `outputs` where asked for.
 
-        Where this version has no decoder (detection, a classifier whose first output is not `[n, classes]`) there are
-        `outputs` and no `predictions`: an empty list would read as nothing found.
+        Boxes come in the pixels of the originals; where these are not known (tensors), of the model's input. The frames
+        of a video come with their `times_s`.
+        Where nothing can be decoded (a classifier whose first output is not `[n, classes]`, a detector in no format we
+        know) there are `outputs` and no `predictions`: an empty list would read as nothing found.
 
         Raises:
             errors.BadOutput: What would be shown holds NaN or infinity.
         """
-        scores = outputs[self.serving.outputs[0].name]
-        decoded = self.serving.task_type == "classification" and scores.ndim == 2 and len(scores) == n
-        answer: dict[str, Any] = {"predictions": self._classes(scores, top_k)} if decoded else {}
-        if raw_outputs or not decoded:
+        predictions = self._predictions(outputs[self.serving.outputs[0].name], n, top_k, source.sizes)
+        answer: dict[str, Any] = {} if predictions is None else {"predictions": predictions}
+        if source.times_s:
+            answer["times_s"] = source.times_s
+        if raw_outputs or predictions is None:
             for name, array in outputs.items():
                 postprocess.check_finite(f"values of {name!r}", array)
             answer["outputs"] = {name: array.tolist() for name, array in outputs.items()}
         return msgspec.json.encode(answer)
+
+    def _predictions(
+        self, output: Tensor, n: int, top_k: int, sizes: Sequence[tuple[int, int]]
+    ) -> Sequence[Sequence[msgspec.Struct]] | None:
+        if output.shape[:1] != (n,):
+            return None
+        contract = self.serving.preprocessing
+        if self.serving.task_type == "classification":
+            return self._classes(output, top_k) if output.ndim == 2 else None
+        if contract is None or contract.detection is None or output.ndim != 3:
+            return None
+        return self._boxes(output, contract, contract.detection, sizes)
+
+    def _boxes(
+        self, output: Tensor, contract: Preprocessing, rules: Detection, sizes: Sequence[tuple[int, int]]
+    ) -> list[list[boxes.BoxScore]]:
+        resize = contract.resize
+        places: list[boxes.Placement | None] = [preprocess.placement(size, resize) for size in sizes]
+        return [
+            boxes.placed(found, rules, (resize.width, resize.height), place, self.serving.labels)
+            for found, place in zip(boxes.find(output, rules), places or [None] * len(output), strict=True)
+        ]
 
     def _classes(self, scores: Tensor, top_k: int) -> list[list[postprocess.ClassScore]]:
         contract = self.serving.preprocessing

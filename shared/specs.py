@@ -85,6 +85,29 @@ class Resize(Spec, frozen=True, kw_only=True):
     pad: Annotated[int, Meta(ge=0, le=255, description="For `letterbox`: the grey of the border.")] = 114
 
 
+BoxFormat = Literal["yolo", "yolo_rows", "yolo_objectness", "corners"]
+
+
+class Detection(Spec, frozen=True, kw_only=True):
+    """How a detector's first output becomes boxes; the first axis is always the batch.
+
+    `yolo`: `[batch, 4 + classes, boxes]`, centre, width, height and a score a class (YOLOv8 and later).
+    `yolo_rows`: the same as `[batch, boxes, 4 + classes]`.
+    `yolo_objectness`: `[batch, boxes, 5 + classes]`, an objectness before the scores (YOLOv5, YOLOX).
+    `corners`: `[batch, boxes, 6]`, x1, y1, x2, y2, score, class, suppressed by the model.
+    """
+
+    format: Annotated[BoxFormat, Meta(description="What the first output holds.")]
+    coordinates: Annotated[
+        Literal["pixels", "normalized"], Meta(description="Pixels of the model's input, or 0 to 1 across it.")
+    ] = "pixels"
+    score_threshold: Annotated[float, Meta(ge=0, le=1, description="Boxes below are not shown.")] = 0.25
+    iou_threshold: Annotated[
+        float, Meta(ge=0, le=1, description="Overlap with a better box of the same class, above which a box goes.")
+    ] = 0.7
+    max_boxes: Annotated[int, Meta(ge=1, le=1000, description="Most boxes of one image.")] = 300
+
+
 class Preprocessing(Spec, frozen=True, kw_only=True):
     """The contract between training, measuring and serving: from an image file to the model's input tensor.
 
@@ -104,6 +127,10 @@ class Preprocessing(Spec, frozen=True, kw_only=True):
         Scores,
         Meta(description="What a classifier answers; logits pass through softmax before they are shown."),
     ] = "logits"
+    detection: Annotated[
+        Detection | None,
+        Meta(description="How a detector's output becomes boxes; recognised by its shape where not given."),
+    ] = None
 
     @property
     def channels(self) -> int:

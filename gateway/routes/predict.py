@@ -24,12 +24,15 @@ from gateway.schemas import View
 from shared import errors
 from shared.db import registry
 from shared.specs import Spec
-from shared.wire.messages import Done, Submit
+from shared.wire.messages import Done, Form, Submit
 
 BODY_BYTES = 64 * 2**20
 MAX_IMAGES = 64
 
 TopK = Annotated[int, Meta(ge=1, le=1000)]
+FrameRate = Annotated[float, Meta(ge=0.1, le=60)]
+IMAGE_TYPES = ("image/jpeg", "image/jpg", "image/png", "image/webp")
+VIDEO_TYPES = ("video/mp4", "video/quicktime", "video/webm", "video/x-matroska", "video/x-msvideo", "video/avi")
 UNTYPED = ("", "application/octet-stream", "application/x-www-form-urlencoded")
 """What clients send that do not say what they send (curl --data-binary among them): then the first bytes decide."""
 
@@ -42,6 +45,7 @@ class Options(Spec, frozen=True, kw_only=True):
     model_id: str = ""
     top_k: TopK = 5
     outputs: bool = False
+    frames_per_second: FrameRate = 1.0
 
 
 class TensorBody(Spec, frozen=True, kw_only=True):
@@ -58,6 +62,7 @@ class Results(msgspec.Struct, frozen=True):
 
     predictions: msgspec.Raw | UnsetType = UNSET
     outputs: msgspec.Raw | UnsetType = UNSET
+    times_s: msgspec.Raw | UnsetType = UNSET
 
 
 class Latency(View, frozen=True, kw_only=True):
@@ -79,6 +84,7 @@ class Prediction(View, frozen=True, kw_only=True):
     batch_size: int
     predictions: msgspec.Raw | UnsetType
     outputs: msgspec.Raw | UnsetType
+    times_s: msgspec.Raw | UnsetType
     latency_ms: Latency
 
 
@@ -86,7 +92,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     """A request as read: options and blobs."""
 
     options: Options
-    tensors: bool
+    form: Form
     blobs: list[bytes]
 
 
@@ -155,11 +161,15 @@ async def _read(scope: HTTPScope, body: AsyncIterator[bytes], options: Options) 
         return await _form(content_type, body, options)
     if media_type == "application/json":
         return _tensors(b"".join([chunk async for chunk in body]), options)
-    if media_type not in ("image/jpeg", "image/jpg", "image/png", "image/webp", *UNTYPED):
+    if media_type not in (*IMAGE_TYPES, *VIDEO_TYPES, *UNTYPED):
         raise errors.UnsupportedMedia(
-            f"This call takes a JPEG, PNG or WebP, multipart/form-data or application/json, not {media_type[:80]!r}."
+            "This call takes a JPEG, PNG or WebP, a video, multipart/form-data or application/json, "
+            f"not {media_type[:80]!r}."
         )
-    return Ask(options=options, tensors=False, blobs=[_image(b"".join([chunk async for chunk in body]))])
+    data = b"".join([chunk async for chunk in body])
+    if media_type in VIDEO_TYPES or (media_type in UNTYPED and _is_video(data)):
+        return Ask(options=options, form="video", blobs=[data])
+    return Ask(options=options, form="images", blobs=[_image(data)])
 
 
 def _tensors(body: bytes, options: Options) -> Ask:
@@ -169,7 +179,7 @@ def _tensors(body: bytes, options: Options) -> Ask:
         top_k=options.top_k if given.top_k is UNSET else given.top_k,
         outputs=options.outputs if given.outputs is UNSET else given.outputs,
     )
-    return Ask(options=merged, tensors=True, blobs=[bytes(given.inputs)])
+    return Ask(options=merged, form="tensors", blobs=[bytes(given.inputs)])
 
 
 async def _form(content_type: str, body: AsyncIterator[bytes], options: Options) -> Ask:
@@ -188,7 +198,7 @@ async def _form(content_type: str, body: AsyncIterator[bytes], options: Options)
     if not images:
         raise errors.InvalidInput("Send an image.", errors=[{"field": "image", "message": "required, as a file"}])
     blobs = [_image(bytes(data), _position(number, images)) for number, (_, data) in enumerate(images, 1)]
-    return Ask(options=bodies.decode_texts(known | values, Options), tensors=False, blobs=blobs)
+    return Ask(options=bodies.decode_texts(known | values, Options), form="images", blobs=blobs)
 
 
 def _position(number: int, images: Sequence[tuple[str, bytearray]]) -> str:
@@ -206,6 +216,11 @@ def _check_file(name: str, before: int) -> None:
         )
 
 
+def _is_video(data: bytes) -> bool:
+    """Whether it begins as MP4 and QuickTime, Matroska and WebM, or AVI files do."""
+    return data[4:8] == b"ftyp" or data[:4] == b"\x1aE\xdf\xa3" or (data[:4], data[8:12]) == (b"RIFF", b"AVI ")
+
+
 def _image(data: bytes, name: str = "The image") -> bytes:
     if data[:3] == b"\xff\xd8\xff" or data[:8] == b"\x89PNG\r\n\x1a\n" or (data[:4], data[8:12]) == (b"RIFF", b"WEBP"):
         return data
@@ -217,10 +232,11 @@ def _submit(context: Context, scope: HTTPScope, request_id: str, ask: Ask) -> Su
         # A client may reuse its request id; on the wire an id names one request.
         request_id=f"{request_id}.{next(_counter)}",
         model_id=ask.options.model_id,
-        form="tensors" if ask.tensors else "images",
+        form=ask.form,
         queue_ttl_ms=context.settings.queue_timeout_s * 1000,
         inference_ttl_ms=context.settings.inference_timeout_s * 1000,
         top_k=ask.options.top_k,
+        frames_per_second=ask.options.frames_per_second,
         raw_outputs=ask.options.outputs,
         traceparent=scope["state"]["traceparent"] or "",
     )
@@ -243,6 +259,7 @@ def _prediction(request_id: str, model_id: str, done: Done, blobs: Sequence[byte
             batch_size=done.batch_size,
             predictions=results.predictions,
             outputs=results.outputs,
+            times_s=results.times_s,
             latency_ms=latency,
         )
     )

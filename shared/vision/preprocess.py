@@ -10,6 +10,7 @@ from PIL import Image
 
 from shared import errors
 from shared.specs import Preprocessing, Resize, TensorInfo
+from shared.vision.boxes import Placement
 
 Pixels = npt.NDArray[np.generic]
 
@@ -102,6 +103,19 @@ def resized(image: Image.Image, resize: Resize) -> Image.Image:
     return image if image.size == size else image.resize(size, _FILTERS[resize.interpolation])
 
 
+def placement(size: tuple[int, int], resize: Resize) -> Placement:
+    """Where an image of `size` (width, height) lies in the tensor that `resized` makes of it."""
+    width, height = size
+    if resize.mode == "letterbox":
+        inner_width, inner_height, left, top = _inner(size, resize)
+        return Placement(inner_width / width, inner_height / height, left, top, width, height)
+    left_edge, top_edge, right_edge, bottom_edge = (
+        _crop_box(size, resize) if resize.mode == "shorter_side" else (0.0, 0.0, *map(float, size))
+    )
+    scale_x, scale_y = resize.width / (right_edge - left_edge), resize.height / (bottom_edge - top_edge)
+    return Placement(scale_x, scale_y, -left_edge * scale_x, -top_edge * scale_y, width, height)
+
+
 def _crop_box(size: tuple[int, int], resize: Resize) -> tuple[float, float, float, float]:
     """The part of the source that scaling the shorter side and cutting out the centre would keep.
 
@@ -122,9 +136,15 @@ def _crop_box(size: tuple[int, int], resize: Resize) -> tuple[float, float, floa
 
 
 def _letterbox(image: Image.Image, resize: Resize) -> Image.Image:
-    ratio = min(resize.width / image.width, resize.height / image.height)
-    width, height = (max(1, round(side * ratio)) for side in image.size)
+    width, height, left, top = _inner(image.size, resize)
     inner = image.resize((width, height), _FILTERS[resize.interpolation])
     canvas = Image.new(image.mode, (resize.width, resize.height), (resize.pad,) * len(image.getbands()))
-    canvas.paste(inner, ((resize.width - width) // 2, (resize.height - height) // 2))
+    canvas.paste(inner, (left, top))
     return canvas
+
+
+def _inner(size: tuple[int, int], resize: Resize) -> tuple[int, int, int, int]:
+    """Width and height of the image within its border, and the border's width on the left and at the top."""
+    ratio = min(resize.width / size[0], resize.height / size[1])
+    width, height = (max(1, round(side * ratio)) for side in size)
+    return width, height, (resize.width - width) // 2, (resize.height - height) // 2

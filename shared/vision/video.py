@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, NamedTuple
 
 from PIL import Image
@@ -45,24 +45,28 @@ class Wanted(NamedTuple):
     numbers: tuple[int, ...] = ()
 
 
-def frames(stream: IO[bytes], wanted: Wanted, most: int) -> Iterator[Frame]:
+def frames(
+    stream: IO[bytes], wanted: Wanted, most: int, expired: Callable[[], bool] = lambda: False
+) -> Iterator[Frame]:
     """Decode a video and give the wanted frames in order, at most `most` of them. A time beyond the end gives nothing.
 
     Args:
         stream: The file; it must seek.
         wanted: Which frames.
         most: Where to stop.
+        expired: Asked before each frame of the video, wanted or not.
 
     Raises:
         errors.BadImage: No video we read, damaged from the start, without frames, or with impossible facts.
         errors.TooLarge: Larger frames than an image may have.
+        errors.DeadlineExceeded: `expired()` became true.
     """
     _check_container(stream)
     capture, source = cv2.VideoCapture(), _Readable(stream)  # ours to keep: OpenCV lets go of it without the GIL
     try:
         capture.open(source, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])  # type: ignore[call-overload]
         fps = _check_facts(capture)
-        yield from _walk(capture, fps, wanted, most)
+        yield from _walk(capture, fps, wanted, most, expired)
     except cv2.error as error:
         raise errors.BadImage("The video is damaged. Convert it to MP4 (H.264) again.") from error
     finally:
@@ -116,9 +120,13 @@ def _check_facts(capture: cv2.VideoCapture) -> float:
     return float(fps)
 
 
-def _walk(capture: cv2.VideoCapture, fps: float, wanted: Wanted, most: int) -> Iterator[Frame]:
+def _walk(
+    capture: cv2.VideoCapture, fps: float, wanted: Wanted, most: int, expired: Callable[[], bool]
+) -> Iterator[Frame]:
     given, seen, last_s = 0, 0, -1.0
     for number in range(MOST_DECODED):
+        if expired():
+            raise errors.DeadlineExceeded(f"{given} frames of the video were read in time; send a shorter one.")
         if given == most or _done(wanted, given) or not capture.grab():
             break
         seen += 1

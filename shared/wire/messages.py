@@ -21,6 +21,10 @@ Name = Annotated[str, Meta(max_length=256)]
 """Ids, topics and the like. Bounded, so that a header the broker writes anew stays as small as the one it read."""
 
 
+Form = Literal["images", "tensors", "video"]
+"""What the blobs of a prediction are."""
+
+
 class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag=True, omit_defaults=True):
     """Base of all messages; the tag is the class name."""
 
@@ -29,14 +33,19 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag=True
 
 
 class Submit(Message, frozen=True, kw_only=True):
-    """One prediction request. Blobs: the images (`form="images"`) or one JSON document of inputs (`form="tensors"`)."""
+    """One prediction request.
+
+    Blobs: the images (`form="images"`), one JSON document of inputs (`"tensors"`), or one video (`"video"`).
+    """
 
     request_id: Name
     model_id: Name
-    form: Literal["images", "tensors"]
+    form: Form
     queue_ttl_ms: float
     inference_ttl_ms: float
     top_k: int = 5
+    frames_per_second: float = 1.0
+    """Of a video: how many of its frames are looked at."""
     raw_outputs: bool = False
     traceparent: Name = ""
 
@@ -159,12 +168,14 @@ class Assign(Message, frozen=True, kw_only=True):
 
     request_id: Name
     model_id: Name
-    form: Literal["images", "tensors"]
+    form: Form
     ttl_ms: float
     waited_ms: float
     alone: bool = False
     """Run without batch-mates: its last batch died with the worker, and the guilty one must show itself."""
     top_k: int = 5
+    frames_per_second: float = 1.0
+    """Of a video: how many of its frames are looked at."""
     raw_outputs: bool = False
     traceparent: Name = ""
 

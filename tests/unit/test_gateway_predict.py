@@ -73,6 +73,29 @@ def test_an_image(gateway: Gateway, model_id: str, image: bytes, content_type: s
     assert blobs == [image]
 
 
+@pytest.mark.parametrize("video", [b"\0\0\0\x20ftypisom", b"\x1aE\xdf\xa3....", b"RIFF\x10\x00\x00\x00AVI LIST"])
+@pytest.mark.parametrize("content_type", ["video/mp4", "application/octet-stream"])
+def test_a_video(gateway: Gateway, model_id: str, video: bytes, content_type: str) -> None:
+    gateway.broker.results["times_s"] = [0.0, 0.5]
+    response = ask(
+        gateway,
+        f"?model_id={model_id}&frames_per_second=2",
+        content=video,
+        headers={"content-type": content_type},
+    )
+    assert response.status_code == 200, response.text
+    assert response.json()["times_s"] == [0.0, 0.5]
+    [(submit, blobs)] = gateway.broker.submitted
+    assert (submit.form, submit.frames_per_second, blobs) == ("video", 2.0, [video])
+
+
+@pytest.mark.parametrize("rate", ["0", "0.05", "61", "nan", "fast"])
+def test_a_rate_that_cannot_be(gateway: Gateway, model_id: str, rate: str) -> None:
+    assert fields_of(ask(gateway, f"?model_id={model_id}&frames_per_second={rate}", content=PNG)) == {
+        "frames_per_second"
+    }
+
+
 def test_no_sql_on_the_way(gateway: Gateway, model_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ask(gateway, f"?model_id={model_id}", content=PNG).status_code == 200
     here: list[str] = []

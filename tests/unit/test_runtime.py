@@ -85,7 +85,7 @@ def rows_of(n: int) -> np.ndarray:
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_an_image_to_its_classes(mean: Path, engine: str) -> None:
     runtime = ready(serving(mean, engine=engine))
-    feeds = runtime.decode([png((0, 255, 0)), png((255, 255, 0))])
+    feeds = runtime.decode([png((0, 255, 0)), png((255, 255, 0))]).feeds
     answer = json.loads(runtime.present(runtime.infer(feeds), 2, 2, raw_outputs=False))
     assert answer == {
         "predictions": [
