@@ -21,6 +21,13 @@ HEADER_FIELDS = 100
 HEADER_S = 10.0
 """From the connection, or from the first byte of a later request on it, to the blank line after the header."""
 
+PIPELINED = 16
+"""Requests that may wait behind the one being answered: a connection can bring thousands in one piece."""
+
+TAKE_S = 60.0
+TAKE_BYTES = 64 * 1024
+"""What a client must take in `TAKE_S` of an answer that waits for it; one that does not read would hold it for good."""
+
 LINGER_S = 1.0
 """How long what a refused client still sends is dropped: closing at once would reset the connection, answer and all."""
 
@@ -49,10 +56,16 @@ class HeaderTooLarge(Exception):
     """The header of a request is over its bounds; ends the parsing."""
 
 
+class TooManyPipelined(Exception):
+    """More than `PIPELINED` requests wait on one connection; ends the parsing."""
+
+
 class BoundedHttp(HttpToolsProtocol):
-    """One connection whose headers are bounded in bytes, fields and time."""
+    """One connection with bounds: of headers in bytes, fields and time, of requests in line, of answers not read."""
 
     _deadline: asyncio.TimerHandle | None = None
+    _taking: asyncio.TimerHandle | None = None
+    """Runs while more of an answer waits for the client than the network takes."""
     _unheard = 0
     """Bytes received since a header or a part of a body was complete: what the parser may be holding on to."""
     _in_header = True
@@ -71,7 +84,18 @@ class BoundedHttp(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
         self._in_time()
+        self._taken()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The client reads more slowly than we answer."""
+        super().pause_writing()
+        self._await_taking()
+
+    def resume_writing(self) -> None:
+        """It has caught up."""
+        self._taken()
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, and see that a header comes to an end."""
@@ -117,10 +141,13 @@ class BoundedHttp(HttpToolsProtocol):
 
         Raises:
             HeaderTooLarge: It came at once, so it was not noticed before.
+            TooManyPipelined: Too many came before it was answered.
         """
         if len(self.headers) > HEADER_FIELDS or (self._unheard > HEADER_BYTES and self._header_bytes() > HEADER_BYTES):
             self._unheard = HEADER_BYTES + 1
             raise HeaderTooLarge
+        if len(self.pipeline) >= PIPELINED:
+            raise TooManyPipelined
         self._in_header, self._unheard = False, 0
         self._in_time()
         super().on_headers_complete()
@@ -140,6 +167,20 @@ class BoundedHttp(HttpToolsProtocol):
 
     def _header_bytes(self) -> int:
         return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+
+    def _await_taking(self) -> None:
+        self._taking = self.loop.call_later(TAKE_S, self._look_at_taking, self.transport.get_write_buffer_size())
+
+    def _look_at_taking(self, before_bytes: int) -> None:
+        if before_bytes - self.transport.get_write_buffer_size() < TAKE_BYTES:
+            self.transport.abort()
+        else:
+            self._await_taking()
+
+    def _taken(self) -> None:
+        if self._taking is not None:
+            self._taking.cancel()
+            self._taking = None
 
     def _late(self) -> None:
         """The time for a header is over; behind a request that is still being answered it begins anew."""

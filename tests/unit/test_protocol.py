@@ -28,6 +28,7 @@ class Echo:
 
     def __init__(self) -> None:
         self.ends: list[str] = []
+        self.padding = b""
         self.go_on = asyncio.Event()
         self.go_on.set()
 
@@ -40,14 +41,18 @@ class Echo:
                 return
             size, more = size + len(message["body"]), message["more_body"]
         await self.go_on.wait()
-        body = str(size).encode()
+        body = self.padding + str(size).encode()
         headers = [(b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body, "more_body": False})
         self.ends.append("answered")
 
 
-def converse(talk: Callable[[Echo, Callable[[], Awaitable[Any]]], Awaitable[Any]], **options: Any) -> Any:
+def converse(
+    talk: Callable[[Echo, Callable[[], Awaitable[Any]]], Awaitable[Any]],
+    protocol_class: type[BoundedHttp] = BoundedHttp,
+    **options: Any,
+) -> Any:
     """Run `talk` with the application and a way to open connections to it."""
 
     async def main() -> Any:
@@ -56,7 +61,7 @@ def converse(talk: Callable[[Echo, Callable[[], Awaitable[Any]]], Awaitable[Any]
         config.load()
         state = ServerState()
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: BoundedHttp(config, state, {}), "127.0.0.1", 0)
+        server = await loop.create_server(lambda: protocol_class(config, state, {}), "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         opened: list[asyncio.StreamWriter] = []
 
@@ -209,6 +214,67 @@ def test_broken_chunking_is_answered_and_the_application_told() -> None:
     answer, ends = converse(talk)
     refused(answer, 400, "bad_request")
     assert ends == ["gone"]
+
+
+def test_requests_in_line_on_one_connection_are_bounded() -> None:
+    async def talk(app: Echo, connect: Any, requests: int) -> int:
+        app.go_on.clear()
+        reader, writer = await connect()
+        writer.write((GET + b"\r\n") * (requests - 1) + GET + b"Connection: close\r\n\r\n")
+        await writer.drain()
+        asyncio.get_running_loop().call_later(0.05, app.go_on.set)
+        return (await reader.read()).count(b"HTTP/1.1 200 ")
+
+    in_line = 1 + protocol.PIPELINED
+    assert converse(lambda app, connect: talk(app, connect, in_line)) == in_line
+    assert converse(lambda app, connect: talk(app, connect, 50 * in_line)) == 0
+
+
+LARGE = bytes(16 * 2**20)
+"""More than the network's buffers hold."""
+
+
+def test_a_client_that_does_not_take_its_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "TAKE_S", 0.05)
+    cut = asyncio.Event()
+
+    class Noticed(BoundedHttp):
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            cut.set()
+
+    async def talk(app: Echo, connect: Any) -> None:
+        app.padding = LARGE
+        _, writer = await connect()  # nobody reads what comes
+        writer.write(GET + b"\r\n")
+        await cut.wait()
+
+    converse(talk, protocol_class=Noticed)
+
+
+@pytest.mark.parametrize(("took", "cut"), [(protocol.TAKE_BYTES, False), (protocol.TAKE_BYTES - 1, True)])
+def test_a_client_that_takes_its_answer_slowly_gets_it(took: int, cut: bool) -> None:
+    class Waiting:
+        """A transport that got rid of some of what was written."""
+
+        aborted = False
+
+        def get_write_buffer_size(self) -> int:
+            return 1_000_000 - took
+
+        def abort(self) -> None:
+            self.aborted = True
+
+    async def main() -> bool:
+        config = uvicorn.Config(Echo(), http=BoundedHttp, ws="none", lifespan="off", log_config=None)
+        connection, transport = BoundedHttp(config, ServerState(), {}), Waiting()
+        connection.transport = transport  # type: ignore[assignment]
+        connection._look_at_taking(1_000_000)
+        assert (connection._taking is None) == cut  # looked at again
+        connection._taken()
+        return transport.aborted
+
+    assert asyncio.run(main()) == cut
 
 
 def test_connections_are_bounded() -> None:
