@@ -68,10 +68,13 @@ async def _sign_in(request: Http, data: schemas.Login, context: Context) -> _Fre
     found = await context.store.read(accounts.by_name, data.username)
     password_hash = found[1] if found else None
     if found:
-        about(request, found[0].username, found[0].id)
+        about(request, found[0].username)
     target = throttle.target(data.username, password_hash)
     context.throttle.admit(target, time.monotonic())
-    if not await context.store.hash(passwords.matches, data.password, password_hash) or found is None:
+    fits = await context.store.hash(passwords.matches, data.password, password_hash)
+    if found:  # until here anybody could say this name as often as they liked, and fill the audit log in it
+        about(request, found[0].username, found[0].id)
+    if not fits or found is None:
         context.throttle.wrong(target, time.monotonic())
         raise errors.Unauthorized("The user name or the password is wrong.")
     context.throttle.right(target)

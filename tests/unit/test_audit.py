@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from gateway import audit, passwords
+from gateway import audit, passwords, throttle
 from gateway.access import TABLE
 from gateway.audit import Trail, worth_an_entry
 from gateway.store import Store
@@ -101,6 +101,16 @@ def test_sign_ins_name_the_user_but_never_what_was_typed(gateway: Gateway) -> No
     assert told(gateway) == [("ada", login, "ada", "200"), ("ada", login, "ada", "401"), (None, login, "", "401")]
     assert "my secret" not in str(entries(gateway))
     assert told(gateway, f"?user={ada.id}") == told(gateway)[:2]
+
+
+def test_sign_ins_that_only_wait_are_those_of_strangers(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit, "STRANGERS_BURST", 3)
+    accounts.add_user("grace", passwords.hashed(PASSWORD), "viewer")
+    for _ in range(throttle.FREE + 20):
+        gateway.post("/auth/login", role=None, json={"username": "grace", "password": "wrong"})
+    login = "POST /api/v1/auth/login"
+    tried = [("grace", login, "grace", "401")] * throttle.FREE
+    assert told(gateway) == [*tried, *[(None, login, "grace", "429")] * 3]
 
 
 def test_what_a_call_made_is_named(gateway: Gateway) -> None:
