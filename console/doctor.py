@@ -58,6 +58,7 @@ def examine() -> Iterator[Finding]:
     yield sqlite()
     try:
         settings = config.load()
+        config.require_tls_pair(settings)
     except config.BadSetting as bad:
         yield Finding(subject="settings", text=bad.message, wrong=True)
     else:

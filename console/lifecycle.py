@@ -60,6 +60,7 @@ def up(settings: config.Settings, say: Say) -> Started:
     try:
         _wait_for_leftovers(settings, say)
         require_free_port(settings)
+        config.require_tls_pair(settings)
         say("preparing the database")
         restore.settle(settings)
         migrate(settings)
@@ -122,8 +123,11 @@ def restart(supervisor: Supervisor, chosen: list[Program], say: Say) -> None:
 
     Raises:
         click.ClickException: One does not start again.
+        config.BadSetting: The gateway could not serve HTTPS with the files that are there now; nothing was stopped.
     """
     supervisor = Supervisor(settings_in_force(supervisor))
+    if any(program.answers_to(("gateway",)) for program in chosen):
+        config.require_tls_pair(supervisor.settings)
     for program in chosen:
         _drain(supervisor, (program.name,), say)
         supervisor.start_program(program)

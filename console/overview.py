@@ -16,8 +16,6 @@ from shared import config
 NOT_RUNNING = 3
 """Exit code of `cvp status` when nothing runs, as system services use it."""
 
-SECRET = ("PASSWORD", "SECRET", "TOKEN")
-
 
 def show_status(settings: config.Settings, screen: Screen) -> int:
     """Print every program and whether the platform serves; returns the exit code."""
@@ -73,18 +71,13 @@ def show_config(screen: Screen) -> None:
     settings = config.load()
     values = msgspec.to_builtins(config.load(environment(settings)))
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for title in ("setting", "value", "from", "meaning"):
-        table.add_column(title, overflow="fold")
+    for title in ("setting", "value", "from"):
+        table.add_column(title, overflow="fold", no_wrap=True)  # to be copied: in one piece as long as there is room
+    table.add_column("meaning", min_width=24)
     for name, _, origin, meaning in config.in_force():
-        table.add_row(name, _shown(name, values[name]), origin, meaning)
+        table.add_row(name, config.shown(name, values[name]), origin, meaning)
     screen.table(table)
     supervisor = Supervisor(settings)
     if supervisor.lives():
         for line in differences(settings, settings_in_force(supervisor)):
             screen.line(f"The running platform has {line}.")
-
-
-def _shown(name: str, value: object) -> str:
-    if value and any(word in name for word in SECRET):
-        return "(hidden)"
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -205,7 +205,13 @@ def settings_in_force(supervisor: Supervisor) -> config.Settings:
 def differences(asked: config.Settings, runs: config.Settings) -> list[str]:
     """Settings in which a running platform is not the one this shell asks for, in words."""
     want, have = msgspec.to_builtins(config.load(environment(asked))), msgspec.to_builtins(runs)
-    return [f"{name}={have[name]} (this shell: {want[name]})" for name in want if want[name] != have[name]]
+    return [
+        f"another {name}"
+        if name in config.SECRETS
+        else f"{name}={config.shown(name, have[name])} (this shell: {config.shown(name, want[name])})"
+        for name in want
+        if want[name] != have[name]
+    ]
 
 
 def still_held(run: Path) -> list[str]:

@@ -46,7 +46,12 @@ class Server(uvicorn.Server):
 
 
 def main(settings: config.Settings, stop: process.Stop) -> None:
-    """Serve until asked to stop."""
+    """Serve until asked to stop.
+
+    Raises:
+        config.BadSetting: HTTPS is to be served, and certificate and key cannot be used.
+    """
+    config.require_tls_pair(settings)
     connection.open_db(settings.db_file)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     uvloop.run(serve(settings, stop))

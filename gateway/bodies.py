@@ -11,9 +11,8 @@ import msgspec
 from litestar.dto import AbstractDTO
 from litestar.types import Receive
 
-from gateway import wording
 from gateway.errors import MISFIT, ClientGone
-from shared import errors
+from shared import errors, wording
 
 if TYPE_CHECKING:
     from litestar._openapi.schema_generation import SchemaCreator

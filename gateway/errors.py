@@ -11,9 +11,8 @@ import msgspec
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, InternalServerException, ValidationException
 
-from gateway import wording
 from gateway.answers import Answer
-from shared import errors
+from shared import errors, wording
 
 PROBLEM_JSON = "application/problem+json"
 MISFIT = "The request does not fit; see `errors`."

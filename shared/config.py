@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import ssl
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,7 +12,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from shared import trace
+from shared import trace, wording
 
 IPC_PATH_MAX = 107
 """Bytes of a Unix socket path on Linux (`sun_path` less its NUL)."""
@@ -21,6 +22,9 @@ GIVEN = "CVP_SETTINGS_GIVEN"
 
 ORIGIN = r"https?://[a-z0-9._\-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?"
 """As browsers write the origin of a page: lower case, no path."""
+
+SECRETS = frozenset({"METRICS_TOKEN", "SMTP_URL"})
+"""Settings that are a password, or have one in them: shown to nobody."""
 
 Count = Annotated[int, Meta(ge=1, le=4096)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
@@ -101,6 +105,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper"):
         Meta(
             max_length=4096,
             pattern=r"^(https?://[^\s/]+\S*)?$",
+            extra={"rule": "of the form http://HOST:4318 or https://HOST/PATH"},
             description="Collector of OpenTelemetry spans, http://HOST:4318 (OTLP over HTTP); needs the extra `otel`.",
         ),
     ] = ""
@@ -110,6 +115,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper"):
         Meta(
             max_length=4096,
             pattern=r"^(smtps?://([^/@]+@)?(\[[0-9a-fA-F:]+\]|[^/@:\[\]]+)(:[0-9]{1,5})?/?)?$",
+            extra={"rule": "of the form smtp://USER:PASSWORD@HOST:587, with %40 for an @ in USER or PASSWORD"},
             description="Mail server for alerts: smtp://USER:PASSWORD@HOST:587, or smtps:// for TLS from the start.",
         ),
     ] = ""
@@ -230,9 +236,28 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
 def _check(name: str, value: str) -> None:
     try:
         msgspec.convert({name: value}, Settings, strict=False)
-    except msgspec.ValidationError as error:
-        reason = str(error).split(" - at ")[0]
-        raise BadSetting(f"{name}={value!r}: {reason[0].lower()}{reason[1:]}. {describe(name)}") from None
+    except msgspec.ValidationError:
+        given_as = name if name in SECRETS else f"{name}={value!r}"
+        raise BadSetting(f"{given_as}: must be {wording.described(_type(name))}. {describe(name)}") from None
+
+
+def require_tls_pair(settings: Settings) -> None:
+    """Look into the certificate and its key, where HTTPS is served; not by `load`, for a renewal replaces them singly.
+
+    Raises:
+        BadSetting: They cannot be read, or are not one of the other.
+    """
+    if not settings.tls_enabled:
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.tls_cert, settings.tls_key, password="")
+    except OSError as error:
+        reason = getattr(error, "reason", None) or ("" if isinstance(error, ssl.SSLError) else error.strerror)
+        why = f" ({reason.replace('_', ' ').lower()})" if reason else ""
+        raise BadSetting(
+            f"TLS_CERT={settings.tls_cert!r}, TLS_KEY={settings.tls_key!r}: HTTPS needs a PEM certificate and its own "
+            f"PEM key, without a passphrase{why}."
+        ) from None
 
 
 def names() -> list[str]:
@@ -242,9 +267,19 @@ def names() -> list[str]:
 
 def describe(name: str) -> str:
     """What a setting means."""
+    return str((_type(name).extra_json_schema or {}).get("description", ""))
+
+
+def _type(name: str) -> Any:
     field = next(field for field in msgspec.structs.fields(Settings) if field.encode_name == name)
-    info: Any = msgspec.inspect.type_info(field.type)
-    return str((info.extra_json_schema or {}).get("description", ""))
+    return msgspec.inspect.type_info(field.type)
+
+
+def shown(name: str, value: object) -> str:
+    """A value as people may see it: secrets hidden, `true` and `false` as they are typed."""
+    if value and name in SECRETS:
+        return "(hidden)"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def given(environ: Mapping[str, str]) -> list[str]:
@@ -258,5 +293,6 @@ def in_force(environ: Mapping[str, str] | None = None) -> list[tuple[str, str, s
     environ = os.environ if environ is None else environ
     values, chosen = msgspec.to_builtins(load(environ)), given(environ)
     return [
-        (name, str(values[name]), "environment" if name in chosen else "default", describe(name)) for name in names()
+        (name, shown(name, values[name]), "environment" if name in chosen else "default", describe(name))
+        for name in names()
     ]

@@ -158,6 +158,9 @@ def service(name: str, main: Callable[[config.Settings, Stop], None]) -> None:
     logger.info("started", extra={"pid": os.getpid()})
     try:
         main(settings, stop)
+    except config.BadSetting as bad:
+        logger.critical("%s", bad.message)
+        sys.exit(EXIT_BAD_CONFIG)
     except Exception:
         logger.critical("stopped by an unexpected failure", exc_info=True)
         sys.exit(1)

@@ -12,13 +12,12 @@ from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import HeaderParameter, QueryParameter
 
-from gateway import wording
 from gateway.answers import Answer
 from gateway.auth import Identity
 from gateway.context import Context
 from gateway.errors import MISFIT, PROBLEM_JSON, Problem
 from gateway.schemas import Listing
-from shared import clock, errors
+from shared import clock, errors, wording
 from shared.db import idempotency
 from shared.db.accounts import Account
 from shared.db.pages import Page

@@ -29,8 +29,8 @@ from shared import config
 VERSION = metadata.version("cv-platform")
 LOW_DISK_MB = 2048
 FULL_DISK_MB = 256
-SECRETS = frozenset({"TLS_KEY", "METRICS_TOKEN", "SMTP_URL"})
-"""Settings whose value stays hidden."""
+HIDDEN = frozenset({"TLS_KEY"})
+"""Hidden from those who only call, besides `config.SECRETS`: where the key lies."""
 
 SOCKET = "/events/ws"
 
@@ -83,7 +83,7 @@ async def settings_in_force() -> list[schemas.Setting]:
     """The settings in force and where each came from; secrets are hidden."""
     return [
         schemas.Setting(
-            name=name, value="(hidden)" if name in SECRETS and value else value, origin=origin, meaning=meaning
+            name=name, value="(hidden)" if name in HIDDEN and value else value, origin=origin, meaning=meaning
         )
         for name, value, origin, meaning in config.in_force()
     ]

@@ -112,6 +112,11 @@ def test_other_settings_are_named(settings: config.Settings):
     assert differences(settings, running) == ["PORT=9000 (this shell: 8080)"]
 
 
+def test_a_secret_that_differs_is_not_told(settings: config.Settings):
+    running = config.load(environment(settings) | {"SMTP_URL": "smtp://me:secret@mail", "METRICS_TOKEN": "secret"})
+    assert differences(settings, running) == ["another METRICS_TOKEN", "another SMTP_URL"]
+
+
 def test_a_lock_that_is_held_is_waited_for_within_bounds(settings: config.Settings):
     lock = process.FileLock(settings.run / "broker.lock").acquire()
     assert wait_until_free(settings.run, (), 0.0) == ["broker"]

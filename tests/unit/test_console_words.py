@@ -261,10 +261,11 @@ def test_a_machine_without_any_engine_is_not_well(monkeypatch: pytest.MonkeyPatc
 
 
 def test_secrets_are_hidden_and_only_secrets():
-    assert overview._shown("METRICS_TOKEN", "abc") == "(hidden)"
-    assert overview._shown("METRICS_TOKEN", "") == ""
-    assert overview._shown("PORT", 8080) == "8080"
-    assert overview._shown("TLS_ENABLED", False) == "false"
+    assert config.shown("METRICS_TOKEN", "abc") == "(hidden)"
+    assert config.shown("SMTP_URL", "smtp://me:secret@mail") == "(hidden)"
+    assert config.shown("METRICS_TOKEN", "") == ""
+    assert config.shown("PORT", 8080) == "8080"
+    assert config.shown("TLS_ENABLED", False) == "false"
 
 
 def test_the_settings_shown_are_those_in_force(settings: config.Settings):

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from shared import config, errors, ids, process, specs
 from shared.artifacts import ArtifactStore
 from shared.db import connection
+from tests.conftest import make_certificate
 
 
 def test_the_seeds_names_and_defaults():
@@ -43,6 +44,43 @@ def test_a_bad_setting_stops_the_start_and_names_itself(name: str, value: str):
         config.load({name: value})
     assert bad.value.code == 64
     assert name in bad.value.message or "TLS_CERT" in bad.value.message
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("PORT", "x", "PORT='x': must be a whole number from 1 to 65535. Port"),
+        ("LOG_LEVEL", "loud", "must be one of debug, error, fatal, info or warn."),
+        ("TLS_ENABLED", "yes", "must be true or false."),
+        ("SMTP_URL", "mail", "SMTP_URL: must be of the form smtp://USER:PASSWORD@HOST:587"),
+        ("QUEUE_TIMEOUT_S", "0", "must be a number, above 0 and at most 86400."),
+    ],
+)
+def test_a_bad_setting_is_told_what_it_may_be(name: str, value: str, words: str):
+    with pytest.raises(config.BadSetting) as bad:
+        config.load({name: value})
+    assert words in bad.value.message
+
+
+def test_a_bad_secret_is_not_repeated():
+    with pytest.raises(config.BadSetting) as bad:
+        config.load({"SMTP_URL": "smtp://me:secret/1@mail"})
+    assert "secret" not in bad.value.message
+
+
+def test_https_needs_a_certificate_and_its_own_key(tmp_path: Path):
+    cert, key = make_certificate(tmp_path)
+    (tmp_path / "other").mkdir()
+    _, stranger = make_certificate(tmp_path / "other")
+    text = tmp_path / "text.pem"
+    text.write_text("no certificate")
+    for one, other, words in ((cert, stranger, "mismatch"), (text, key, "a PEM certificate"), (cert, text, "its own")):
+        pair = config.load({"TLS_ENABLED": "true", "TLS_CERT": str(one), "TLS_KEY": str(other)})
+        with pytest.raises(config.BadSetting, match="64") as bad:
+            config.require_tls_pair(pair)
+        assert str(one) in bad.value.message and words in bad.value.message
+    config.require_tls_pair(config.load({"TLS_ENABLED": "true", "TLS_CERT": str(cert), "TLS_KEY": str(key)}))
+    config.require_tls_pair(config.load({"TLS_CERT": str(text)}))
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import msgspec
 import pytest
 from msgspec import Meta, inspect
 
-from gateway import bodies, schemas, wording
-from shared import errors, specs
+from gateway import bodies, schemas
+from shared import errors, specs, wording
 from tests.unit.gateway_kit import Gateway, form, fresh_gateway_at, problem
 
 RESIZE = {"height": 8, "width": 8}
@@ -143,5 +143,5 @@ def test_headers_forms_and_options_say_the_same(gateway: Gateway) -> None:
     assert messages(options) == {
         "top_k": "must be a whole number from 1 to 1000",
         "outputs": "must be true or false, not text",
-        "x": "unknown field; known are model_id, top_k, outputs",
+        "x": "unknown field; known are model_id, top_k, outputs, frames_per_second",
     }
