@@ -59,6 +59,9 @@ DENIED = {
     "execve": (59, 221),
     "execveat": (322, 281),
     "kill": (62, 129),
+    "tkill": (200, 130),
+    "rt_sigqueueinfo": (129, 138),
+    "rt_tgsigqueueinfo": (297, 240),
     "pidfd_send_signal": (424, 424),
     "pidfd_getfd": (438, 438),
     "ptrace": (101, 117),
@@ -97,6 +100,12 @@ DENIED = {
     "memfd_create": (319, 279),
 }
 """Calls that a computation has no use for, by their numbers on x86-64 and on ARM."""
+TGKILL = (234, 131)
+"""How a process ends itself, too: its first argument says whose thread is meant."""
+
+PRLIMIT = (302, 261)
+"""The same; 0 is the caller."""
+
 CLONE = (56, 220)
 CLONE3 = 435
 CAPSET = (126, 91)
@@ -220,6 +229,12 @@ def _program() -> Iterator[bytes]:
     for numbers in DENIED.values():
         if (number := numbers[_column()]) is not None:
             yield from answer(number, refuse | errno.EPERM)
+    for numbers, itself in ((TGKILL, os.getpid()), (PRLIMIT, 0)):
+        yield step(equal, numbers[_column()], otherwise=4)
+        yield step(load, 16)
+        yield step(equal, itself, otherwise=1)
+        yield step(give, allow)
+        yield step(give, refuse | errno.EPERM)
     yield from answer(CLONE3, refuse | errno.ENOSYS)  # its flags are in memory; without it libraries use clone
     yield step(equal, CLONE[_column()], otherwise=3)
     yield step(load, 16)

@@ -17,6 +17,9 @@ import msgspec
 
 from shared import child, sandbox
 
+NOBODY = 2**30
+"""No process has this number, so that only a filter refuses to signal it, and not Landlock."""
+
 
 class Order(msgspec.Struct, frozen=True):
     act: str
@@ -28,9 +31,15 @@ class Came(msgspec.Struct, frozen=True):
     error: str | None
 
 
+def call(x86_64: int, aarch64: int, *arguments: int) -> None:
+    """A system call by its number."""
+    number = x86_64 if os.uname().machine == "x86_64" else aarch64
+    if ctypes.CDLL(None, use_errno=True).syscall(number, *arguments) < 0:
+        raise OSError(ctypes.get_errno(), "refused")
+
+
 def fork_by_call_number(_path: str) -> None:
-    if ctypes.CDLL(None, use_errno=True).syscall(57 if os.uname().machine == "x86_64" else 220, 17, 0, 0, 0, 0) < 0:
-        raise OSError(ctypes.get_errno(), "fork")
+    call(57, 220, 17, 0, 0, 0, 0)
     os._exit(0)
 
 
@@ -76,6 +85,13 @@ ACTS = {
     "fork by call number": fork_by_call_number,
     "run a program": lambda _: os.execv(sys.executable, [sys.executable, "-c", ""]),
     "kill the parent": lambda _: os.kill(os.getppid(), signal.SIGTERM),
+    "signal a thread of nobody": lambda _: call(234, 131, NOBODY, NOBODY, 0),
+    "signal a thread": lambda _: call(200, 130, threading.get_native_id(), 0),
+    "signal with a value": lambda _: call(129, 138, NOBODY, signal.SIGTERM, 0),
+    "signal a thread with a value": lambda _: call(297, 240, NOBODY, NOBODY, signal.SIGTERM, 0),
+    "signal itself": lambda _: call(234, 131, os.getpid(), threading.get_native_id(), 0),
+    "limit the parent": lambda _: resource.prlimit(os.getppid(), resource.RLIMIT_CORE, (0, 0)),
+    "limit itself": lambda _: resource.setrlimit(resource.RLIMIT_CORE, (0, 0)),
     "raise a limit": lambda _: resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2),
     "start a thread": start_thread,
     "crash": lambda _: ctypes.string_at(0),

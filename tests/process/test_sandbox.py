@@ -82,6 +82,20 @@ def test_no_network_no_processes(act: str):
     assert attempt(act) in ("PermissionError", "BlockingIOError")
 
 
+@pytest.mark.parametrize(
+    "act",
+    [
+        "signal a thread of nobody",
+        "signal a thread",
+        "signal with a value",
+        "signal a thread with a value",
+        "limit the parent",
+    ],
+)
+def test_no_hand_on_other_processes_however_old_the_kernel(act: str):
+    assert attempt(act) == "PermissionError"
+
+
 def test_limits_cannot_be_raised_again():
     assert attempt("raise a limit") in ("ValueError", "PermissionError")
 
@@ -89,6 +103,8 @@ def test_limits_cannot_be_raised_again():
 def test_it_can_still_work():
     assert attempt("nothing") is None
     assert attempt("start a thread") is None
+    assert attempt("signal itself") is None
+    assert attempt("limit itself") is None
     assert attempt("list", Path(sandbox.__file__).parent) is None
 
 
