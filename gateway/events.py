@@ -15,6 +15,9 @@ from shared.wire.events import Resync
 from shared.wire.messages import DOORBELL, Event
 
 LISTENERS = 200
+PER_USER = 20
+"""Of them; one user, or somebody with their key, must not take every place."""
+
 UNREAD = 256
 """Events a slow listener may be behind; beyond that it is told to read the lists again."""
 
@@ -53,8 +56,10 @@ class Hub:
     """Hands every event to every listener."""
 
     def __init__(self) -> None:
-        self._lines: set[Line] = set()
+        self._lines: dict[Line, str] = {}
+        """What each listener has not read, and whose it is."""
         self._seq = 0
+        self._closed = False
 
     async def relay(self, feed: AsyncIterator[Event | Resync]) -> None:
         """Pass events on until cancelled; the doorbells of the workers are no news to people."""
@@ -67,26 +72,28 @@ class Hub:
                 message = msgspec.json.encode(notice)
                 self._to_all(News(b"id: %d\ndata: %s\n\n" % (self._seq, message), message.decode()))
 
-    async def listen(self, missed: bool, still_welcome: Welcome) -> AsyncIterator[bytes]:
+    async def listen(self, user_id: str, missed: bool, still_welcome: Welcome) -> AsyncIterator[bytes]:
         """The server-sent events of one listener, until it leaves, its credential ends, or the gateway stops.
 
         Args:
+            user_id: Whose they are.
             missed: It was connected before, so events may have passed it by: begin with `resync`.
             still_welcome: Raises `errors.AppError` once the credential is no longer good.
         """
-        async with contextlib.aclosing(self.follow(still_welcome)) as news:
+        async with contextlib.aclosing(self.follow(user_id, still_welcome)) as news:
             with contextlib.suppress(errors.AppError):
                 async for item in news:
                     yield RESYNC.sse if missed else item.sse
                     missed = False
 
-    async def follow(self, still_welcome: Welcome) -> AsyncGenerator[News, None]:
+    async def follow(self, user_id: str, still_welcome: Welcome) -> AsyncGenerator[News, None]:
         """What one listener gets, until the gateway stops: `BEAT` as soon as it hears, news, `BEAT` in between.
 
         Raises:
+            errors.Unavailable: There is no room, see `check_room`.
             errors.AppError: From `still_welcome`: the credential is no longer good.
         """
-        with self._line() as line:
+        with self._line(user_id) as line:
             yield BEAT
             check_s = time.monotonic() + CHECK_S
             beat_s = time.monotonic() + BEAT_S
@@ -102,27 +109,35 @@ class Hub:
                     beat_s = time.monotonic() + BEAT_S
 
     def close(self) -> None:
-        """End every stream."""
+        """End every stream, for good: whoever connects again now would only keep us from stopping."""
+        self._closed = True
         for line in self._lines:
             _put(line, None)
 
-    def check_room(self) -> None:
+    def check_room(self, user_id: str) -> None:
         """Refuse one listener too many.
 
         Raises:
-            errors.Unavailable: `LISTENERS` are connected.
+            errors.Unavailable: `LISTENERS` are connected, `PER_USER` of this user, or the gateway stops.
         """
+        if self._closed:
+            raise errors.Unavailable("The gateway stops; connect again.", retry_after_s=1)
         if len(self._lines) >= LISTENERS:
             raise errors.Unavailable(f"{LISTENERS} listeners are connected already; try again later.", retry_after_s=30)
+        if sum(whose == user_id for whose in self._lines.values()) >= PER_USER:
+            raise errors.Unavailable(
+                f"You listen to events {PER_USER} times already; close a page or a program that does.", retry_after_s=30
+            )
 
     @contextlib.contextmanager
-    def _line(self) -> Iterator[Line]:
+    def _line(self, user_id: str) -> Iterator[Line]:
+        self.check_room(user_id)  # many may have been let in at once
         line: Line = asyncio.Queue(UNREAD)
-        self._lines.add(line)
+        self._lines[line] = user_id
         try:
             yield line
         finally:
-            self._lines.discard(line)
+            del self._lines[line]
 
     def _to_all(self, news: News) -> None:
         for line in self._lines:

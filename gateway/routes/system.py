@@ -21,7 +21,7 @@ from gateway.auth import credential_of
 from gateway.browsers import check_origin
 from gateway.context import Context
 from gateway.errors import UpgradeRequired
-from gateway.routes.common import Http, Injected, problems
+from gateway.routes.common import Http, Injected, account_of, problems
 from gateway.routes.inference import inference_health
 from gateway.sockets import Socket
 from shared import config
@@ -99,9 +99,11 @@ async def events(
 
     The WebSocket `/api/v1/events/ws` sends the same.
     """
-    context.hub.check_room()
+    user_id = account_of(request).id
+    context.hub.check_room(user_id)
     still_welcome = functools.partial(context.gate.check, request.scope)
-    return Stream(context.hub.listen(last_event_id is not None, still_welcome), media_type="text/event-stream")
+    stream = context.hub.listen(user_id, last_event_id is not None, still_welcome)
+    return Stream(stream, media_type="text/event-stream")
 
 
 @asgi(SOCKET, copy_scope=False)
@@ -112,8 +114,8 @@ async def events_socket(scope: Scope, receive: Receive, send: Send) -> None:
     if socket is None:
         raise UpgradeRequired("Open a WebSocket here (RFC 6455, version 13); GET /api/v1/events streams without one.")
     check_origin(scope, context.settings.origins)
-    context.hub.check_room()
-    async with aclosing(context.hub.follow(functools.partial(context.gate.check, scope))) as news:
+    still_welcome = functools.partial(context.gate.check, scope)
+    async with aclosing(context.hub.follow(scope["state"]["account"].id, still_welcome)) as news:
         await anext(news)  # from here on it misses nothing
         await send({"type": "http.response.start", "status": 101, "headers": []})
         await socket.tell(news)

@@ -231,14 +231,37 @@ def test_a_revoked_key_closes_its_sockets_within_a_second(platform: Platform, ad
 
 def test_sockets_are_bounded_and_make_room_again(platform: Platform, admin: httpx.Client) -> None:
     port, key = port_of(platform), signed(admin)
+    others = [sign_in_of(admin, f"eve{number}") for number in range(events.LISTENERS // events.PER_USER)]
     with contextlib.ExitStack() as held:
-        for _ in range(events.LISTENERS):
-            _, answered = held.enter_context(raw(port, handshake(**key)))
-            assert answered == 101
+        for other in others:
+            for _ in range(events.PER_USER):
+                _, answered = held.enter_context(raw(port, handshake(**other)))
+                assert answered == 101
         for _ in range(50):
             assert refusal(port, headers=key) == 503
         assert admin.get("/health").status_code == 200
     eventually(lambda: admits(port, key), within_s=WITHIN_S)
+
+
+def test_a_user_does_not_take_every_place(platform: Platform, admin: httpx.Client) -> None:
+    port, key = port_of(platform), signed(admin)
+    other = sign_in_of(admin, "mallory")
+    with contextlib.ExitStack() as held:
+        for _ in range(events.PER_USER):
+            _, answered = held.enter_context(raw(port, handshake(**other)))
+            assert answered == 101
+        assert refusal(port, headers=other) == 503
+        assert admits(port, key)
+
+
+def sign_in_of(admin: httpx.Client, username: str) -> dict[str, str]:
+    """The sign-in of a new engineer, as a header."""
+    account = {"username": username, "password": "correct horse", "role": "engineer"}
+    assert admin.post("/users", json=account).status_code == 201
+    del account["role"]
+    signed_in = admin.post("/auth/login", json=account)
+    assert signed_in.status_code == 200
+    return {"Authorization": f"Bearer {signed_in.json()['access_token']}"}
 
 
 def admits(port: int, key: dict[str, str]) -> bool:

@@ -72,7 +72,7 @@ async def welcome() -> None:
 
 def test_a_listener_that_comes_back_reads_again() -> None:
     async def first(missed: bool) -> bytes:
-        stream = Hub().listen(missed, welcome)
+        stream = Hub().listen("usr_1", missed, welcome)
         return await anext(stream)
 
     assert b"resync" in asyncio.run(first(True))
@@ -83,7 +83,7 @@ def test_a_slow_listener_is_told_to_read_again_and_does_not_grow() -> None:
     async def main() -> bytes:
         hub, feed = Hub(), Feed()
         relay = asyncio.create_task(hub.relay(feed))
-        stream = hub.listen(False, welcome)
+        stream = hub.listen("usr_1", False, welcome)
         await anext(stream)
         for number in range(events.UNREAD + 1):
             feed.put(event(number))
@@ -109,7 +109,7 @@ def test_a_stream_ends_when_its_credential_does(monkeypatch: pytest.MonkeyPatch)
             raise errors.Unauthorized("revoked")
 
     async def main() -> list[bytes]:
-        return [data async for data in Hub().listen(False, welcome_twice)]
+        return [data async for data in Hub().listen("usr_1", False, welcome_twice)]
 
     assert asyncio.run(main()) == [events.BEAT.sse]
     assert asked == 3
@@ -120,7 +120,7 @@ def test_a_quiet_stream_beats(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "BEAT_S", 0.01)
 
     async def main() -> None:
-        stream = Hub().listen(False, welcome)
+        stream = Hub().listen("usr_1", False, welcome)
         async with asyncio.timeout(10):
             assert [await anext(stream) for _ in range(4)] == [events.BEAT.sse] * 4
 
@@ -137,7 +137,7 @@ def test_a_busy_stream_ends_when_its_credential_does(monkeypatch: pytest.MonkeyP
         hub, feed = Hub(), Feed()
         relay = asyncio.create_task(hub.relay(feed))
         async with asyncio.timeout(10):
-            async for _ in hub.listen(False, not_welcome):
+            async for _ in hub.listen("usr_1", False, not_welcome):
                 feed.put(event(1))  # every event is followed by the next: the line is never empty
         relay.cancel()
 
@@ -147,3 +147,28 @@ def test_a_busy_stream_ends_when_its_credential_does(monkeypatch: pytest.MonkeyP
 def test_listeners_are_bounded(monkeypatch: pytest.MonkeyPatch, gateway: Gateway) -> None:
     monkeypatch.setattr(events, "LISTENERS", 0)
     problem(gateway.get("/events"), 503, "unavailable")
+
+
+def test_a_user_takes_a_part_of_the_places_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "PER_USER", 2)
+
+    async def main() -> None:
+        hub = Hub()
+        mine = [hub.follow("usr_1", welcome) for _ in range(3)]
+        hub.check_room("usr_1")
+        for news in mine[:2]:
+            await anext(news)
+        with pytest.raises(errors.Unavailable, match="2 times"):
+            hub.check_room("usr_1")
+        with pytest.raises(errors.Unavailable, match="2 times"):  # let in before the others were there
+            await anext(mine[2])
+        await anext(hub.follow("usr_2", welcome))
+        await mine[0].aclose()
+        hub.check_room("usr_1")
+
+    asyncio.run(main())
+
+
+def test_nobody_connects_to_a_gateway_that_stops(gateway: Gateway) -> None:
+    gateway.context.drain()
+    assert "stops" in problem(gateway.get("/events"), 503, "unavailable")["detail"]
