@@ -12,7 +12,7 @@ from shared import config
 from shared.artifacts import ArtifactStore
 from shared.db import connection
 from shared.db.jobs import LOG
-from shared.db.tables import Artifact, Benchmark, BenchmarkResult, Job, JobEvent, Model, Report
+from shared.db.tables import Artifact, Benchmark, BenchmarkResult, Dataset, Job, JobEvent, Model, Report
 
 TERMINAL = ("completed", "failed", "cancelled")
 STEPS = {
@@ -109,6 +109,10 @@ def _effects() -> Iterator[str]:
     for model in Model.select():
         if model.status != ("ready" if checks.get(model.id) == "completed" else "failed"):
             yield f"{model.id} is {model.status}, its check {checks.get(model.id, 'is not there')}"
+    outcomes = {job.id: job.status for job in jobs if job.kind == "dataset"}
+    for dataset in Dataset.select().where(Dataset.deleted_at_ms.is_null()):
+        if dataset.status != ("ready" if outcomes.get(dataset.job_id) == "completed" else "failed"):
+            yield f"{dataset.id} is {dataset.status}, its check {outcomes.get(dataset.job_id, 'is not there')}"
 
 
 def _files(settings: config.Settings) -> Iterator[str]:
@@ -129,6 +133,9 @@ def _files(settings: config.Settings) -> Iterator[str]:
 def _references() -> Iterator[tuple[str, str]]:
     for model in Model.select().where(Model.deleted_at_ms.is_null()):
         yield from ((sha256, model.id) for sha256 in (model.file_sha256, model.onnx_sha256) if sha256)
+    for dataset in Dataset.select().where(Dataset.deleted_at_ms.is_null()):
+        files = (dataset.file_sha256, dataset.index_sha256, dataset.pack_sha256, dataset.sheet_sha256)
+        yield from ((sha256, dataset.id) for sha256 in files if sha256)
     for benchmark in Benchmark.select().where(Benchmark.measurements_sha256.is_null(False)):
         yield benchmark.measurements_sha256, benchmark.id
     for report in Report.select():
@@ -143,5 +150,5 @@ def _sha256(path: Path) -> str:
 def orphans(settings: config.Settings) -> int:
     """Files without a row: what a process that died between rename and commit left; they cost space, nothing else."""
     kept = {row.sha256 for row in Artifact.select(Artifact.sha256)}
-    stored = [path for root in (settings.models, settings.reports) for path in root.glob("??/*")]
+    stored = [path for root in (settings.models, settings.datasets, settings.reports) for path in root.glob("??/*")]
     return sum(bool(re.fullmatch(r"[0-9a-f]{64}", path.name)) and path.name not in kept for path in stored)

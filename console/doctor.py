@@ -88,7 +88,8 @@ def folders(settings: config.Settings) -> Finding:
     """Whether every folder can be made and written to."""
     try:
         settings.make_folders()
-        for folder in (settings.db_file.parent, settings.models, settings.reports, settings.logs, settings.run):
+        stores = (settings.models, settings.datasets, settings.reports)
+        for folder in (settings.db_file.parent, *stores, settings.logs, settings.run):
             with tempfile.NamedTemporaryFile(dir=folder):
                 pass
     except OSError as error:
@@ -101,7 +102,7 @@ def folders(settings: config.Settings) -> Finding:
 
 def disk(settings: config.Settings) -> Finding:
     """Room for uploads, also where the folders are still to be made."""
-    places: tuple[Path, ...] = (settings.root, settings.models, settings.db_file.parent)
+    places: tuple[Path, ...] = (settings.root, settings.models, settings.datasets, settings.db_file.parent)
     standing = {next(folder for folder in (place, *place.parents) if folder.is_dir()) for place in places}
     free_mb, where = min((shutil.disk_usage(folder).free // 10**6, str(folder)) for folder in standing)
     short = free_mb < DISK_MB

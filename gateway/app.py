@@ -17,7 +17,20 @@ from gateway.answers import Answer
 from gateway.bodies import StrictJson
 from gateway.context import Context
 from gateway.exchange import Exchanges
-from gateway.routes import alerts, audit, auth, benchmark, inference, jobs, metrics, models, reports, system, users
+from gateway.routes import (
+    alerts,
+    audit,
+    auth,
+    benchmark,
+    datasets,
+    inference,
+    jobs,
+    metrics,
+    models,
+    reports,
+    system,
+    users,
+)
 from gateway.routes.common import V1, known_parameters_only
 from shared import config
 
@@ -32,7 +45,10 @@ def create_app(context: Context) -> Litestar:
         before_request=known_parameters_only,
         route_handlers=[
             module.router
-            for module in (auth, users, models, jobs, benchmark, reports, inference, system, metrics, alerts, audit)
+            for module in (
+                *(auth, users, models, datasets, jobs, benchmark),
+                *(reports, inference, system, metrics, alerts, audit),
+            )
         ],
     )
     app = Litestar(

@@ -87,6 +87,7 @@ class Context:
         self.caches = Caches(self.store, self.credentials)
         self.hub = Hub()
         self.models = ArtifactStore(settings.models)
+        self.datasets = ArtifactStore(settings.datasets)
         self.reports = ArtifactStore(settings.reports)
         self.budget = Budget(2 * settings.inference_queue_mb * 2**20)
         """Bytes of predictions: those that wait in the inference lane, and as many that arrive or are worked on."""
@@ -99,7 +100,7 @@ class Context:
     async def running(self) -> AsyncIterator[None]:
         """Sweep what a predecessor left behind, fill the caches and keep them true. The database is open already."""
         try:
-            await self.store.write(_tidy, self.models)
+            await self.store.write(_tidy, (self.models, self.datasets))
             await self.caches.refresh()
             since_ms = clock.now_ms() - int(WINDOW_S * 1000)
             tries = await self.store.read(audit.tries, SIGN_INS, since_ms, TRIES)
@@ -137,9 +138,9 @@ class Context:
             self.broken.set()
 
 
-def _tidy(models: ArtifactStore) -> None:
+def _tidy(stores: Sequence[ArtifactStore]) -> None:
     """Nothing is under way yet: half uploads and keys in work are a dead predecessor's."""
-    leftovers = models.clear_staging()
+    leftovers = sum(store.clear_staging() for store in stores)
     with connection.write():
         released = idempotency.release_all()
     if leftovers or released:

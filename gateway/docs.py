@@ -30,8 +30,8 @@ from gateway.access import IN_WORDS, TABLE, Minimum
 from gateway.browsers import CHANGES_NOTHING, CSRF_HEADER, cookie_name
 from gateway.docs_page import Page
 from gateway.errors import PROBLEM_JSON
-from gateway.schemas import ModelForm
-from gateway.uploads import JSON_FIELDS
+from gateway.upload_kinds import DATASET, MODEL
+from gateway.uploads import Kind
 
 PREDICT = "/api/v1/inference/predict"
 SOCKET = "/api/v1/events/ws"
@@ -49,6 +49,7 @@ UPLOAD = {
     "preprocessing": msgspec.json.encode(docs_examples.CONTRACT).decode(),
     "file": "@resnet18.onnx",
 }
+DATASET_UPLOAD = {"name": "cats and dogs", "task_type": "classification", "split": "80/10/10", "file": "@pets.zip"}
 PREDICTION = {
     "request_id": "req_0193a5b2c7e04f1c9a2b7d",
     "model_id": docs_examples.MODEL,
@@ -61,23 +62,38 @@ PREDICTION = {
 
 
 @dataclass
-class UploadOperation(Operation):
+class ModelUploadOperation(Operation):
     """The model upload: a multipart body that the handler reads itself."""
 
     def __post_init__(self) -> None:
-        """Describe the form: the fields of its struct, three of them as JSON text, and the file."""
-        form: dict[str, Any] = msgspec.json.schema_components([ModelForm], ref_template=docs_shapes.REF)[1]["ModelForm"]
-        fields = {name: _in_form(name, shape) for name, shape in form["properties"].items()}
-        about = "One .onnx file, at most 1 GiB; comes last."
-        fields["file"] = {"type": "string", "format": "binary", "description": about}
-        described = form | {"properties": fields, "required": [*form["required"], "file"]}
-        schema = docs_shapes.StructSchema(described=described)
-        media = OpenAPIMediaType(schema=schema, examples={"upload": Example(value=UPLOAD)})
-        self.request_body = RequestBody(required=True, content={"multipart/form-data": media})
+        """Describe the form."""
+        self.request_body = _upload(MODEL, "One .onnx file, at most 1 GiB; comes last.", UPLOAD)
 
 
-def _in_form(name: str, shape: dict[str, Any]) -> dict[str, Any]:
-    if name not in JSON_FIELDS:
+@dataclass
+class DatasetUploadOperation(Operation):
+    """The dataset upload, likewise."""
+
+    def __post_init__(self) -> None:
+        """Describe the form."""
+        about = "One .zip of images or videos, at most 10 GiB, or one .csv of labels with `archive_id`; comes last."
+        self.request_body = _upload(DATASET, about, DATASET_UPLOAD)
+
+
+def _upload(kind: Kind[Any], about: str, example: dict[str, Any]) -> RequestBody:
+    """A form: the fields of its struct, some of them as JSON text, and the file."""
+    name = kind.form.__name__
+    form: dict[str, Any] = msgspec.json.schema_components([kind.form], ref_template=docs_shapes.REF)[1][name]
+    fields = {field: _in_form(kind, field, shape) for field, shape in form["properties"].items()}
+    fields["file"] = {"type": "string", "format": "binary", "description": about}
+    described = form | {"properties": fields, "required": [*form["required"], "file"]}
+    schema = docs_shapes.StructSchema(described=described)
+    media = OpenAPIMediaType(schema=schema, examples={"upload": Example(value=example)})
+    return RequestBody(required=True, content={"multipart/form-data": media})
+
+
+def _in_form(kind: Kind[Any], name: str, shape: dict[str, Any]) -> dict[str, Any]:
+    if name not in kind.json_fields:
         return shape
     told = {"description": shape.get("description", "")}
     return {"type": "string", "contentMediaType": "application/json", "contentSchema": shape, **told}

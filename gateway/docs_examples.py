@@ -9,9 +9,19 @@ import msgspec
 from litestar.openapi.spec import Example, OpenAPI, OpenAPIMediaType, OpenAPIResponse, Reference, RequestBody, Schema
 
 from gateway import schemas
-from shared.specs import BenchmarkSpec, Constraint, Preprocessing, Resize, TensorInfo
+from shared.specs import (
+    BenchmarkSpec,
+    ClassCount,
+    Constraint,
+    DatasetWarning,
+    ImageSizes,
+    NearDuplicate,
+    Preprocessing,
+    Resize,
+    TensorInfo,
+)
 
-MODEL, JOB, REPORT = (f"{prefix}_0193a5b2c7e04f1c9a2b7d" for prefix in ("mdl", "job", "rep"))
+MODEL, DATASET, JOB, REPORT = (f"{prefix}_0193a5b2c7e04f1c9a2b7d" for prefix in ("mdl", "dst", "job", "rep"))
 REQUEST = "req_0193a5b2c7e04f1c9a2b7d"
 CREATED, STARTED, FINISHED = (f"2026-01-31T12:0{time}.000Z" for time in ("0:00", "0:02", "1:05"))
 SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
@@ -68,6 +78,48 @@ BODIES: tuple[msgspec.Struct, ...] = (
         parent_id=None,
         created_by=PERSON.id,
         created_at=CREATED,
+    ),
+    schemas.Dataset(
+        id=DATASET,
+        name="cats and dogs",
+        description="",
+        task_type="classification",
+        status="ready",
+        error=None,
+        file_size=812_400_000,
+        sha256=SHA256,
+        prepared_size=61_300_000,
+        num_samples=4_000,
+        num_classes=2,
+        num_warnings=1,
+        splits={"train": 3_200, "val": 400, "test": 400},
+        split="80/10/10",
+        seed=0,
+        frames_per_second=1.0,
+        archive_id=None,
+        job_id=JOB,
+        created_by=PERSON.id,
+        created_at=CREATED,
+        classes=["cat", "dog"],
+        statistics=schemas.DatasetStatistics(
+            layout="folders",
+            split_source="made",
+            classes=[
+                ClassCount(name="cat", train=1_600, val=200, test=200),
+                ClassCount(name="dog", train=1_600, val=200, test=200),
+            ],
+            num_skipped=1,
+            sizes=ImageSizes(smallest=(320, 240), median=(1024, 768), largest=(4032, 3024)),
+            mean=(0.48, 0.45, 0.41),
+            std=(0.26, 0.26, 0.27),
+        ),
+        warnings=[DatasetWarning(where="cat/0017.jpg", what="is not used: the file is cut off")],
+        near_duplicates=[
+            NearDuplicate(
+                first="dog/0003.jpg", first_split="train", second="dog/0918.jpg", second_split="test", distance=2
+            )
+        ],
+        num_near_duplicates=1,
     ),
     schemas.Deployment(
         model_id=MODEL,

@@ -75,7 +75,8 @@ class Monitor:
     """
 
     def __init__(self, settings: config.Settings, store: Store, tally: Tally) -> None:
-        folders = {"database": settings.db_file.parent, "models": settings.models, "reports": settings.reports}
+        stores = {"models": settings.models, "datasets": settings.datasets, "reports": settings.reports}
+        folders = {"database": settings.db_file.parent} | stores
         self._store, self._tally, self._host = store, tally, Host(folders)
         self._marks: deque[Mark] = deque([tally.mark(time.monotonic(), OURS)], maxlen=int(WINDOW_S / LOOK_S) + 1)
         self._lost: deque[int] = deque([0], maxlen=int(FLAPPING_S / LOOK_S) + 1)

@@ -10,14 +10,20 @@ from msgspec import UNSET, Meta, UnsetType
 from gateway.passwords import MAX_LENGTH, MIN_LENGTH
 from shared.gpu import Gpu
 from shared.specs import (
+    ClassCount,
+    DatasetLayout,
+    DatasetWarning,
     EngineName,
     Framework,
+    ImageSizes,
     JobKind,
     JobStatus,
     Lane,
+    NearDuplicate,
     Precision,
     Preprocessing,
     Spec,
+    Split,
     Task,
     TensorInfo,
 )
@@ -224,6 +230,86 @@ class Model(View, frozen=True, kw_only=True):
     parent_id: str | None
     created_by: str
     created_at: str
+
+
+# --- datasets ---------------------------------------------------------------------------------------------------------
+
+
+class DatasetForm(Spec, frozen=True, kw_only=True):
+    """The fields that come before the file of a dataset upload."""
+
+    name: Annotated[Name, Meta(description="What people call it; need not be unique.")]
+    task_type: Annotated[Task, Meta(description="What a model shall learn from it.")]
+    description: Annotated[Text, Meta(description="Anything worth knowing.")] = ""
+    split: Annotated[
+        Annotated[
+            str,
+            Meta(
+                pattern=r"^[0-9]{1,3}/[0-9]{1,3}/[0-9]{1,3}$(?!\n)",
+                extra={"rule": "per cent for train/val/test that make 100, such as 80/10/10"},
+            ),
+        ]
+        | None,
+        Meta(description="Per cent for train/val/test; default: the parts that the upload has, or 80/10/10."),
+    ] = None
+    seed: Annotated[int, Meta(ge=0, le=2**32 - 1, description="The same seed divides the same way.")] = 0
+    archive_id: Annotated[
+        str | None,
+        Meta(description="For a CSV: the dataset whose ZIP holds the images it names; it may be one that failed."),
+    ] = None
+    frames_per_second: Annotated[float, Meta(gt=0, le=60, description="How densely videos are sampled.")] = 1.0
+
+    @property
+    def parts(self) -> tuple[int, int, int] | None:
+        """`split` as numbers."""
+        if self.split is None:
+            return None
+        train, val, test = map(int, self.split.split("/"))
+        return train, val, test
+
+
+class DatasetStatistics(View, frozen=True, kw_only=True):
+    """What its images are like. `classes` count images by part; `mean` and `std` are those of the training part."""
+
+    layout: DatasetLayout
+    split_source: Annotated[Literal["given", "made"], Meta(description="Whether the parts came with the upload.")]
+    classes: list[ClassCount]
+    num_skipped: Annotated[int, Meta(description="Images that cannot be used; `warnings` say why.")]
+    sizes: ImageSizes
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+class Dataset(View, frozen=True, kw_only=True):
+    """A dataset. Numbers are known once its status is `ready`; what comes after `created_at` where one is asked for."""
+
+    id: str
+    name: str
+    description: str
+    task_type: Task
+    status: Literal["preprocessing", "ready", "failed"]
+    error: str | None
+    file_size: int
+    sha256: str
+    prepared_size: Annotated[int | None, Meta(description="Bytes of the images as training reads them.")]
+    num_samples: int | None
+    num_classes: int | None
+    num_warnings: Annotated[int | None, Meta(description="Of which `warnings` shows the first.")]
+    splits: dict[Split, int] | None
+    split: Annotated[str | None, Meta(description="As it was asked for.")]
+    seed: int
+    frames_per_second: float
+    archive_id: str | None
+    job_id: Annotated[str, Meta(description="The job that checks it: its progress and its story.")]
+    created_by: str
+    created_at: str
+    classes: list[str] | UnsetType = UNSET
+    statistics: DatasetStatistics | UnsetType = UNSET
+    warnings: list[DatasetWarning] | UnsetType = UNSET
+    near_duplicates: Annotated[
+        list[NearDuplicate] | UnsetType, Meta(description="Pairs of different parts that look alike; the first ones.")
+    ] = UNSET
+    num_near_duplicates: int | UnsetType = UNSET
 
 
 class Deployment(View, frozen=True, kw_only=True):

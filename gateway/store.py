@@ -64,6 +64,7 @@ class Store:
         self._writer = Pool("the database", threads=1, waiting=128)
         self._hashing = Pool("sign-in", threads=2, waiting=32)
         self._files = Pool("the disk", threads=2, waiting=32)
+        self._appending = asyncio.Lock()
 
     async def read(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a reading function of `shared.db`."""
@@ -82,6 +83,11 @@ class Store:
     async def file(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """A slow call on a big file (syncing an upload)."""
         return await self._files.run(call, *args, **kwargs)
+
+    async def append(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """A short call on a big file, one at a time: uploads wait for each other and leave the other thread free."""
+        async with self._appending:
+            return await self._files.run(call, *args, **kwargs)
 
     @contextlib.contextmanager
     def _counted(self) -> Iterator[None]:

@@ -9,10 +9,13 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from shared import errors, failpoints, ids
 from shared.specs import Stored
+
+Staged = Literal["up", "out"]
+"""Who writes a staged file: the gateway an upload, a worker the output of a job. Each clears its own when it starts."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -94,15 +97,30 @@ class ArtifactStore:
             raise errors.NotFound(f"{sha256[:80]!r} names no file.")
         return self.root / sha256[:2] / sha256
 
+    def check_room(self, needed_bytes: int) -> None:
+        """Refuse what will not fit; a forecast, since others write as well.
+
+        Raises:
+            errors.Unavailable: The disk has less than that left, or cannot be asked.
+        """
+        with _disk():
+            free = shutil.disk_usage(self.root).free
+        if free < needed_bytes:
+            raise errors.Unavailable(
+                f"The disk has {free / 1e9:.1f} GB left, {needed_bytes / 1e9:.1f} are needed for this. Free some "
+                "space, or see `cvp doctor`.",
+                retry_after_s=60,
+            )
+
     @contextlib.contextmanager
-    def stage(self) -> Iterator[Staging]:
+    def stage(self, prefix: Staged = "up") -> Iterator[Staging]:
         """A new file; leaving the block without `publish()` removes it.
 
         Raises:
             errors.Unavailable: The disk is full or cannot be written.
         """
         folder = self.root / "staging"
-        path = folder / ids.new_id("up")
+        path = folder / ids.new_id(prefix)
         with _disk():
             folder.mkdir(parents=True, exist_ok=True)
             file = path.open("xb")
@@ -182,9 +200,9 @@ class ArtifactStore:
                 path.unlink(missing_ok=True)
         return len(leftovers)
 
-    def clear_staging(self) -> int:
-        """Remove what interrupted uploads left behind; call only when no upload can be running. Returns the count."""
-        leftovers = list((self.root / "staging").glob("up_*"))
+    def clear_staging(self, prefix: Staged = "up") -> int:
+        """Remove what interrupted writers left behind; call only when none can be at work. Returns the count."""
+        leftovers = list((self.root / "staging").glob(f"{prefix}_*"))
         for path in leftovers:
             path.unlink(missing_ok=True)
         return len(leftovers)
@@ -214,7 +232,7 @@ class Outputs:
         Raises:
             errors.Unavailable: The disk is full or cannot be written.
         """
-        self._staged[name] = self._open.enter_context(store.stage())
+        self._staged[name] = self._open.enter_context(store.stage("out"))
         self.fds.append(self._staged[name].lend())
         return self.fds[-1]
 

@@ -216,13 +216,6 @@ class DatasetSpec(Spec, frozen=True, kw_only=True):
     """Check an uploaded dataset and prepare it for training."""
 
     dataset_id: str
-    archive_id: str | None = None
-    """The dataset whose ZIP holds the images, for a table of labels that was uploaded alone."""
-    split: tuple[int, int, int] | None = None
-    """Per cent of train, val and test; None keeps the parts the upload has, or divides it 80/10/10."""
-    seed: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 0
-    frames_per_second: Annotated[float, Meta(gt=0, le=60)] = 1.0
-    """How densely videos are sampled."""
 
 
 class Box(msgspec.Struct, frozen=True, kw_only=True):
@@ -476,11 +469,11 @@ class MeasurementSet(msgspec.Struct, frozen=True, kw_only=True):
 
 # --- jobs -----------------------------------------------------------------------------------------------------------
 
-JobKind = Literal["convert", "benchmark", "report"]
+JobKind = Literal["convert", "dataset", "benchmark", "report"]
 JobStatus = Literal["queued", "running", "completed", "failed", "cancelled"]
 Lane = Literal["accelerator", "cpu", "report"]
 
-LANE_OF: dict[JobKind, Lane] = {"convert": "cpu", "benchmark": "accelerator", "report": "report"}
+LANE_OF: dict[JobKind, Lane] = {"convert": "cpu", "dataset": "cpu", "benchmark": "accelerator", "report": "report"}
 
 
 class ConvertSpec(Spec, frozen=True, kw_only=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any, TypeAlias, TypeVar
 
 import msgspec
@@ -18,7 +18,8 @@ from gateway.context import Context
 from gateway.errors import MISFIT, PROBLEM_JSON, Problem
 from gateway.schemas import Listing
 from shared import clock, errors, wording
-from shared.db import idempotency
+from shared.artifacts import ArtifactStore
+from shared.db import connection, idempotency, registry
 from shared.db.accounts import Account
 from shared.db.pages import Page
 from shared.trace import Origin
@@ -156,3 +157,11 @@ def key_of(request: Http, given: str | None) -> idempotency.Key | None:
         )
     route = f"{request.method} {request.scope['path_template']}"
     return idempotency.Key(user_id=account_of(request).id, route=route, key=given)
+
+
+def remove_files(store: ArtifactStore, sha256s: Iterable[str]) -> None:
+    """Delete files whose rows are gone, unless an upload brought one back meanwhile."""
+    with connection.write():  # files are published inside `write()`: nobody brings one back while we look
+        for sha256 in sha256s:
+            if not registry.is_kept(sha256):
+                store.remove(sha256)

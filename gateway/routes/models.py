@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Any, Literal
 
@@ -10,9 +11,9 @@ from litestar import Response, Router, delete, get, post
 from litestar.params import FromPath, FromQuery
 from litestar.response import File
 
-from gateway import bodies, schemas, uploads
+from gateway import schemas, uploads
 from gateway.context import Context
-from gateway.docs import UploadOperation
+from gateway.docs import ModelUploadOperation
 from gateway.routes.common import (
     V1,
     Cursor,
@@ -26,8 +27,10 @@ from gateway.routes.common import (
     listing,
     origin_of,
     problems,
+    remove_files,
     respond,
 )
+from gateway.upload_kinds import MODEL
 from shared import clock, errors
 from shared.artifacts import Staging
 from shared.db import connection, idempotency, jobs, registry, tables
@@ -40,30 +43,15 @@ WHY_NOT_TRAINABLE = "An ONNX file holds a finished graph; training needs the mod
     "/",
     status_code=202,
     request_max_body_size=None,  # counted while it streams: bodies.chunks
-    operation_class=UploadOperation,
+    operation_class=ModelUploadOperation,
     responses=problems(408, 409, 413, 415, 429),
     operation_id="UploadModel",
 )
 async def upload(request: Http, context: Injected, idempotency_key: IdempotencyKey = None) -> Response[bytes]:
     """Upload a model. The fields come before the file; it is checked in the background: poll until `ready`."""
-    limit = uploads.MODEL_BYTES + uploads.FORM_BYTES
-    if (request.content_length or 0) > limit:
-        raise bodies.too_large(uploads.MODEL_BYTES)
     key = key_of(request, idempotency_key)
-    if key is not None:
-        await context.store.write(_reserve, key)
-    try:
-        if key is None:  # with a key it may be an upload accepted before, and repeated
-            await context.store.read(_check_room, context.settings.max_queued_jobs)
-        with context.models.stage() as staging:
-            body = bodies.chunks(request.receive, limit)
-            form = await uploads.receive_model(request.headers.get("content-type", ""), body, staging)
-            stored = await context.store.file(staging.seal)
-            answer = await context.store.write(_accept, context, staging, form, stored=stored, request=request, key=key)
-    except BaseException:
-        if key is not None:
-            await context.store.write(_release, key)
-        raise
+    accept = functools.partial(_accept, context, request=request, key=key)
+    answer = await uploads.take(request, context, MODEL, context.models, key, accept=accept)
     context.broker.doorbell("cpu")
     return respond(answer)
 
@@ -117,21 +105,6 @@ async def deployment(model_id: FromPath[str], context: Injected) -> schemas.Depl
     return schemas.Deployment(model_id=model_id, status="active", **msgspec.structs.asdict(serves))
 
 
-def _check_room(limit: int) -> None:
-    with connection.read():
-        jobs.check_room(limit)
-
-
-def _reserve(key: idempotency.Key) -> None:
-    with connection.write():
-        idempotency.reserve(key)
-
-
-def _release(key: idempotency.Key) -> None:
-    with connection.write():
-        idempotency.release(key)
-
-
 def _accept(
     context: Context,
     staging: Staging,
@@ -163,10 +136,7 @@ def _accept(
 def _delete(context: Context, model_id: str, request: Http) -> None:
     with connection.write(durable=True, name="delete"):
         unused = registry.delete_model(model_id, origin_of(request).request_id)
-    with connection.write():  # uploads publish their files inside `write()`: nobody brings one back while we look
-        for sha256 in unused:
-            if not registry.is_kept(sha256):
-                context.models.remove(sha256)
+    remove_files(context.models, unused)
 
 
 def _serves(model_id: str) -> registry.Serves:

@@ -146,7 +146,7 @@ def _database(context: Context) -> schemas.Component:
 
 
 def _disk(settings: config.Settings) -> schemas.Component:
-    folders = (settings.db_file.parent, settings.models, settings.reports)
+    folders = (settings.db_file.parent, settings.models, settings.datasets, settings.reports)
     if locked := [folder.name for folder in folders if not os.access(folder, os.W_OK)]:
         return schemas.Component(status="down", detail=f"cannot be written: {', '.join(locked)}")
     free_mb = min(shutil.disk_usage(folder).free for folder in folders) // 2**20

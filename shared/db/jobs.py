@@ -29,7 +29,12 @@ BACK_OFF_MS = 2_000
 MAX_BACK_OFF_MS = 60_000
 """A job that is to wait longer than this was put back by a clock that has been set back since; it waits no more."""
 
-MAX_RUNTIME_S: dict[JobKind, float] = {"convert": 600.0, "benchmark": 3 * 3600.0, "report": 300.0}
+MAX_RUNTIME_S: dict[JobKind, float] = {
+    "convert": 600.0,
+    "dataset": 4 * 3600.0,
+    "benchmark": 3 * 3600.0,
+    "report": 300.0,
+}
 NO_MORE_ATTEMPTS = "Its worker died {attempts} times while running it; the job was given up. Last event: {detail}"
 
 

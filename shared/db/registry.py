@@ -10,11 +10,18 @@ import peewee
 
 from shared import clock, errors, ids
 from shared.db import connection, jobs, pages
-from shared.db.tables import Artifact, Deployment, Job, Model, Revision
+from shared.db.tables import Artifact, Dataset, Deployment, Job, Model, Revision
 from shared.specs import EngineName, ModelDescription, Precision, Preprocessing, Scores, Stored, Task, TensorInfo
 
 DEFAULT_BATCH = 4
 """Largest batch the default deployment forms from waiting requests, for models with a dynamic batch."""
+
+
+FILES: dict[type[Any], tuple[peewee.Field, ...]] = {
+    Model: (Model.file_sha256, Model.onnx_sha256),
+    Dataset: (Dataset.file_sha256, Dataset.index_sha256, Dataset.pack_sha256, Dataset.sheet_sha256),
+}
+"""The columns that name files of rows which users delete."""
 
 
 class Serves(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,7 +63,14 @@ def bump(name: Literal["access", "models"]) -> None:
 
 
 def keep_artifact(stored: Stored, store: Literal["models", "datasets", "reports"]) -> None:
-    """Record a published file, inside the caller's `write()`."""
+    """Record a published file, inside the caller's `write()`.
+
+    Raises:
+        errors.Conflict: The same bytes are in another store; a row names one place.
+    """
+    before = Artifact.get_or_none(Artifact.sha256 == stored.sha256)
+    if before is not None and before.store != store:
+        raise errors.Conflict(f"The same file is here already, among the {before.store}; it cannot be both.")
     Artifact.insert(
         sha256=stored.sha256, store=store, size_bytes=stored.size_bytes, created_at_ms=clock.now_ms()
     ).on_conflict_ignore().execute()
@@ -196,7 +210,12 @@ def delete_model(model_id: str, request_id: str | None = None) -> list[str]:
     Model.update(deleted_at_ms=clock.now_ms()).where(Model.id == model_id).execute()
     Deployment.update(status="retired").where(Deployment.model_id == model_id).execute()
     bump("models")
-    unused = [sha256 for sha256 in {row.file_sha256, row.onnx_sha256} if sha256 and not _in_use(sha256)]
+    return drop_unused({row.file_sha256, row.onnx_sha256})
+
+
+def drop_unused(sha256s: Iterable[str | None]) -> list[str]:
+    """Delete the artifact rows that no live model or dataset needs, inside the caller's `write()`; returns which."""
+    unused = [sha256 for sha256 in sha256s if sha256 and not _in_use(sha256)]
     Artifact.delete().where(Artifact.sha256.in_(unused)).execute()
     return unused
 
@@ -207,8 +226,8 @@ def is_kept(sha256: str) -> bool:
 
 
 def _in_use(sha256: str) -> bool:
-    return bool(
-        Model.select()
-        .where(Model.deleted_at_ms.is_null() & ((Model.file_sha256 == sha256) | (Model.onnx_sha256 == sha256)))
-        .exists()
+    return any(
+        table.select().where(table.deleted_at_ms.is_null() & (column == sha256)).exists()
+        for table, columns in FILES.items()
+        for column in columns
     )

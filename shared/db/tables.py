@@ -8,7 +8,7 @@ import msgspec
 import peewee
 
 from shared.db.connection import database
-from shared.specs import ModelDescription, canonical_json
+from shared.specs import DatasetSummary, ModelDescription, canonical_json
 
 
 class Json(peewee.TextField):
@@ -150,6 +150,41 @@ class Model(Table):
         """Name."""
 
         table_name = "models"
+
+
+class Dataset(Table):
+    """A dataset somebody uploaded. Counts and files are there once it is ready."""
+
+    id = peewee.TextField(primary_key=True)
+    name = peewee.TextField()
+    description = peewee.TextField()
+    task_type = peewee.TextField()
+    status = peewee.TextField()
+    error = peewee.TextField(null=True)
+    file_sha256 = peewee.TextField()
+    file_size = peewee.IntegerField()
+    archive_id = peewee.TextField(null=True)
+    split = Json(null=True)
+    seed = peewee.IntegerField()
+    frames_per_second = peewee.FloatField()
+    index_sha256 = peewee.TextField(null=True)
+    pack_sha256 = peewee.TextField(null=True)
+    sheet_sha256 = peewee.TextField(null=True)
+    prepared_size = peewee.IntegerField(null=True)
+    num_samples = peewee.IntegerField(null=True)
+    num_classes = peewee.IntegerField(null=True)
+    num_warnings = peewee.IntegerField(null=True)
+    splits = Json(null=True)
+    summary = Json(null=True, shape=DatasetSummary)
+    job_id = peewee.TextField()
+    created_by = peewee.TextField()
+    created_at_ms = peewee.IntegerField()
+    deleted_at_ms = peewee.IntegerField(null=True)
+
+    class Meta:
+        """Name."""
+
+        table_name = "datasets"
 
 
 class Job(Table):

@@ -17,15 +17,28 @@ from gateway import tokens
 from gateway.app import create_app
 from gateway.context import Context
 from shared import config, errors
-from shared.db import accounts, connection, registry
-from shared.db.tables import Artifact, Benchmark, BenchmarkResult, Idempotency, Job, JobEvent, Model, Report
-from shared.specs import ModelDescription, Preprocessing, Resize, TensorInfo
+from shared.db import accounts, connection, datasets, registry
+from shared.db.tables import Artifact, Benchmark, BenchmarkResult, Dataset, Idempotency, Job, JobEvent, Model, Report
+from shared.specs import (
+    ClassCount,
+    DatasetSummary,
+    DatasetWarning,
+    ImageSizes,
+    ModelDescription,
+    NearDuplicate,
+    Preprocessing,
+    Resize,
+    TensorInfo,
+)
 from shared.wire.client import Answer
 from shared.wire.events import Resync
 from shared.wire.messages import Done, Event, Status, Submit, WorkerStatus
 
 ONNX = b"\x08\x07" + bytes(500)
 """Bytes that could begin an ONNX file; the gateway looks no deeper."""
+
+ZIP = b"PK\x03\x04" + bytes(500)
+"""Bytes that could begin a ZIP."""
 
 ROLES = ("viewer", "engineer", "admin")
 
@@ -130,7 +143,7 @@ class Gateway:
     def reset(self) -> None:
         """Forget everything but the users, for the next test."""
         with connection.write():
-            for table in (Idempotency, Report, BenchmarkResult, Benchmark, JobEvent, Job, Model, Artifact):
+            for table in (Idempotency, Report, BenchmarkResult, Benchmark, JobEvent, Job, Model, Dataset, Artifact):
                 table.delete().execute()
             registry.bump("models")
         for path in self.files():
@@ -140,7 +153,7 @@ class Gateway:
 
     def files(self) -> list[Path]:
         """Every stored file."""
-        roots = (self.context.models.root, self.context.reports.root)
+        roots = (self.context.models.root, self.context.datasets.root, self.context.reports.root)
         return [path for root in roots for path in root.rglob("*") if path.is_file()]
 
     def refresh(self) -> None:
@@ -149,7 +162,8 @@ class Gateway:
 
     def staged(self) -> list[Path]:
         """Files of uploads that are under way."""
-        return list(self.context.models.root.glob("staging/*"))
+        stores = (self.context.models, self.context.datasets)
+        return [path for store in stores for path in store.root.glob("staging/*")]
 
 
 def settings_at(folder: Path) -> config.Settings:
@@ -338,3 +352,32 @@ def form(fields: dict[str, Any], content: bytes = ONNX, filename: str = "digits.
     """Options of an upload for `Gateway.post`."""
     texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in fields.items()}
     return {"data": texts, "files": {"file": (filename, content)}}
+
+
+SUMMARY = DatasetSummary(
+    layout="folders",
+    split_source="made",
+    classes=[ClassCount(name="cat", train=8, val=1, test=1), ClassCount(name="dog", train=8, val=1, test=1)],
+    splits={"train": 16, "val": 2, "test": 2},
+    num_samples=20,
+    num_skipped=1,
+    sizes=ImageSizes(smallest=(8, 8), median=(16, 16), largest=(32, 32)),
+    mean=(0.5, 0.5, 0.5),
+    std=(0.2, 0.2, 0.2),
+    warnings=[DatasetWarning(where="cat/7.jpg", what="is not used: it is empty")],
+    num_warnings=1,
+    near_duplicates=[
+        NearDuplicate(first="cat/1.jpg", first_split="train", second="cat/2.jpg", second_split="test", distance=1)
+    ],
+    num_near_duplicates=1,
+    images_per_s=99.0,
+)
+
+
+def make_ready(gateway: Gateway, dataset_id: str, about: str = "") -> None:
+    """The dataset as the preparer leaves it; `about` makes its files unlike those of others."""
+    contents = {name: f"{name} {about}".encode() for name in ("index", "pack", "sheet")}
+    with connection.write():
+        files = {name: gateway.context.datasets.put(content) for name, content in contents.items()}
+        datasets.finish(dataset_id, SUMMARY, files)
+        Job.update(status="completed", finished_at_ms=1).where(Job.kind == "dataset").execute()

@@ -40,6 +40,10 @@ GET /api/v1/models
 GET /api/v1/models/{model_id}
 GET /api/v1/models/{model_id}/onnx
 GET /api/v1/models/{model_id}/deployment
+POST /api/v1/datasets
+GET /api/v1/datasets
+GET /api/v1/datasets/{dataset_id}
+GET /api/v1/datasets/{dataset_id}/contact-sheet
 POST /api/v1/benchmark
 GET /api/v1/benchmark
 GET /api/v1/benchmark/{benchmark_id}
@@ -67,6 +71,7 @@ POST /api/v1/users
 PATCH /api/v1/users/{user_id}
 DELETE /api/v1/users/{user_id}
 DELETE /api/v1/models/{model_id}
+DELETE /api/v1/datasets/{dataset_id}
 """
 PLAIN = {"/api/v1/inference/predict": "POST", "/api/v1/events/ws": "GET"}
 """Handlers that Litestar knows no method of."""

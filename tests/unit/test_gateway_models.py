@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway import exchange, uploads
+from gateway import exchange, upload_kinds
 from shared import errors, ids
 from shared.artifacts import Staging
 from shared.db import jobs, registry
@@ -190,7 +190,7 @@ def test_bodies_that_are_no_form(gateway: Gateway, content_type: str, content: b
 
 
 def test_a_file_over_the_limit(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uploads, "MODEL_BYTES", 2**20)
+    monkeypatch.setattr(upload_kinds.MODEL, "file_bytes", 2**20)
     assert gateway.post("/models", **form(GOOD, b"\x08" * 2**20)).status_code == 202
     problem(gateway.post("/models", **form(GOOD, b"\x08" * (2**20 + 1))), 413, "too_large")
     assert gateway.staged() == [] and len(gateway.files()) == 1

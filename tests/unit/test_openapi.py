@@ -55,8 +55,10 @@ def real(gateway: kit.Gateway) -> dict[str, str]:
     benchmark_id = gateway.post("/benchmark", json={"model_id": model_id}).json()["id"]
     user = accounts.add_user(f"somebody-{next(NUMBERS)}", "unusable", "viewer")
     key = gateway.post("/auth/api-keys", role="admin", json={"name": "another"}).json()
+    dataset = gateway.post("/datasets", **kit.form({"name": "d", "task_type": "detection"}, kit.ZIP, "d.zip")).json()
     return {
         "model_id": model_id,
+        "dataset_id": dataset["id"],
         "benchmark_id": benchmark_id,
         "job_id": benchmark_id,
         "user_id": user.id,

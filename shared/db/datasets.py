@@ -1,0 +1,139 @@
+"""Datasets: rows for the gateway, and what the preparer makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import peewee
+
+from shared import clock, errors, ids
+from shared.db import connection, jobs, pages, registry
+from shared.db.tables import Dataset, Job
+from shared.specs import DatasetSpec, DatasetSummary, Stored, Task
+from shared.trace import Origin
+
+BRIEF = [field for name, field in Dataset._meta.fields.items() if name != "summary"]
+"""What a list shows; a summary may name ten thousand classes."""
+
+
+def add(stored: Stored, user_id: str, *, limit: int, origin: Origin, archive_id: str | None, **fields: Any) -> str:
+    """Insert an uploaded dataset and the job that checks it, inside the caller's `write()`; returns its id.
+
+    Raises:
+        errors.NotFound: There is no dataset `archive_id`.
+        errors.Conflict: That one is no ZIP.
+        errors.QueueFull: `limit` jobs are waiting already.
+    """
+    if archive_id is not None:
+        archive(archive_id)
+    dataset_id, job_id = ids.new_id("dst"), ids.new_id("job")
+    Dataset.insert(
+        id=dataset_id,
+        status="preprocessing",
+        file_sha256=stored.sha256,
+        file_size=stored.size_bytes,
+        archive_id=archive_id,
+        job_id=job_id,
+        created_by=user_id,
+        created_at_ms=clock.now_ms(),
+        **fields,
+    ).execute()
+    spec = DatasetSpec(dataset_id=dataset_id)
+    jobs.insert("dataset", spec, user_id=user_id, job_id=job_id, origin=origin, limit=limit)
+    return dataset_id
+
+
+def listing(
+    *, name: str | None = None, task_type: Task | None = None, status: str | None = None, limit: int, cursor: str | None
+) -> pages.Page[Dataset]:
+    """Datasets that are not deleted, without their summaries, newest first; None filters nothing."""
+    query = Dataset.select(*BRIEF).where(Dataset.deleted_at_ms.is_null())
+    wanted = ((Dataset.name, name), (Dataset.task_type, task_type), (Dataset.status, status))
+    for column, value in wanted:
+        if value is not None:
+            query = query.where(column == value)
+    return pages.page(query, Dataset.id, "dst", limit, cursor)
+
+
+def find(dataset_id: str) -> Dataset:
+    """The row of a dataset that is not deleted.
+
+    Raises:
+        errors.NotFound: No such dataset.
+    """
+    with connection.read():
+        row = Dataset.get_or_none((Dataset.id == dataset_id) & Dataset.deleted_at_ms.is_null())
+    if row is None:
+        raise errors.NotFound(f"There is no dataset {dataset_id[:80]!r}; GET /api/v1/datasets lists them.")
+    return row
+
+
+def archive(dataset_id: str) -> Dataset:
+    """The dataset whose ZIP a table of labels refers to. It may have failed: a ZIP without labels does.
+
+    Raises:
+        errors.NotFound: No such dataset.
+        errors.Conflict: It was a table of labels itself.
+    """
+    row = find(dataset_id)
+    if row.archive_id is not None:
+        raise errors.Conflict(
+            f"Dataset {dataset_id} is a CSV; archive_id takes the one with the ZIP: {row.archive_id}."
+        )
+    return row
+
+
+def finish(dataset_id: str, summary: DatasetSummary, files: Mapping[str, Stored]) -> None:
+    """A dataset is ready, inside the caller's `write()`; one that was deleted meanwhile stays so, without these files.
+
+    Args:
+        dataset_id: Whose check it was.
+        summary: What the check found.
+        files: `index`, `pack` and `sheet`, published.
+    """
+    changed = (
+        Dataset.update(
+            status="ready",
+            prepared_size=files["pack"].size_bytes,
+            num_samples=summary.num_samples,
+            num_classes=len(summary.classes),
+            num_warnings=summary.num_warnings,
+            splits=summary.splits,
+            summary=summary,
+            **{f"{name}_sha256": stored.sha256 for name, stored in files.items()},
+        )
+        .where((Dataset.id == dataset_id) & Dataset.deleted_at_ms.is_null())
+        .execute()
+    )
+    if changed:
+        for stored in files.values():
+            registry.keep_artifact(stored, "datasets")
+
+
+def fail(dataset_id: str, reason: str) -> None:
+    """A dataset cannot be used, inside the caller's `write()`; what was uploaded is kept."""
+    Dataset.update(status="failed", error=reason).where(Dataset.id == dataset_id).execute()
+
+
+def delete(dataset_id: str, request_id: str | None = None) -> list[str]:
+    """Hide a dataset and drop the artifact rows nobody else uses; returns their SHA-256 for the store to remove.
+
+    The row stays for the jobs that name it. Call inside `write()`, and remove the files after it has committed, those
+    that still are not `registry.is_kept()`. Its own check is cancelled.
+
+    Raises:
+        errors.NotFound: No such dataset.
+        errors.Conflict: A job uses it, or a CSV refers to its images.
+    """
+    row = find(dataset_id)
+    user = Dataset.get_or_none((Dataset.archive_id == dataset_id) & Dataset.deleted_at_ms.is_null())
+    if user is not None:
+        raise errors.Conflict(f"Dataset {user.id} takes its images from this one; delete that one first.")
+    about_it = peewee.fn.json_extract(Job.spec, "$.dataset_id") == dataset_id
+    for job in list(Job.select(Job.id, Job.kind).where(Job.status.in_(jobs.OPEN) & about_it)):
+        if job.kind != "dataset":
+            raise errors.Conflict(f"Job {job.id} ({job.kind}) uses this dataset; cancel it, or wait until it is done.")
+        jobs.request_cancel(job.id, request_id)  # its check: nobody waits for that any more
+    Dataset.update(deleted_at_ms=clock.now_ms()).where(Dataset.id == dataset_id).execute()
+    return registry.drop_unused({row.file_sha256, row.index_sha256, row.pack_sha256, row.sheet_sha256})
