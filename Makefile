@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed-$(EXTRA)
 TRAIN := $(VENV)/.with-train
 TENSORFLOW := .venv-tensorflow
 
-.PHONY: help setup setup-train setup-tensorflow run demo test check bench chaos coverage mutants clean
+.PHONY: help setup setup-train setup-tensorflow run demo test check bench bench-dataset chaos coverage mutants clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | while IFS='|' read -r name text; \
@@ -56,6 +56,9 @@ check: setup  ## ruff, formatting, types, layers
 bench: setup  ## the platform's figures beside their goals
 	@command -v wrk >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -qqy wrk >/dev/null; } || true
 	@$(BIN)/python -m benchmarks.run
+
+bench-dataset: setup  ## a generated dataset through the API (GB=10: that large): time, memory, disk
+	@$(BIN)/python -m benchmarks.datasets $(or $(GB),1)
 
 chaos: setup  ## kill processes under load for three minutes (KILLS=1000: that many), then check every promise
 	@$(BIN)/python -m benchmarks.chaos

@@ -1,37 +1,40 @@
-"""A dataset of any size through the child that checks it: seconds, images a second, and the most memory it held.
+"""`make bench-dataset GB=10`: a dataset of any size through the API: seconds, images a second, memory, disk.
 
-python -m benchmarks.datasets 1.0            a gigabyte of generated photographs
-python -m benchmarks.datasets 10 --side 512  ten of them, of smaller images
+Generated photographs go into a ZIP on the disk, through HTTP into a platform of its own, and are checked there. The
+most that gateway, preparer and the check's process hold is followed all the while; a missed goal makes the run fail.
 """
 
 from __future__ import annotations
 
 import io
-import tempfile
+import shutil
+import sys
 import threading
 import time
 import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 import numpy as np
 import psutil
 from PIL import Image
+from rich.console import Console
+from rich.table import Table
 
-from preparer import DatasetFile, DatasetOrder
-from shared import child
-from shared.artifacts import ArtifactStore, Outputs
-from shared.specs import DatasetSummary
+from benchmarks.run import Figure, Platform, platform
 
 CLASSES = 10
 PATTERNS = 64
 """Different pictures; each is changed a little for every image, so that no two files are equal."""
 
-FILES: tuple[DatasetFile, ...] = ("index", "pack", "sheet")
-LOOK_S = 0.1
+LOOK_S = 0.2
 MB = 1024 * 1024
+PIECE_BYTES = 1 << 20
+GROWTH_MB = 100
+CHECK_MB = 1024
+CHECK_WITHIN_S = 4 * 3600.0
 
 
 def write_archive(path: Path, size_bytes: int, side: int) -> int:
@@ -39,8 +42,8 @@ def write_archive(path: Path, size_bytes: int, side: int) -> int:
     random = np.random.default_rng(0)
     patterns = [_photograph(random, side) for _ in range(PATTERNS)]
     count = 0
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        while path.stat().st_size < size_bytes:
+    with path.open("wb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        while file.tell() < size_bytes:
             data = patterns[count % PATTERNS]
             # A comment segment of its own after the start of the JPEG makes every file another one.
             note = count.to_bytes(8, "big")
@@ -59,69 +62,122 @@ def _photograph(random: np.random.Generator, side: int) -> bytes:
     return buffer.getvalue()
 
 
-class Watch(threading.Thread):
-    """Follows the memory of our children: proportional set size, and with it what is theirs alone."""
+class Scales(threading.Thread):
+    """The most memory of gateway, preparer and its child: proportional set size, in MB."""
 
-    def __init__(self) -> None:
+    def __init__(self, running: Platform) -> None:
         super().__init__(daemon=True)
-        self.peak_mb = 0.0
+        found = running.processes()
+        self._services = {name: _service(found[name], name) for name in ("gateway", "preparer")}
+        self.start_mb = {name: one.memory_full_info().pss / MB for name, one in self._services.items()}
+        self.peak_mb = self.start_mb | {"check": 0.0}
         self._end = threading.Event()
 
     def run(self) -> None:
         while not self._end.wait(LOOK_S):
-            try:
-                held = sum(one.memory_full_info().pss for one in psutil.Process().children())
-            except psutil.Error:
-                continue
-            self.peak_mb = max(self.peak_mb, held / MB)
+            for name, service in self._services.items():
+                self._note(name, lambda service=service: [service])
+            self._note("check", self._checks)
 
-    def stop(self) -> float:
+    def _checks(self) -> list[psutil.Process]:
+        return [one for one in self._services["preparer"].children() if "preparer.enclosed_dataset" in one.cmdline()]
+
+    def _note(self, name: str, processes: Callable[[], list[psutil.Process]]) -> None:
+        try:
+            held = sum(one.memory_full_info().pss for one in processes()) / MB
+        except psutil.Error:  # it left while we looked
+            return
+        self.peak_mb[name] = max(self.peak_mb[name], held)
+
+    def stop(self) -> None:
         self._end.set()
         self.join()
-        return self.peak_mb
 
 
-def check(path: Path, store: ArtifactStore) -> tuple[DatasetSummary, float, float]:
-    """Summary, seconds and peak memory in MB; as the preparer has it done, hashing of the files included."""
-    watch, started = Watch(), time.monotonic()
-    watch.start()
-    with Outputs() as outputs:
-        order = DatasetOrder(
-            path=str(path),
-            name=path.stem,
-            task_type="classification",
-            split=None,
-            seed=0,
-            frames_per_second=1.0,
-            outputs={name: outputs.stage(name, store) for name in FILES},
-        )
-        limits = child.Limits(wall_s=7200, memory_mb=4096)
-        module = "preparer.enclosed_dataset"
-        summary = child.run(module, order, DatasetSummary, limits=limits, pass_fds=outputs.fds, on_progress=_show)
-        for name in FILES:
-            outputs.publish(name)
-    return summary, time.monotonic() - started, watch.stop()
+def _service(group: list[psutil.Process], name: str) -> psutil.Process:
+    """The service itself, not the scribe beside it."""
+    return next(one for one in group if one.cmdline()[-1] == name)
 
 
-def _show(progress: dict[str, Any]) -> None:
-    click.echo(f"\r{msgspec.json.encode(progress).decode():<100}", nl=False, err=True)
+def upload(running: Platform, path: Path) -> dict[str, Any]:
+    """Send the archive, a piece at a time; the dataset as it was accepted."""
+    part = "--x\r\nContent-Disposition: form-data; name="
+    head = "".join(
+        f'{part}"{name}"\r\n\r\n{value}\r\n' for name, value in (("name", path.stem), ("task_type", "classification"))
+    )
+    head += f'{part}"file"; filename="{path.name}"\r\n\r\n'
+    tail = "\r\n--x--\r\n"
+
+    def body() -> Iterator[bytes]:
+        yield head.encode()
+        with path.open("rb") as file:
+            while piece := file.read(PIECE_BYTES):
+                yield piece
+        yield tail.encode()
+
+    length = len(head) + path.stat().st_size + len(tail)
+    headers = {"Content-Type": "multipart/form-data; boundary=x", "Content-Length": str(length)}
+    answer = running.http.post("/datasets", content=body(), headers=headers)
+    answer.raise_for_status()
+    accepted: dict[str, Any] = answer.json()
+    return accepted
+
+
+def figures(running: Platform, path: Path, count: int) -> list[Figure]:
+    """Upload, wait, weigh."""
+    scales = Scales(running)
+    scales.start()
+    started = time.monotonic()
+    dataset = upload(running, path)
+    uploaded = time.monotonic()
+    while dataset["status"] == "preprocessing":
+        if time.monotonic() - uploaded > CHECK_WITHIN_S:
+            raise SystemExit("The check did not end.")
+        time.sleep(0.5)
+        dataset = running.http.get(f"/datasets/{dataset['id']}").raise_for_status().json()
+    checked = time.monotonic()
+    scales.stop()
+    if dataset["status"] != "ready" or dataset["num_samples"] != count:
+        raise SystemExit(f"{count} images became {dataset['num_samples']}: {dataset['error']}")
+    store = sum(one.stat().st_size for one in running.settings.datasets.rglob("*") if one.is_file())
+    growth = {name: scales.peak_mb[name] - scales.start_mb[name] for name in scales.start_mb}
+    size_gb, upload_s = path.stat().st_size / 1e9, uploaded - started
+    return [
+        Figure(name="size", value=size_gb, unit="GB", note=f"{count:,} images"),
+        Figure(name="upload", value=upload_s, unit="s", note=f"{size_gb * 1000 / upload_s:.0f} MB/s"),
+        Figure(name="upload to ready", value=checked - started, unit="s"),
+        Figure(name="check", value=count / (checked - uploaded), unit="images/s"),
+        Figure(name="gateway, growth", value=growth["gateway"], unit="MB (PSS)", goal=GROWTH_MB),
+        Figure(name="preparer, growth", value=growth["preparer"], unit="MB (PSS)", goal=GROWTH_MB),
+        Figure(name="check, at most", value=scales.peak_mb["check"], unit="MB (PSS)", goal=CHECK_MB),
+        Figure(name="disk", value=store / 1e9, unit="GB", note=f"{dataset['prepared_size'] / 1e9:.2f} GB prepared"),
+    ]
+
+
+def show(found: list[Figure]) -> bool:
+    """Print the table; whether every goal is met."""
+    table = Table(title="A dataset through the API")
+    for heading in ("figure", "value", "goal", ""):
+        table.add_column(heading, justify="right" if heading in ("value", "goal") else "left")
+    for one in found:
+        goal = "" if one.goal is None else f"<= {one.goal:g}"
+        table.add_row(one.name, f"{one.value:.1f} {one.unit}", goal, one.note or ("" if one.met else "missed"))
+    Console().print(table)
+    return all(one.met for one in found)
 
 
 @click.command()
 @click.argument("gigabytes", type=float)
 @click.option("--side", default=768, help="Height of the images in pixels; they are 4:3.")
 def main(gigabytes: float, side: int) -> None:
-    """Generate a dataset of about this size, check it, print what it took."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "generated.zip")
+    """Generate a dataset of about this size, bring it through the API, print what it took."""
+    with platform() as running:
+        free_gb = shutil.disk_usage(running.settings.root).free / 1e9
+        if free_gb < 3 * gigabytes + 2:
+            raise SystemExit(f"{3 * gigabytes + 2:.0f} GB of disk are needed, {free_gb:.0f} are free.")
+        path = running.settings.root / "generated.zip"
         count = write_archive(path, int(gigabytes * 1e9), side)
-        summary, seconds, peak_mb = check(path, ArtifactStore(Path(folder, "store")))
-        size_gb = path.stat().st_size / 1e9
-    assert summary.num_samples == count
-    click.echo(
-        f"\n{size_gb:.2f} GB, {count:,} images: {seconds:.0f} s, {summary.images_per_s:.0f} images/s, "
-        f"peak {peak_mb:.0f} MB, {summary.num_near_duplicates:,} near-duplicates, {summary.num_warnings} warnings"
-    )
+        sys.exit(not show(figures(running, path, count)))
 
 
 if __name__ == "__main__":
