@@ -14,20 +14,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway import schemas
+from gateway.routes import datasets as dataset_routes
 from gateway.routes import models as routes
 from reporter.housekeeping import FILES_EVERY_S, ORPHAN_S, Housekeeping
 from shared import config
 from shared.artifacts import ArtifactStore, Staging
-from shared.db import accounts, connection, registry
-from shared.db.tables import Artifact, Job, JobEvent, Model
+from shared.db import accounts, connection, datasets, registry
+from shared.db.tables import Artifact, Dataset, Job, JobEvent, Model
+from tests.unit.gateway_kit import SUMMARY
 
 FORM = schemas.ModelForm(name="m", task_type="classification")
+DATASET_FORM = schemas.DatasetForm(name="d", task_type="classification")
 SMALL = st.integers(0, 3)
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("upload"), SMALL),
         st.tuples(st.just("delete"), SMALL),
         st.tuples(st.just("measure"), SMALL),
+        st.tuples(st.just("upload a dataset"), SMALL),
+        st.tuples(st.just("check a dataset"), SMALL),
+        st.tuples(st.just("delete a dataset"), SMALL),
+        st.tuples(st.just("check a dataset dies before its commit"), SMALL),
         st.tuples(st.just("upload dies before its commit"), SMALL),
         st.tuples(st.just("delete dies after its commit"), SMALL),
         st.tuples(st.just("measure dies before its commit"), SMALL),
@@ -49,7 +56,8 @@ class Installation:
         self.settings = config.load({"DATA_DIR": str(root), "RUN_DIR": "/tmp/cvp-none"})
         self.user_id, self.now_s = user_id, 0.0
         self.models, self.reports = ArtifactStore(self.settings.models), ArtifactStore(self.settings.reports)
-        self.context: Any = SimpleNamespace(models=self.models, settings=self.settings)
+        self.datasets = ArtifactStore(self.settings.datasets)
+        self.context: Any = SimpleNamespace(models=self.models, datasets=self.datasets, settings=self.settings)
         state = {"account": SimpleNamespace(id=user_id), "request_id": "", "traceparent": ""}
         self.request: Any = SimpleNamespace(scope={"state": state})
         self.restart(0)
@@ -92,17 +100,53 @@ class Installation:
         with connection.write():
             registry.keep_artifact(stored, "reports")
 
+    def upload_dataset(self, content: int) -> None:
+        with self.datasets.stage() as staging:
+            staging.write(b"dataset %d" % content)
+            stored = staging.seal()
+            dataset_routes._accept(self.context, staging, DATASET_FORM, stored=stored, request=self.request, key=None)
+
+    def check_dataset(self, index: int, *, dies: bool = False) -> None:
+        """The pack depends on the upload alone, so that datasets share it; a deleted one may be checked as well."""
+        every = list(Dataset.select().order_by(Dataset.id))
+        if not every:
+            return
+        chosen = every[index % len(every)]
+        names = {"index": chosen.id, "pack": chosen.file_sha256, "sheet": chosen.id}
+        files = {name: self.datasets.put(f"{name} {of}".encode()) for name, of in names.items()}
+        if dies:
+            raise Died
+        with connection.write():
+            datasets.finish(chosen.id, SUMMARY, files)
+
+    def delete_dataset(self, index: int) -> None:
+        alive = [row.id for row in live(Dataset)]
+        if alive:
+            dataset_routes._delete(self.context, alive[index % len(alive)], self.request)
+
     def wait(self, seconds: float) -> None:
         self.now_s += seconds
         self.keeper.step()
 
     def files(self) -> set[str]:
-        return {sha256 for store in (self.models, self.reports) for files in store.published() for sha256 in files}
+        stores = (self.models, self.datasets, self.reports)
+        return {sha256 for store in stores for files in store.published() for sha256 in files}
 
 
-def live() -> list[Any]:
+def live(table: Any = Model) -> list[Any]:
     with connection.read():
-        return list(Model.select().where(Model.deleted_at_ms.is_null()).order_by(Model.id))
+        return list(table.select().where(table.deleted_at_ms.is_null()).order_by(table.id))
+
+
+def named() -> set[str]:
+    """The files that models and datasets refer to."""
+    return {
+        sha256
+        for table, columns in registry.FILES.items()
+        for row in live(table)
+        for column in columns
+        if (sha256 := getattr(row, column.name)) is not None
+    }
 
 
 def rows() -> set[str]:
@@ -122,7 +166,7 @@ def user_id(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def clean(user_id: str) -> str:
     with connection.write():
-        for table in (JobEvent, Job, Model, Artifact):
+        for table in (JobEvent, Job, Model, Dataset, Artifact):
             table.delete().execute()
     return user_id
 
@@ -151,7 +195,7 @@ def test_a_file_uploaded_again_while_its_model_is_deleted_stays(
 @given(steps=STEPS)
 def test_no_row_without_its_file_and_in_the_end_no_file_without_a_row(user_id: str, steps: list[tuple[str, int]]):
     with connection.write():
-        for table in (JobEvent, Job, Model, Artifact):
+        for table in (JobEvent, Job, Model, Dataset, Artifact):
             table.delete().execute()
     with tempfile.TemporaryDirectory() as folder:
         house = Installation(Path(folder), user_id)
@@ -159,6 +203,9 @@ def test_no_row_without_its_file_and_in_the_end_no_file_without_a_row(user_id: s
             "upload": house.upload,
             "delete": house.delete,
             "measure": house.measure,
+            "upload a dataset": house.upload_dataset,
+            "check a dataset": house.check_dataset,
+            "delete a dataset": house.delete_dataset,
             "wait": house.wait,
             "the reporter starts again": house.restart,
         }
@@ -167,7 +214,7 @@ def test_no_row_without_its_file_and_in_the_end_no_file_without_a_row(user_id: s
             with contextlib.suppress(Died):
                 calls[name](value, **({"dies": True} if dies else {}))
             assert rows() <= house.files(), step
-            assert {model.file_sha256 for model in live()} <= rows(), step
+            assert named() <= rows(), step
         for _ in range(3):
             house.wait(ORPHAN_S)
         assert house.files() == rows()

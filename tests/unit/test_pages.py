@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shared.db import accounts, benchmarks, connection, jobs, registry, tables
+from shared.db import accounts, benchmarks, connection, datasets, jobs, registry, tables
 from shared.db.pages import Page
 from shared.specs import ConvertSpec, Stored
 
@@ -96,6 +96,10 @@ def test_pages_lose_and_repeat_nothing_while_rows_come(
         (registry.models, {"status": "failed"}),
         (registry.models, {"name": "m"}),
         (registry.models, {"task_type": "detection"}),
+        (datasets.listing, {}),
+        (datasets.listing, {"status": "failed"}),
+        (datasets.listing, {"name": "d"}),
+        (datasets.listing, {"task_type": "detection"}),
         (jobs.listing, {}),
         (jobs.listing, {"status": "failed"}),
         (jobs.listing, {"kind": "report"}),
@@ -111,7 +115,7 @@ def test_pages_lose_and_repeat_nothing_while_rows_come(
 def test_every_filter_has_an_index_in_the_order_of_its_list(
     listing: Listing, wanted: dict[str, str], cursor: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prefix = {registry.models: "mdl", benchmarks.reports: "rep"}.get(listing, "job")
+    prefix = {registry.models: "mdl", datasets.listing: "dst", benchmarks.reports: "rep"}.get(listing, "job")
     plans = []
     run = connection.database.execute_sql
 
