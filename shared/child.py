@@ -30,6 +30,12 @@ GRACE_S = 2.0
 LEAVE_S = 0.2
 TICK_S = 0.25
 TAIL_LINES = 40
+ANSWER_BYTES = 64 * 2**20
+"""Longest line of an answer."""
+
+REFUSAL_CHARACTERS = 4000
+"""Of a refusal's message, which is stored: engines repeat names out of a model, and those may be megabytes."""
+
 PARENT_ENV = "CVP_PARENT_PID"
 FROM_OUTSIDE = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGKILL})
 """Signals that no work brings upon itself; a crash or a limit (SIGSEGV, SIGXCPU) would only come again."""
@@ -213,11 +219,12 @@ class _Running:
                     chunk = os.read(key.fd, 1 << 16)
                     if not chunk:
                         selector.unregister(key.fd)
-                    for line in _split(buffers[key.fd], chunk):
-                        if key.fd == stderr.fileno():
+                    if key.fd == stderr.fileno():
+                        for line in _split(buffers[key.fd], chunk, scribe.LINE_BYTES):
                             self._log(line)
-                        else:
-                            yield _read(decoder, line)
+                        continue
+                    for line in _split(buffers[key.fd], chunk, ANSWER_BYTES):
+                        yield _read(decoder, line)
                 yield None
 
     def _log(self, line: bytes) -> None:
@@ -252,12 +259,18 @@ def _read(decoder: msgspec.json.Decoder[Any], line: bytes) -> Line:
     return answer
 
 
-def _split(buffer: bytearray, chunk: bytes) -> list[bytes]:
-    """Whole lines so far; at the end of the stream (an empty chunk) the rest counts as a line."""
+def _split(buffer: bytearray, chunk: bytes, longest: int) -> list[bytes]:
+    """Whole lines so far, one that grows over `longest` bytes in parts; at the end of the stream (an empty chunk) the
+    rest counts as a line.
+    """
     buffer += chunk
+    if chunk and b"\n" not in chunk and len(buffer) <= longest:
+        return []  # looking at all of it each time would take minutes for a line of megabytes
     *lines, rest = bytes(buffer).split(b"\n")
-    buffer[:] = rest if chunk else b""
-    return [line for line in (lines if chunk else [*lines, rest]) if line]
+    if not chunk or len(rest) > longest:
+        lines, rest = [*lines, rest], b""
+    buffer[:] = rest
+    return [line for line in lines if line]
 
 
 def main(order_type: type[Order], work: Callable[[Order, Report], Any]) -> None:
@@ -281,7 +294,7 @@ def main(order_type: type[Order], work: Callable[[Order, Report], Any]) -> None:
         failpoints.reach("child.before_result")
         say(Result(value=msgspec.Raw(msgspec.json.encode(value))))
     except errors.AppError as refused:
-        say(Refused(code=refused.code, message=refused.message))
+        say(Refused(code=refused.code, message=refused.message[:REFUSAL_CHARACTERS]))
     except MemoryError:
         say(Refused(code=errors.TooLarge.code, message="It needs more memory than a job may use."))
     except Exception:

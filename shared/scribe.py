@@ -15,6 +15,9 @@ from collections.abc import Iterable
 LINE_BYTES = 16_384
 """A longer line becomes several."""
 
+GUESSED_FROM = 500
+"""Characters at the beginning of a line that a level is guessed from; the patterns take long over long ones."""
+
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _OURS = re.compile(r"(DEBUG|INFO|WARNING|ERROR|CRITICAL): (.*)", re.DOTALL)
 _ONNX_RUNTIME = re.compile(r"(?:\d{4}-\d\d-\d\d [\d:.]+ )?(\[([VIWEF]):onnxruntime:.*)", re.DOTALL)
@@ -34,7 +37,7 @@ def read(line: str) -> tuple[str, str]:
         return _LEVELS[ours[1]], ours[2]
     if engine := _ONNX_RUNTIME.fullmatch(text):
         return _LEVELS[engine[2]], engine[1]
-    return next((level for level, pattern in _GUESSES if pattern.match(text)), "info"), text
+    return next((level for level, pattern in _GUESSES if pattern.match(text, 0, GUESSED_FROM)), "info"), text
 
 
 def records(service: str, lines: Iterable[bytes]) -> Iterable[str]:

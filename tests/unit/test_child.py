@@ -43,6 +43,35 @@ def test_a_large_result_passes():
     assert len(run("answers", "x" * 50_000)["answer"]) == 50_000
 
 
+def test_a_result_without_end_is_no_answer(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(child, "ANSWER_BYTES", 10_000)
+    with pytest.raises(child.ChildDied, match="cannot be read"):
+        run("answers", "x" * 500_000)
+
+
+def test_a_line_without_end_comes_in_parts():
+    lines: list[str] = []
+    run("never ends a line", str(4 * 2**20), on_log=lambda _, text: lines.append(text), limits=child.Limits(wall_s=60))
+    assert "".join(lines) == "x" * (4 * 2**20)
+    assert max(len(line) for line in lines) < 2**17
+
+
+@pytest.mark.timeout(15)  # copying all of it for each part takes twice that
+def test_a_long_line_costs_no_more_than_it_is_long():
+    lines, buffer = [], bytearray()
+    for _ in range(1000):
+        lines += child._split(buffer, b"x" * 65_536, 2**40)
+    assert not lines
+    assert child._split(buffer, b"y\nz", 2**40) == [b"x" * 65_536_000 + b"y"]
+    assert child._split(buffer, b"", 2**40) == [b"z"]
+
+
+def test_a_refusal_is_shown_in_part_where_it_is_enormous():
+    with pytest.raises(errors.BadModel) as refused:
+        run("refuses", "no good " * 1_000_000)
+    assert len(str(refused.value)) == child.REFUSAL_CHARACTERS
+
+
 def test_a_refusal_is_raised_as_what_it_was():
     with pytest.raises(errors.BadModel, match="no good"):
         run("refuses", "no good")
