@@ -21,6 +21,9 @@ from shared.db import connection, snapshot
 
 ASIDE = "before-"
 STAGE = "restore-"
+STAGE_BYTES = 4
+"""In its name, in hexadecimal digits."""
+
 JOURNAL = "restoring.json"
 HASHED = "[0-9a-f][0-9a-f]"
 ENDING_S = 3.0
@@ -68,8 +71,13 @@ def settle(settings: config.Settings) -> None:
     try:
         swap(settings).settle()
         for root in _roots(settings):
-            for leftover in root.glob(f"{STAGE}*"):
+            for leftover in root.glob(STAGE + "[0-9a-f]" * 2 * STAGE_BYTES):  # no folder of somebody's own
                 shutil.rmtree(leftover)
+    except msgspec.MsgspecError as error:
+        raise click.ClickException(
+            f"A restore was interrupted, and its journal {swap(settings).journal} is damaged ({error}). Compare the "
+            f"folders {ASIDE}* and {STAGE}* with the data, move the right one in its place, and delete the journal."
+        ) from error
     except OSError as error:
         raise click.ClickException(
             f"A restore was interrupted and cannot be taken back: {error.filename}: {error.strerror or error}."
@@ -123,7 +131,7 @@ def _occupied(settings: config.Settings) -> Iterator[Path]:
 
 
 def _restore(settings: config.Settings, source: Path, manifest: archive.Manifest, advance: archive.Advance) -> Restored:
-    stage = f"{STAGE}{secrets.token_hex(4)}"
+    stage = f"{STAGE}{secrets.token_hex(STAGE_BYTES)}"
     roots = {"models": settings.models, "datasets": settings.datasets, "reports": settings.reports}
     database = settings.db_file.parent / stage / settings.db_file.name
 

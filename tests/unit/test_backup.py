@@ -209,6 +209,30 @@ def test_a_backup_of_a_later_version_is_refused(settings: config.Settings, elsew
     assert list(elsewhere.root.rglob("restore-*")) == []
 
 
+def test_only_what_a_killed_restore_left_is_removed(settings: config.Settings):
+    folder = settings.db_file.parent
+    for name in ("restore-0123abcd", "restore-points", "restore-0123abcd-of-mine"):
+        (folder / name).mkdir()
+        (folder / name / "file").touch()
+    (folder / "restore-me.tar").touch()
+    restore.settle(settings)
+    assert sorted(path.name for path in folder.glob("restore-*")) == [
+        "restore-0123abcd-of-mine",
+        "restore-me.tar",
+        "restore-points",
+    ]
+
+
+@pytest.mark.parametrize("content", [b"", b"[", b"{}", b'[["only one"]]', b"\xff"])
+def test_a_damaged_journal_moves_nothing_and_says_what_to_do(settings: config.Settings, content: bytes):
+    journal = settings.db_file.parent / restore.JOURNAL
+    journal.write_bytes(content)
+    before = everything(settings.root)
+    with pytest.raises(click.ClickException, match=f"{restore.JOURNAL} is damaged"):
+        restore.settle(settings)
+    assert everything(settings.root) == before
+
+
 def test_a_failure_half_way_puts_everything_back(
     saved: Path, elsewhere: config.Settings, monkeypatch: pytest.MonkeyPatch
 ):

@@ -56,7 +56,7 @@ def test_a_line_without_end_comes_in_parts():
     assert max(len(line) for line in lines) < 2**17
 
 
-@pytest.mark.timeout(15)  # copying all of it for each part takes twice that
+@pytest.mark.timeout(15)  # copying all of it for each part takes two minutes
 def test_a_long_line_costs_no_more_than_it_is_long():
     lines, buffer = [], bytearray()
     for _ in range(1000):
