@@ -86,6 +86,8 @@ def verify(path: Path, advance: Advance) -> Manifest:
     Raises:
         click.ClickException: It is no backup, is incomplete, or has changed; nothing was touched.
     """
+    if path.is_dir():
+        raise click.ClickException(f"{path} is a folder; name the file in it.")
     try:
         with _reading(path) as tar:
             manifest = _manifest(tar)

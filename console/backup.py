@@ -57,7 +57,7 @@ def write(settings: config.Settings, target: Path, advance: archive.Advance) -> 
             failpoints.reach("backup.after_rename")
             sync_folder(target.parent)
     except OSError as error:
-        raise click.ClickException(f"The backup could not be written: {error.strerror or error}.") from error
+        raise click.ClickException(f"{target} could not be written: {error.strerror or error}.") from error
     finally:
         connection.database.close()
     return target, manifest

@@ -130,6 +130,8 @@ def _running(supervisor: Supervisor) -> Finding:
         reason = client.not_ready()
     if reason:
         return Finding(subject="platform", text=f"{reason} `cvp status` shows the processes.", wrong=True)
+    if given_up := [advice for program in supervisor.programs() if (advice := program.advice())]:
+        return Finding(subject="platform", text=" ".join(given_up), wrong=True)
     return Finding(subject="platform", text=f"ready at {address(settings)}")
 
 

@@ -166,8 +166,14 @@ def _missing(supervisor: Supervisor) -> str:
 
 def _why_not_up(settings: config.Settings, program: Program) -> str:
     log = settings.logs / f"{program.name}.log"
-    last = log.read_text(errors="replace").splitlines()[-12:] if log.exists() else []
+    last = _tail(log.read_text(errors="replace").splitlines()) if log.exists() else []
     return "\n".join([f"{program.name} does not stay up. The end of its log, {log}:", *last])
+
+
+def _tail(lines: list[str]) -> list[str]:
+    """The last words of the last try alone: a process that dies five times says the same five times."""
+    starts = [index for index, line in enumerate(lines) if '"message":"started"' in line]
+    return lines[starts[-1] if starts else 0 :][-12:]
 
 
 def _join(supervisor: Supervisor, say: Say) -> None:

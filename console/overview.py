@@ -28,10 +28,13 @@ def show_status(settings: config.Settings, screen: Screen) -> int:
     in_force = settings_in_force(supervisor)
     with Client(in_force) as client:
         reason = client.not_ready()
-    if not reason:
+    given_up = [advice for program in programs if (advice := program.advice())]
+    if not reason and not given_up:
         screen.line(f"Ready at {address(in_force)} (data in {in_force.root})")
         return 0
-    screen.line(f"Not ready: {reason}")
+    screen.line(f"Not ready: {reason}" if reason else f"Only in part ready at {address(in_force)}:")
+    for advice in given_up:
+        screen.line(advice)
     return 1
 
 
@@ -73,7 +76,7 @@ def show_config(screen: Screen) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for title in ("setting", "value", "from"):
         table.add_column(title, overflow="fold", no_wrap=True)  # to be copied: in one piece as long as there is room
-    table.add_column("meaning", min_width=24)
+    table.add_column("meaning", overflow="fold", min_width=24)
     for name, _, origin, meaning in config.in_force():
         table.add_row(name, config.shown(name, values[name]), origin, meaning)
     screen.table(table)

@@ -44,6 +44,12 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
         """Whether a person means this program by one of `names`: its own, or that of its kind."""
         return self.name in names or self.group in names
 
+    def advice(self) -> str:
+        """What to do about a program that was given up; empty for any other."""
+        if not self.given_up:
+            return ""
+        return f"{self.name} was given up: `cvp logs {self.name}` may say why, `cvp restart {self.name}` tries again."
+
 
 class NotAnswering(click.ClickException):
     """supervisord is not there, hangs, or is ending already."""

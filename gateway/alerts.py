@@ -18,7 +18,7 @@ TOPIC = "alerts"
 CLEAR_AFTER_S = 30.0
 """A condition must be gone this long before its alert is cleared, so that one at its limit does not flap."""
 
-PATIENCE_S = {"NoInferenceWorker": 15.0}
+PATIENCE_S = {"NoInferenceWorker": 15.0, "NoJobWorker": 15.0}
 """Conditions that must last before they are an alert: a restart takes a few seconds."""
 
 ERROR_SHARE = 0.05
@@ -45,6 +45,8 @@ def due(view: View, last: Minute, status: Status | None, settings: config.Settin
     found: dict[str, str] = {}
     if status is None or not status.workers:
         found["NoInferenceWorker"] = "No inference process is there; predictions are refused."
+    if away := view.host.away():
+        found["NoJobWorker"] = f"No process is there of: {', '.join(away)}; its jobs wait."
     if last.workers_lost >= LOST_WORKERS:
         found["WorkerFlapping"] = f"Inference processes died {last.workers_lost} times within five minutes."
     if last.refused_full or (status is not None and status.depth >= status.depth_limit):

@@ -13,6 +13,8 @@ import msgspec
 import psutil
 
 SERVICES = frozenset({"broker", "inferencer", "benchmarker", "preparer", "reporter", "gateway"})
+FOR_JOBS = ("preparer", "benchmarker", "reporter")
+"""Services without which jobs of some kinds wait for ever."""
 SUPERVISOR = "supervisord"
 SCRIBE = "shared.scribe"
 OTHER = "other"
@@ -50,6 +52,10 @@ class HostFigures(msgspec.Struct, frozen=True, kw_only=True):
     disks: dict[str, Disk]
     services: dict[str, Service]
 
+    def away(self) -> list[str]:
+        """The services for jobs that should have a process, and have none."""
+        return [name for name in FOR_JOBS if name in self.services and not self.services[name].processes]
+
 
 class Host:
     """Looks at the machine; keeps what it saw last, for the differences. Blocking, one thread at a time.
@@ -61,10 +67,11 @@ class Host:
 
     def __init__(self, folders: Mapping[str, Path], root: int | None = None) -> None:
         self._folders = folders
-        self._root = root or (os.getppid() if os.environ.get("SUPERVISOR_ENABLED") else os.getpid())
+        supervised = bool(os.environ.get("SUPERVISOR_ENABLED"))
+        self._root = root or (os.getppid() if supervised else os.getpid())
         self._seen_s = time.monotonic()
         self._cpu_s: dict[tuple[int, float], float] = {}
-        self._used_s: defaultdict[str, float] = defaultdict(float)
+        self._used_s: defaultdict[str, float] = defaultdict(float, dict.fromkeys(SERVICES if supervised else (), 0.0))
         psutil.cpu_percent(None)
 
     def look(self) -> HostFigures:

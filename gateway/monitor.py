@@ -105,6 +105,10 @@ class Monitor:
         """The last look; the first one, right after the start, is taken now."""
         return self._view or await self.look()
 
+    def away(self) -> list[str]:
+        """The services for jobs of which the last look found no process."""
+        return self._view.host.away() if self._view else []
+
     def minute(self) -> Minute:
         """The last minute up to this moment."""
         lost = self._tally.worker_events["lost"] - self._lost[0]

@@ -129,6 +129,7 @@ def _components(context: Context) -> dict[str, schemas.Component]:
         "database": _database(context),
         "broker": _state(context.broker.alive, "it does not answer"),
         "inference": schemas.Component(status=lane.status, detail="" if lane.status == "ok" else missing),
+        "jobs": _jobs(context),
         "disk": _disk(context.settings),
     }
 
@@ -143,6 +144,13 @@ def _database(context: Context) -> schemas.Component:
     if context.caches.current and refused:
         return schemas.Component(status="degraded", detail=f"it refused {refused} calls in the last minute")
     return _state(context.caches.current, "it does not answer")
+
+
+def _jobs(context: Context) -> schemas.Component:
+    """Whether somebody is there for each kind of job; who is not keeps nobody from signing in and predicting."""
+    if away := context.monitor.away():
+        return schemas.Component(status="degraded", detail=f"no process is there of: {', '.join(away)}")
+    return schemas.Component(status="ok")
 
 
 def _disk(settings: config.Settings) -> schemas.Component:

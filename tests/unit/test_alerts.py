@@ -17,7 +17,7 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 from gateway import mail
 from gateway.alerts import CLEAR_AFTER_S, Standing, Watch, due
 from gateway.context import Context
-from gateway.host import Disk, HostFigures
+from gateway.host import Disk, HostFigures, Service
 from gateway.mail import Post
 from gateway.monitor import OURS, Minute, View, minute
 from gateway.tally import Tally
@@ -68,6 +68,15 @@ def locked_disk() -> HostFigures:
     return msgspec.structs.replace(view().host, disks={"models": locked})
 
 
+def without(service: str) -> HostFigures:
+    """A machine on which one service of ours has no process."""
+    there = Service(processes=2, memory_bytes=1, cpu_s=1.0, cpu_pct=0.0)
+    services = dict.fromkeys(("gateway", "preparer", "benchmarker", "reporter"), there)
+    return msgspec.structs.replace(
+        view().host, services=services | {service: msgspec.structs.replace(there, processes=0)}
+    )
+
+
 def last(**changes: Any) -> Minute:
     return msgspec.structs.replace(quiet(), **changes)
 
@@ -98,6 +107,7 @@ def last(**changes: Any) -> Minute:
         ("DatabaseErrors", (view(), quiet(), lane()), (view(jobs=None), quiet(), lane())),
         ("DiskLow", (view(), quiet(), lane()), (view(host=full_disk()), quiet(), lane())),
         ("EmailFailing", (view(), quiet(), lane()), (view(), last(email_failure="refused"), lane())),
+        ("NoJobWorker", (view(), quiet(), lane()), (view(host=without("benchmarker")), quiet(), lane())),
         ("DiskReadOnly", (view(), quiet(), lane()), (view(host=locked_disk()), quiet(), lane())),
     ],
 )
@@ -109,7 +119,7 @@ def test_what_is_due(name: str, at_its_limit: tuple[Any, ...], over_it: tuple[An
 def test_prometheus_knows_the_same_alerts() -> None:
     both = re.findall(r"- alert: (\w+)(?:(?!- alert:).)*platform: raised", RULES.read_text(), re.DOTALL)
     disks = full_disk().disks | {"reports": locked_disk().disks["models"]}
-    bad = view(jobs=waiting(10), host=msgspec.structs.replace(view().host, disks=disks))
+    bad = view(jobs=waiting(10), host=msgspec.structs.replace(without("preparer"), disks=disks))
     minute_ = last(
         workers_lost=3, refused_full=1, http_failed=9, http_error_rate=0.9, database_errors=1, email_failure="no"
     )

@@ -169,6 +169,20 @@ def test_a_program_that_was_given_up_ends_the_wait_with_its_last_words(settings:
     assert caught.value.message.count("old") == 11
 
 
+def test_a_program_that_dies_five_times_says_why_once(settings: config.Settings):
+    once = ['{"level":"info","message":"started","pid":1}', '{"level":"fatal","message":"no libfoo.so"}']
+    (settings.logs / "preparer.log").write_text("\n".join(once * 5))
+    staged = Staged(settings, program("preparer", "FATAL", given_up=True))
+    with pytest.raises(lifecycle.click.ClickException) as caught:
+        lifecycle.wait_until_ready(staged, lambda _: None)
+    assert caught.value.message.splitlines()[1:] == once
+
+
+def test_a_program_that_was_given_up_has_advice_and_no_other_has():
+    assert "`cvp restart preparer`" in program("preparer", "FATAL", given_up=True).advice()
+    assert program("preparer", "BACKOFF").advice() == ""
+
+
 def test_names_mean_one_program_or_all_of_a_kind(settings: config.Settings):
     staged = Staged(settings, program("inferencer-0", "RUNNING"), program("inferencer-1", "RUNNING"))
     staged.lives = lambda: True

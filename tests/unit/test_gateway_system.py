@@ -51,7 +51,7 @@ def test_health_shows_its_parts_to_those_who_signed_in(gateway: Gateway) -> None
     assert gateway.get("/health", role=None).json() == {"status": "ok", "version": "0.1.0", "inference": "ok"}
     parts = gateway.get("/health", role="viewer").json()["components"]
     assert {name: part["status"] for name, part in parts.items()} == dict.fromkeys(
-        ("api", "database", "broker", "inference", "disk"), "ok"
+        ("api", "database", "broker", "inference", "jobs", "disk"), "ok"
     )
     problem(gateway.get("/health", role=None, headers={"X-API-Key": "wrong"}), 401, "unauthorized")
 
@@ -63,6 +63,16 @@ def test_health_without_a_broker_is_down_and_not_ready(gateway: Gateway) -> None
     ready = gateway.get("/health/ready", role=None)
     assert (ready.status_code, ready.headers["retry-after"]) == (503, "1")
     assert "broker" in ready.json()["detail"]
+
+
+def test_health_names_who_is_not_there_for_jobs(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway.context.monitor, "away", lambda: ["preparer"])
+    health = gateway.get("/health", role="viewer")
+    assert (health.status_code, health.json()["status"]) == (200, "degraded")
+    assert health.json()["components"]["jobs"] == {
+        "status": "degraded",
+        "detail": "no process is there of: preparer",
+    }
 
 
 def test_health_without_a_database_is_down(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
