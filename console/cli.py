@@ -81,7 +81,7 @@ def up() -> None:
         started = lifecycle.up(settings, say)
     screen.line(f"{'Ready' if started.by_us else 'Already running'} at {address(settings)} (data in {settings.root})")
     if started.first_sign_in:
-        screen.line(f"{started.first_sign_in} (shown this once; `cvp passwd` sets another)", style="bold")
+        screen.line(started.first_sign_in, style="bold")
 
 
 @main.command()

@@ -56,7 +56,7 @@ def _started(settings: config.Settings, screen: Screen) -> Iterator[bool]:
         begun = lifecycle.up(settings, say)
     screen.line(f"{'Started' if begun.by_us else 'Running'} at {address(settings)} (data in {settings.root})")
     if begun.first_sign_in:
-        screen.line(f"{begun.first_sign_in} (shown this once)", style="bold")
+        screen.line(begun.first_sign_in, style="bold")
     try:
         yield begun.by_us
     finally:

@@ -131,11 +131,13 @@ def restart(supervisor: Supervisor, chosen: list[Program], say: Say) -> None:
     for program in chosen:
         _drain(supervisor, (program.name,), say)
         supervisor.start_program(program)
-        wait_until_ready(supervisor, say)
+        wait_until_ready(supervisor, say, only=(program.name,))
 
 
-def wait_until_ready(supervisor: Supervisor, say: Say, bound_s: float = READY_BOUND_S) -> None:
-    """Wait until every program runs and the gateway says that it serves.
+def wait_until_ready(
+    supervisor: Supervisor, say: Say, bound_s: float = READY_BOUND_S, only: tuple[str, ...] = ()
+) -> None:
+    """Wait until every program, or `only` those of these names, runs and the gateway says that it serves.
 
     Raises:
         click.ClickException: A program was given up, or it takes too long; has the end of its log.
@@ -143,7 +145,7 @@ def wait_until_ready(supervisor: Supervisor, say: Say, bound_s: float = READY_BO
     end = time.monotonic() + bound_s
     with Client(supervisor.settings) as client:
         while time.monotonic() < end:
-            missing = _missing(supervisor) or client.not_ready()
+            missing = _missing(supervisor, only) or client.not_ready()
             if not missing:
                 return
             say(missing)
@@ -151,11 +153,11 @@ def wait_until_ready(supervisor: Supervisor, say: Say, bound_s: float = READY_BO
     raise click.ClickException(f"Not ready after {bound_s:.0f} s: {missing}. `cvp logs NAME` shows more.")
 
 
-def _missing(supervisor: Supervisor) -> str:
+def _missing(supervisor: Supervisor, only: tuple[str, ...]) -> str:
     """The programs that are not up yet, in words; empty when all are."""
     if not supervisor.answers():
         return "waiting for supervisord"
-    programs = supervisor.programs()
+    programs = [program for program in supervisor.programs() if not only or program.name in only]
     for program in programs:
         if program.given_up:
             raise click.ClickException(_why_not_up(supervisor.settings, program))

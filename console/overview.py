@@ -74,9 +74,8 @@ def show_config(screen: Screen) -> None:
     settings = config.load()
     values = msgspec.to_builtins(config.load(environment(settings)))
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for title in ("setting", "value", "from"):
-        table.add_column(title, overflow="fold", no_wrap=True)  # to be copied: in one piece as long as there is room
-    table.add_column("meaning", overflow="fold", min_width=24)
+    for title in ("setting", "value", "from", "meaning"):
+        table.add_column(title, overflow="fold")
     for name, _, origin, meaning in config.in_force():
         table.add_row(name, config.shown(name, values[name]), origin, meaning)
     screen.table(table)

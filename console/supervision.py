@@ -162,14 +162,14 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 def _program(row: dict[str, Any]) -> Program:
-    up = row["statename"] in UP
+    up, ended = row["statename"] in UP, row["statename"] == "EXITED"  # whose description is only when
     return Program(
         name=row["name"],
         group=row["group"],
         state=row["statename"],
         pid=row["pid"],
         uptime_s=max(0, row["now"] - row["start"]) if up else 0,
-        why="" if up else row["spawnerr"] or row["description"],
+        why="" if up else f"exit code {row['exitstatus']}" if ended else row["spawnerr"] or row["description"],
         given_up=row["statename"] == "FATAL" or (row["statename"] == "EXITED" and row["exitstatus"] in FINAL_EXITS),
     )
 

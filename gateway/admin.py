@@ -38,7 +38,8 @@ def ensure() -> None:
         accounts.add_user(FIRST_USER, passwords.hashed(_strong(password)), "admin")
     except errors.Conflict:
         return  # somebody else was faster
-    click.echo(f"Created the user {FIRST_USER!r}" + ("." if given else f" with the password {password}"))
+    shown = "." if given else f" with the password {password} (shown this once; `cvp passwd` sets another)"
+    click.echo(f"Created the user {FIRST_USER!r}{shown}")
 
 
 @main.command()

@@ -120,7 +120,10 @@ def model(model_id: str) -> Model:
     with connection.read():
         row = Model.get_or_none((Model.id == model_id) & Model.deleted_at_ms.is_null())
     if row is None:
-        raise errors.NotFound(f"There is no model {model_id[:80]!r}; GET /api/v1/models lists them.")
+        raise errors.NotFound(
+            f"There is no model {model_id[:80]!r}; GET /api/v1/models lists them (GET /api/v1/inference/models those "
+            "that predict)."
+        )
     return row
 
 

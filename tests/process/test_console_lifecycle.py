@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from console.supervision import CONFIGURATION, Supervisor, environment, still_held
-from shared import config, process
+from shared import config
 from tests.conftest import eventually
 
 IDLE = """
@@ -168,21 +168,6 @@ def test_restart_of_nothing_lists_what_there_is(running: Machine):
     done = running.cvp("restart", "gatway")
     assert done.returncode == 1
     assert "there are: broker, " in done.stderr
-
-
-def test_a_process_that_was_given_up_is_named_until_it_is_started_again(running: Machine):
-    (reporter,) = (program for program in running.supervisor.programs() if program.name == "reporter")
-    running.supervisor.stop_program(reporter)
-    lock = process.FileLock(running.settings.run / "reporter.lock").acquire(patience_s=20)
-    running.supervisor.start_program(reporter)
-    eventually(lambda: any(program.given_up for program in running.supervisor.programs()), within_s=20)
-    lock.release()
-    status, doctor = running.cvp("status"), running.cvp("doctor")
-    assert (status.returncode, doctor.returncode) == (1, 1)
-    assert "Only in part ready" in status.stdout
-    assert "reporter was given up" in status.stdout and "`cvp restart reporter`" in doctor.stdout
-    assert running.cvp("restart", "reporter").returncode == 0
-    assert running.cvp("status").returncode == 0
 
 
 def test_up_works_after_supervisord_was_killed(running: Machine):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from supervisor.options import ServerOptions
 
-from console import lifecycle
+from console import lifecycle, overview
+from console.screen import Screen
 from console.supervision import CONFIGURATION, Program, Supervisor, differences, environment, wait_until_free
 from shared import config, process
 
@@ -176,6 +179,29 @@ def test_a_program_that_dies_five_times_says_why_once(settings: config.Settings)
     with pytest.raises(lifecycle.click.ClickException) as caught:
         lifecycle.wait_until_ready(staged, lambda _: None)
     assert caught.value.message.splitlines()[1:] == once
+
+
+def test_status_is_not_content_while_a_program_is_given_up(settings: config.Settings, monkeypatch: pytest.MonkeyPatch):
+    staged = Staged(settings, program("broker", "RUNNING"), program("preparer", "FATAL", given_up=True))
+    staged.lives = lambda: True
+    monkeypatch.setattr(overview, "Supervisor", lambda _: staged)
+    monkeypatch.setattr(overview, "settings_in_force", lambda _: settings)
+    monkeypatch.setattr(overview.Client, "not_ready", lambda _: "")
+    told = io.StringIO()
+    assert overview.show_status(settings, Screen(Console(file=told, width=200))) == 1
+    assert "Only in part ready" in told.getvalue() and "`cvp restart preparer`" in told.getvalue()
+    staged._programs.pop()
+    assert overview.show_status(settings, Screen(Console(file=told))) == 0
+
+
+def test_a_restart_does_not_wait_for_a_program_of_another_name(
+    settings: config.Settings, monkeypatch: pytest.MonkeyPatch
+):
+    staged = Staged(settings, program("broker", "RUNNING"), program("preparer", "FATAL", given_up=True))
+    monkeypatch.setattr(lifecycle.Client, "not_ready", lambda _: "")
+    lock = process.FileLock(settings.run / "broker.lock").acquire()
+    lifecycle.wait_until_ready(staged, lambda _: None, bound_s=5, only=("broker",))
+    lock.release()
 
 
 def test_a_program_that_was_given_up_has_advice_and_no_other_has():
