@@ -141,7 +141,7 @@ def _host(host: HostFigures) -> Iterator[Metric]:
     disks = host.disks.items()
     free = [([name], disk.free_bytes) for name, disk in disks]
     size = [([name], disk.size_bytes) for name, disk in disks]
-    yield _gauge("cvp_disk_free_bytes", "Free on the disk behind database, models or reports.", free, ["store"])
+    yield _gauge("cvp_disk_free_bytes", "Free on the disk of the database or a store of files.", free, ["store"])
     yield _gauge("cvp_disk_size_bytes", "Size of the disk behind it.", size, ["store"])
     writable = [([name], disk.writable) for name, disk in disks]
     yield _gauge("cvp_disk_writable", "1 while the folder can be written, 0 on a read-only disk.", writable, ["store"])

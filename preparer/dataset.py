@@ -242,7 +242,8 @@ class _Gathered:
                 if now - told >= REPORT_S:
                     told, rate = now, len(self.samples) / (now - started)
                     done_all = min(items, done + walk.skipped)
-                    report({"step": "images", "done": done_all, "total": items, "images_per_s": round(rate, 1)})
+                    facts = {"done": done_all, "total": items, "fraction": round(done_all / items, 4)}
+                    report({"step": "images", "images_per_s": round(rate, 1), **facts})
         return round(len(self.samples) / max(1e-9, time.monotonic() - started), 1)
 
     def _keep(self, look: Look, offset: int) -> None:

@@ -215,9 +215,16 @@ def test_a_gateway_that_starts_again_leaves_a_check_alone(platform: Platform, cl
 
 def test_deleting_ends_a_check_that_runs(platform: Platform, client: httpx.Client, tmp_path: Path):
     before = stored(platform)
-    dataset_id = upload(client, large(tmp_path / "cancelled.zip", images=200))
+    dataset_id = upload(client, large(tmp_path / "cancelled.zip", images=400))
     job_id = client.get(f"/datasets/{dataset_id}").json()["job_id"]
     child = psutil.Process(wait_for(lambda: child_of(platform), 30, "the check"))
+
+    def progress() -> dict[str, Any]:
+        told: dict[str, Any] = client.get(f"/jobs/{job_id}").json()["progress"]
+        return told if "fraction" in told else {}
+
+    told = wait_for(progress, 30, "progress")
+    assert (told["step"], told["total"]) == ("images", 400) and 0 <= told["fraction"] < 1
     assert client.delete(f"/datasets/{dataset_id}").status_code == 204
     child.wait(20)
     assert settled(client, f"/jobs/{job_id}")["status"] == "cancelled"
