@@ -88,7 +88,11 @@ def check_origin(scope: Scope, listed: Container[str]) -> None:
     if origin is None or origin.decode("latin-1") in listed:
         return
     host = _header(scope["headers"], b"host")
-    if host is None or origin.lower().partition(b"://")[2] != host.lower():
+    scheme, _, named = origin.lower().partition(b"://")
+    forged = (
+        scope["scheme"] in ENCRYPTED and scheme != b"https"
+    )  # anybody on the way can write a page that came without
+    if host is None or named != host.lower() or forged:
         raise OriginRefused(
             "The page that asks is of another origin; an administrator can list it in CORS_ORIGINS. "
             "Behind a proxy, let it pass on the Host header."

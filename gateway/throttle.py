@@ -1,9 +1,10 @@
 """Wrong passwords cost time, account by account: after a few, the next sign-in has to wait, longer each time.
 
-Only sign-ins by password wait; tokens and API keys go on working, and no wait is longer than a minute, so that a
-stranger who keeps guessing cannot keep a user out. Names nobody has are treated like those somebody has. Where a
-request comes from does not count: a guesser has many addresses, and headers about them can be made up. What counts is
-guesses at one password: where it was set anew, by whomever, the count of the old one is left behind.
+Only sign-ins by password wait; tokens and API keys go on working, and no wait is longer than a minute after the last
+guess. A stranger who guesses all the time keeps a user from signing in, not from working (`docs/KNOWN_GAPS.md`).
+Names nobody has are treated like those somebody has. Where a request comes from does not count: a guesser has many
+addresses, and headers about them can be made up. What counts is guesses at one password: where it was set anew, by
+whomever, the count of the old one is left behind.
 """
 
 from __future__ import annotations

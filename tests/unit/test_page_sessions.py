@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from http.cookies import Morsel, SimpleCookie
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
 from litestar.testing import TestClient
+from litestar.types import Scope
 
 from gateway import passwords, tokens
 from gateway.app import create_app
+from gateway.browsers import check_origin
+from gateway.errors import OriginRefused
 from gateway.throttle import FREE
 from shared import clock
 from shared.db import accounts
@@ -199,3 +203,21 @@ def test_signing_in_is_documented_with_its_second_proof(gateway: Gateway) -> Non
     paths = gateway.get("/schema/openapi.json", role=None).json()["paths"]
     assert {"cookie": []} in paths["/api/v1/models"]["get"]["security"]
     assert {"cookie": [], "csrf": []} in paths["/api/v1/models"]["post"]["security"]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "origin", "passes"),
+    [
+        ("https", "https://cvp.example", True),
+        ("wss", "https://cvp.example", True),
+        ("http", "https://cvp.example", True),  # behind a proxy that ends TLS
+        ("https", "http://cvp.example", False),
+        ("wss", "http://cvp.example", False),
+    ],
+)
+def test_a_page_that_came_without_tls_is_not_ours_over_it(scheme: str, origin: str, passes: bool) -> None:
+    headers = [(b"host", b"cvp.example"), (b"origin", origin.encode())]
+    scope = cast(Scope, {"type": "http", "scheme": scheme, "headers": headers})
+    refusal = contextlib.nullcontext() if passes else pytest.raises(OriginRefused)
+    with refusal:
+        check_origin(scope, [])
