@@ -27,8 +27,6 @@ ROWS = 10_000
 """Models, benchmarks and reports each; the jobs that made them are three times as many."""
 
 CLIENTS, SECONDS = 20, 10
-PAUSE_MS = 1000
-"""A client looks at a page for up to this long before it asks for the next."""
 
 DEPTHS = (0.25, 0.5, 0.95)
 """How far down a list its deep pages begin."""

@@ -67,7 +67,6 @@ request = function()
   at = at %% #targets + 1
   return wrk.format(nil, targets[at])
 end
-%(delay)s
 done = function(summary, latency, requests)
   local broken = summary.errors
   io.write(string.format('{"requests":%%d,"requests_per_s":%%f,"errors":%%d,"p50_ms":%%f,"p95_ms":%%f,"p99_ms":%%f}',
@@ -86,11 +85,10 @@ def wrk(
     clients: int,
     seconds: int,
     body: bytes | None = None,
-    pause_ms: int = 0,
 ) -> Load:
     """Ask for `targets` in turn from `clients` keep-alive connections; POST where there is a body.
 
-    Each connection sends again as soon as it is answered (closed loop), or up to `pause_ms` later, at random.
+    Each connection sends again as soon as it is answered.
     """
     if shutil.which("wrk") is None:
         raise SystemExit("wrk, the load generator, is missing: apt-get install wrk (make bench does it when root)")
@@ -99,8 +97,7 @@ def wrk(
         if body is not None:
             (Path(folder) / "body").write_bytes(body)
             lines += ["wrk.method = 'POST'", f"wrk.body = io.open({str(Path(folder) / 'body')!r}, 'rb'):read('*a')"]
-        delay = f"delay = function() return math.random(0, {pause_ms}) end" if pause_ms else ""
-        lines.append(SCRIPT % {"targets": ", ".join(map(repr, targets)), "delay": delay})
+        lines.append(SCRIPT % {"targets": ", ".join(map(repr, targets))})
         (Path(folder) / "load.lua").write_text("\n".join(lines))
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         command = ["wrk", "-t1", f"-c{clients}", f"-d{seconds}s", "--timeout", "10s", "-s", f"{folder}/load.lua"]

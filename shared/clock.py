@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -17,7 +18,13 @@ def now_ms() -> int:
 
 def iso(at_ms: int) -> str:
     """Wall-clock milliseconds as ISO-8601 UTC, e.g. `2026-01-31T08:15:30.250Z`."""
-    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    minute, rest_ms = divmod(at_ms, 60_000)
+    return f"{_minute(minute)}:{rest_ms // 1000:02}.{rest_ms % 1000:03}Z"
+
+
+@functools.lru_cache(maxsize=1024)  # a list has hundreds of times, close to one another
+def _minute(since_1970: int) -> str:
+    return datetime.fromtimestamp(60 * since_1970, UTC).strftime("%Y-%m-%dT%H:%M")
 
 
 class Deadline(NamedTuple):

@@ -13,7 +13,6 @@ from litestar.params import FromPath, FromQuery, JSONBody
 from litestar.response import File
 
 from gateway import orders, schemas
-from gateway.answers import Answer
 from gateway.context import Context
 from gateway.routes.common import (
     V1,
@@ -24,13 +23,15 @@ from gateway.routes.common import (
     Limit,
     accepted,
     account_of,
+    encoded,
+    iso,
     key_of,
-    listing,
     origin_of,
     problems,
+    raw,
+    ready,
     respond,
 )
-from gateway.routes.jobs import times
 from gateway.routes.reports import record
 from shared import clock, config, errors
 from shared.db import benchmarks, connection, idempotency, jobs
@@ -80,11 +81,10 @@ async def list_benchmarks(
     format: FromQuery[Literal["json", "csv"]] = "json",
 ) -> Response[Any]:
     """Benchmarks, newest first; `?format=csv` gives the figures of all their candidates instead, one a line."""
-    page = await context.store.read(benchmarks.listing, model_id=model_id, status=status, limit=limit, cursor=cursor)
+    wanted = {"model_id": model_id, "status": status}
     if format == "json":
-        shown = await context.store.read(listing, page, _benchmark)
-        return Answer(shown, media_type="application/json")
-    return await _table(context, page)
+        return ready(await context.store.read(_listed, wanted, limit, cursor))
+    return await _table(context, await context.store.read(_page, wanted, limit, cursor))
 
 
 @get("/{benchmark_id:str}", responses=problems(404))
@@ -106,18 +106,18 @@ async def get_report(benchmark_id: FromPath[str], context: Injected) -> File:
 async def cancel(request: Http, benchmark_id: FromPath[str], context: Injected) -> schemas.BenchmarkJob:
     """Cancel a benchmark: at once while it waits, within seconds while it runs. Engineers cancel their own."""
     await context.store.write(_cancel, benchmark_id, request)
-    shown = await context.store.read(_shown, benchmark_id)
+    row = await context.store.read(benchmarks.find, benchmark_id)
     context.broker.publish(
         f"job.{benchmark_id}",
         {
             "id": benchmark_id,
             "kind": "benchmark",
-            "status": shown.status,
-            "progress": shown.progress,
-            "request_id": shown.request_id,
+            "status": row.status,
+            "progress": msgspec.json.decode(row.progress),
+            "request_id": row.request_id,
         },
     )
-    return shown
+    return await context.store.read(_benchmark, row)
 
 
 def _order(
@@ -172,6 +172,14 @@ def _why_no_report(row: Any) -> str:
     return f"Benchmark {row.id} has no report{yet}: {what} {verb}. {error or ''}".rstrip()
 
 
+def _page(wanted: dict[str, Any], limit: int, cursor: str | None) -> Page[Any]:
+    return benchmarks.listing(**wanted, limit=limit, cursor=cursor)
+
+
+def _listed(wanted: dict[str, Any], limit: int, cursor: str | None) -> bytes:
+    return encoded(_page(wanted, limit, cursor), _benchmark)
+
+
 def _shown(benchmark_id: str) -> schemas.BenchmarkJob:
     return _benchmark(benchmarks.find(benchmark_id))
 
@@ -180,9 +188,22 @@ def _benchmark(row: Any) -> schemas.BenchmarkJob:
     """As the API shows it; reads the database for the few whose report is not there yet."""
     state = benchmarks.report_state(row)
     report = None if state is None else schemas.ReportState(status=state[0], error=state[1])
-    names = ("id", "status", "progress", "model_id", "report_id", "error", "cancel_requested", "created_by")
-    columns: dict[str, Any] = {name: getattr(row, name) for name in (*names, "request_id")}
-    return msgspec.convert(columns | {"config": row.spec, "report": report} | times(row), schemas.BenchmarkJob)
+    return schemas.BenchmarkJob(
+        id=row.id,
+        status=row.status,
+        progress=raw(row.progress),
+        model_id=row.model_id,
+        config=raw(row.spec),
+        report_id=row.report_id,
+        report=report,
+        error=row.error,
+        cancel_requested=bool(row.cancel_requested),
+        request_id=row.request_id,
+        created_by=row.created_by,
+        created_at=clock.iso(row.created_at_ms),
+        started_at=iso(row.started_at_ms),
+        finished_at=iso(row.finished_at_ms),
+    )
 
 
 router = Router(

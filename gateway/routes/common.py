@@ -126,9 +126,24 @@ def iso(at_ms: int | None) -> str | None:
     return None if at_ms is None else clock.iso(at_ms)
 
 
+def raw(stored: str | None) -> Any:
+    """Stored JSON for an answer as it is: neither decoded nor encoded again."""
+    return None if stored is None else msgspec.Raw(stored)
+
+
 def listing(page: Page[Row], shape: Callable[[Row], Item]) -> Listing[Item]:
     """A page of rows as the API shows it."""
     return Listing(items=[shape(row) for row in page.rows], next_cursor=page.next_cursor)
+
+
+def encoded(page: Page[Row], shape: Callable[[Row], Item]) -> bytes:
+    """The same as JSON: where pages are long, the thread that has read one writes it too, off the event loop."""
+    return msgspec.json.encode(listing(page, shape))
+
+
+def ready(body: bytes) -> Response[bytes]:
+    """JSON that is encoded already as a response."""
+    return Answer(body, media_type="application/json")
 
 
 def accepted(body: msgspec.Struct, location: str) -> idempotency.Answer:

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
-from litestar import Router, get
+from litestar import Response, Router, get
 from litestar.params import FromPath, FromQuery
 
 from gateway import schemas
 from gateway.context import Context
-from gateway.routes.common import Cursor, Http, Injected, Limit, account_of, iso, listing, problems
+from gateway.routes.common import Cursor, Http, Injected, Limit, account_of, encoded, iso, problems, raw, ready
 from shared import clock, errors
-from shared.db import jobs, tables
+from shared.db import jobs
 from shared.specs import JobKind, JobStatus
 
 
@@ -24,11 +24,11 @@ async def list_jobs(
     cursor: Cursor = None,
     kind: FromQuery[JobKind | None] = None,
     status: FromQuery[JobStatus | None] = None,
-) -> schemas.Listing[schemas.Job]:
+) -> Response[bytes]:
     """Jobs of all kinds, newest first."""
     page = await context.store.read(jobs.listing, kind=kind, status=status, limit=limit, cursor=cursor)
     waits = await _waits(context, page.rows)
-    return listing(page, lambda row: _job(row, waits))
+    return ready(encoded(page, lambda row: _job(row, waits)))
 
 
 @get("/{job_id:str}", responses=problems(404))
@@ -67,22 +67,34 @@ async def _events(context: Context, job_id: str) -> list[schemas.JobEvent]:
     ]
 
 
-async def _waits(context: Context, rows: Sequence[tables.Job]) -> dict[str, str]:
+async def _waits(context: Context, rows: Sequence[Any]) -> dict[str, str]:
     """What the queued ones among these jobs wait for."""
     if all(row.status != "queued" for row in rows):
         return {}
     return await context.caches.waits()
 
 
-def _job(row: tables.Job, waits: Mapping[str, str]) -> schemas.Job:
-    columns: dict[str, Any] = {name: getattr(row, name) for name in schemas.Job.__struct_fields__ if hasattr(row, name)}
-    waiting_for = waits.get(row.id) if row.status == "queued" else None
-    return msgspec.convert(columns | times(row) | {"waiting_for": waiting_for}, schemas.Job)
-
-
-def times(row: Any) -> dict[str, str | None]:
-    """The three times of a job row as the API shows them."""
-    return {name: iso(getattr(row, f"{name}_ms")) for name in ("created_at", "started_at", "finished_at")}
+def _job(row: Any, waits: Mapping[str, str]) -> schemas.Job:
+    """As the API shows it, from a stored row."""
+    return schemas.Job(
+        id=row.id,
+        kind=row.kind,
+        lane=row.lane,
+        status=row.status,
+        priority=row.priority,
+        attempt=row.attempt,
+        max_attempts=row.max_attempts,
+        progress=raw(row.progress),
+        error=row.error,
+        cancel_requested=bool(row.cancel_requested),
+        waiting_for=waits.get(row.id) if row.status == "queued" else None,
+        parent_id=row.parent_id,
+        request_id=row.request_id,
+        created_by=row.created_by,
+        created_at=clock.iso(row.created_at_ms),
+        started_at=iso(row.started_at_ms),
+        finished_at=iso(row.finished_at_ms),
+    )
 
 
 router = Router("/jobs", route_handlers=[list_jobs, get_job, get_log], tags=["jobs"])

@@ -23,18 +23,20 @@ from gateway.routes.common import (
     Limit,
     accepted,
     account_of,
+    encoded,
     key_of,
-    listing,
     origin_of,
     problems,
+    raw,
+    ready,
     remove_files,
     respond,
 )
 from gateway.upload_kinds import MODEL
 from shared import clock, errors
 from shared.artifacts import Staging
-from shared.db import connection, idempotency, jobs, registry, tables
-from shared.specs import ConvertSpec, ModelDescription, Preprocessing, Stored, Task
+from shared.db import connection, idempotency, jobs, registry
+from shared.specs import ConvertSpec, Preprocessing, Stored, Task, TensorInfo
 
 WHY_NOT_TRAINABLE = "An ONNX file holds a finished graph; training needs the model as PyTorch code and weights."
 
@@ -65,18 +67,16 @@ async def list_models(
     name: FromQuery[str | None] = None,
     task_type: FromQuery[Task | None] = None,
     status: FromQuery[Literal["converting", "ready", "failed"] | None] = None,
-) -> schemas.Listing[schemas.Model]:
+) -> Response[bytes]:
     """Models, newest first."""
-    page = await context.store.read(
-        registry.models, name=name, task_type=task_type, status=status, limit=limit, cursor=cursor
-    )
-    return listing(page, _model)
+    wanted = {"name": name, "task_type": task_type, "status": status}
+    return ready(await context.store.read(_listed, wanted, limit, cursor))
 
 
 @get("/{model_id:str}", responses=problems(404))
 async def get_model(model_id: FromPath[str], context: Injected) -> schemas.Model:
     """A model and, once it is ready, what its check found out."""
-    return _model(await context.store.read(registry.model, model_id))
+    return _model(await context.store.read(registry.stored_model, model_id))
 
 
 @delete("/{model_id:str}", responses=problems(404, 409))
@@ -126,7 +126,7 @@ def _accept(
         spec = ConvertSpec(model_id=model_id, input_shape=input_shape)
         limit = context.settings.max_queued_jobs
         jobs.insert("convert", spec, user_id=user_id, origin=origin_of(request), limit=limit)
-        answer = accepted(_model(registry.model(model_id)), f"{V1}/models/{model_id}")
+        answer = accepted(_model(registry.stored_model(model_id)), f"{V1}/models/{model_id}")
         if key is not None:
             idempotency.remember(key, body_sha256, answer)
         staging.publish()
@@ -147,44 +147,52 @@ def _file_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._")[:100] or "model"
 
 
-def _model(row: tables.Model) -> schemas.Model:
-    columns: dict[str, Any] = {
-        name: getattr(row, name) for name in schemas.Model.__struct_fields__ if hasattr(row, name)
-    }
-    description: ModelDescription | None = row.description_json
-    return msgspec.convert(
-        columns
-        | _described(description)
-        | {
-            "sha256": row.file_sha256,
-            "preprocessing": _contract(row, description),
-            "trainable": False,
-            "why_not": WHY_NOT_TRAINABLE,
-            "created_at": clock.iso(row.created_at_ms),
-        },
-        schemas.Model,
+def _listed(wanted: dict[str, Any], limit: int, cursor: str | None) -> bytes:
+    return encoded(registry.models(**wanted, limit=limit, cursor=cursor), _model)
+
+
+def _model(row: Any) -> schemas.Model:
+    """As the API shows it, from a stored row; what is only passed on stays the JSON it is."""
+    found = None if row.description_json is None else FOUND.decode(row.description_json)
+    contract = found.preprocessing if found else msgspec.json.decode(row.preprocessing or "null", type=Contract)
+    return schemas.Model(
+        id=row.id,
+        name=row.name,
+        description=row.description,
+        model_type=row.model_type,
+        framework=row.framework,
+        task_type=row.task_type,
+        status=row.status,
+        error=row.error,
+        file_size=row.file_size,
+        onnx_size=row.onnx_size,
+        sha256=row.file_sha256,
+        input_shape=found.inputs[0].shape if found else None,
+        output_shape=found.outputs[0].shape if found else None,
+        inputs=found.inputs if found else [],
+        outputs=found.outputs if found else [],
+        preprocessing=None if contract is None else msgspec.to_builtins(contract) | {"hash": contract.hash},
+        labels=raw(row.labels),
+        notes=found.notes if found else [],
+        trainable=False,
+        why_not=WHY_NOT_TRAINABLE,
+        parent_id=row.parent_id,
+        created_by=row.created_by,
+        created_at=clock.iso(row.created_at_ms),
     )
 
 
-def _described(description: ModelDescription | None) -> dict[str, Any]:
-    if description is None:
-        return {"inputs": [], "outputs": [], "input_shape": None, "output_shape": None, "notes": []}
-    return {
-        "inputs": description.inputs,
-        "outputs": description.outputs,
-        "input_shape": description.inputs[0].shape,
-        "output_shape": description.outputs[0].shape,
-        "notes": description.notes,
-    }
+class Found(msgspec.Struct, frozen=True):
+    """What is shown of a `ModelDescription`; the rest of its JSON is skipped (a thousand labels, which the row has)."""
+
+    inputs: list[TensorInfo]
+    outputs: list[TensorInfo]
+    preprocessing: Preprocessing | None
+    notes: list[str] = []
 
 
-def _contract(row: tables.Model, description: ModelDescription | None) -> dict[str, Any] | None:
-    contract = description.preprocessing if description else msgspec.convert(row.preprocessing, Preprocessing | None)
-    if contract is None:
-        return None
-    shown: dict[str, Any] = msgspec.to_builtins(contract)
-    return shown | {"hash": contract.hash}
-
+Contract = Preprocessing | None
+FOUND = msgspec.json.Decoder(Found)
 
 router = Router(
     "/models", route_handlers=[upload, list_models, get_model, delete_model, download, deployment], tags=["models"]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from litestar import Router, get
+import msgspec
+from litestar import Response, Router, get
 from litestar.params import FromPath, FromQuery
 from litestar.response import File
 
 from gateway import schemas
 from gateway.context import Context
-from gateway.routes.common import Cursor, Http, Injected, Limit, listing, problems
+from gateway.routes.common import Cursor, Http, Injected, Limit, encoded, problems, ready
 from shared import clock, errors
 from shared.db import benchmarks, tables
 
@@ -23,6 +24,7 @@ MEDIA_TYPES: dict[Format, str] = {
     "json": "application/json",
     "csv": "text/csv",
 }
+FILES = msgspec.json.Decoder(dict[str, msgspec.Raw])
 NO_SCRIPTS = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"}
 """A report is a picture: whatever found its way into it, nothing in it runs or loads."""
 
@@ -34,12 +36,10 @@ async def list_reports(
     cursor: Cursor = None,
     model_id: FromQuery[str | None] = None,
     benchmark_id: FromQuery[str | None] = None,
-) -> schemas.Listing[schemas.ReportRef]:
+) -> Response[bytes]:
     """Reports, newest first."""
-    page = await context.store.read(
-        benchmarks.reports, model_id=model_id, benchmark_id=benchmark_id, limit=limit, cursor=cursor
-    )
-    return listing(page, _report)
+    wanted = {"model_id": model_id, "benchmark_id": benchmark_id}
+    return ready(await context.store.read(_listed, wanted, limit, cursor))
 
 
 @get("/{report_id:str}", responses=problems(404))
@@ -85,14 +85,19 @@ def _file(context: Context, row: tables.Report, name: str, disposition: Literal[
     )
 
 
-def _report(row: tables.Report) -> schemas.ReportRef:
+def _listed(wanted: dict[str, Any], limit: int, cursor: str | None) -> bytes:
+    return encoded(benchmarks.reports(**wanted, limit=limit, cursor=cursor), _report)
+
+
+def _report(row: Any) -> schemas.ReportRef:
+    files = FILES.decode(row.files)
     return schemas.ReportRef(
         id=row.id,
         benchmark_id=row.benchmark_id,
         model_id=row.model_id,
         selected_engine=row.selected_engine,
         content_sha256=row.content_sha256,
-        formats=[kind for kind in MEDIA_TYPES if f"report.{kind}" in row.files],
+        formats=[kind for kind in MEDIA_TYPES if f"report.{kind}" in files],
         created_at=clock.iso(row.created_at_ms),
     )
 

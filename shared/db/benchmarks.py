@@ -36,16 +36,15 @@ def order(spec: BenchmarkSpec, user_id: str, limit: int, origin: Origin | None =
 
 
 def find(benchmark_id: str) -> Any:
-    """The job row with `model_id` and `report_id` beside it.
+    """The job row with `model_id` and `report_id` beside it, as `pages.stored`.
 
     Raises:
         errors.NotFound: No such benchmark.
     """
-    with connection.read():
-        row = _rows().where(Job.id == benchmark_id).first()
-    if row is None:
+    rows = pages.stored(_rows().where(Job.id == benchmark_id))
+    if not rows:
         raise errors.NotFound(f"There is no benchmark {benchmark_id[:80]!r}; GET /api/v1/benchmark lists them.")
-    return row
+    return rows[0]
 
 
 def listing(
@@ -57,7 +56,7 @@ def listing(
         query = query.where(Benchmark.model_id == model_id)
     if status is not None:
         query = query.where(Job.status == status)
-    return pages.page(query, Job.id, "job", limit, cursor)
+    return pages.page(query, Job.id, "job", limit, cursor, pages.stored)
 
 
 def report_state(row: Any) -> tuple[JobStatus, str | None] | None:
@@ -111,20 +110,19 @@ def report(report_id: str) -> Report:
 
 def reports(
     *, model_id: str | None = None, benchmark_id: str | None = None, limit: int, cursor: str | None
-) -> pages.Page[Report]:
-    """Reports, newest first."""
+) -> pages.Page[Any]:
+    """Reports as `pages.stored`, newest first."""
     query = Report.select()
     if model_id is not None:
         query = query.where(Report.model_id == model_id)
     if benchmark_id is not None:
         query = query.where(Report.benchmark_id == benchmark_id)
-    return pages.page(query, Report.id, "rep", limit, cursor)
+    return pages.page(query, Report.id, "rep", limit, cursor, pages.stored)
 
 
 def _rows() -> Any:
     return (
-        Job.select(Job, Benchmark.model_id, Report.id.alias("report_id"))
+        Job.select(*jobs.LISTED, Job.spec, Benchmark.model_id, Report.id.alias("report_id"))
         .join(Benchmark, on=(Benchmark.id == Job.id))
         .join(Report, peewee.JOIN.LEFT_OUTER, on=(Report.benchmark_id == Job.id))
-        .objects()
     )

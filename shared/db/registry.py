@@ -101,14 +101,14 @@ def add_model(stored: Stored, user_id: str, **fields: Any) -> str:
 
 def models(
     *, name: str | None = None, task_type: Task | None = None, status: str | None = None, limit: int, cursor: str | None
-) -> pages.Page[Model]:
-    """Models that are not deleted, newest first; None filters nothing."""
+) -> pages.Page[Any]:
+    """Models that are not deleted, as `pages.stored`, newest first; None filters nothing."""
     query = Model.select().where(Model.deleted_at_ms.is_null())
     wanted = ((Model.name, name), (Model.task_type, task_type), (Model.status, status))
     for column, value in wanted:
         if value is not None:
             query = query.where(column == value)
-    return pages.page(query, Model.id, "mdl", limit, cursor)
+    return pages.page(query, Model.id, "mdl", limit, cursor, pages.stored)
 
 
 def model(model_id: str) -> Model:
@@ -118,13 +118,33 @@ def model(model_id: str) -> Model:
         errors.NotFound: No such model.
     """
     with connection.read():
-        row = Model.get_or_none((Model.id == model_id) & Model.deleted_at_ms.is_null())
+        row = _present(model_id).first()
     if row is None:
-        raise errors.NotFound(
-            f"There is no model {model_id[:80]!r}; GET /api/v1/models lists them (GET /api/v1/inference/models those "
-            "that predict)."
-        )
-    return row
+        raise _no_such(model_id)
+    return cast(Model, row)
+
+
+def stored_model(model_id: str) -> Any:
+    """The same, as `pages.stored`.
+
+    Raises:
+        errors.NotFound: No such model.
+    """
+    rows = pages.stored(_present(model_id))
+    if not rows:
+        raise _no_such(model_id)
+    return rows[0]
+
+
+def _present(model_id: str) -> Any:
+    return Model.select().where((Model.id == model_id) & Model.deleted_at_ms.is_null())
+
+
+def _no_such(model_id: str) -> errors.NotFound:
+    return errors.NotFound(
+        f"There is no model {model_id[:80]!r}; GET /api/v1/models lists them (GET /api/v1/inference/models those "
+        "that predict)."
+    )
 
 
 def described(row: Model) -> ModelDescription:

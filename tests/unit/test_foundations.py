@@ -6,13 +6,14 @@ import hashlib
 import os
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared import config, errors, ids, process, specs
+from shared import clock, config, errors, ids, process, specs
 from shared.artifacts import ArtifactStore
 from shared.db import connection
 from tests.conftest import make_certificate
@@ -232,3 +233,10 @@ def test_the_contract_hash_depends_on_every_field_and_nothing_else():
         specs.Preprocessing(resize=plain.resize, scores="probabilities"),
     ]
     assert len({contract.hash for contract in [plain, *changed]}) == 5
+
+
+@given(st.integers(0, 4_000_000_000_000))
+def test_times_as_they_are_shown(at_ms: int) -> None:
+    shown = clock.iso(at_ms)
+    assert len(shown) == len("2026-01-31T08:15:30.250Z")
+    assert round(datetime.fromisoformat(shown).timestamp() * 1000) == at_ms

@@ -66,7 +66,7 @@ def test_an_upload_becomes_a_model_a_job_and_a_file(gateway: Gateway) -> None:
     assert gateway.staged() == []
     job = jobs.find(gateway.get("/jobs").json()["items"][0]["id"])
     assert (job.kind, job.status) == ("convert", "queued")
-    assert job.spec == {"model_id": model["id"], "input_shape": [1, 1, 8, 8]}
+    assert msgspec.json.decode(job.spec) == {"model_id": model["id"], "input_shape": [1, 1, 8, 8]}
     assert gateway.broker.rung == ["cpu"]
 
 
@@ -360,6 +360,7 @@ def test_a_ready_model(gateway: Gateway) -> None:
         "source": "default",
         "status": "active",
     }
+    assert gateway.get("/models").json()["items"] == [model]
 
 
 def test_a_model_that_is_not_ready(gateway: Gateway) -> None:

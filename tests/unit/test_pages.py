@@ -129,3 +129,14 @@ def test_every_filter_has_an_index_in_the_order_of_its_list(
     assert not any("TEMP B-TREE" in step for step in plans), plans
     if wanted:
         assert not any(step.startswith("SCAN") for step in plans), plans
+
+
+def test_stored_rows_are_what_the_database_holds() -> None:
+    job_id = new_job("queued")
+    row = jobs.find(job_id)
+    peewees = tables.Job.get_by_id(job_id)
+    assert row._fields == tuple(tables.Job._meta.sorted_field_names)
+    assert (row.spec, row.cancel_requested) == ('{"input_shape":null,"model_id":"mdl"}', 0)
+    plain = [name for name in row._fields if name not in ("spec", "progress", "cancel_requested")]
+    assert all(getattr(row, name) == getattr(peewees, name) for name in plain)
+    assert jobs.listing(limit=1, cursor=None).rows[0].id == job_id
