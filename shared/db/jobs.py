@@ -42,7 +42,7 @@ class Fenced(Exception):
     """The job is no longer ours to write: it was cancelled, finished, or given to somebody else."""
 
 
-class Ticket(msgspec.Struct, frozen=True, kw_only=True):
+class Ticket(msgspec.Struct, frozen=True):
     """What `pick` needs to know about an open job."""
 
     id: str
@@ -487,8 +487,10 @@ def _retried(job: Job, now_ms: int, reason: str) -> dict[str, object]:
 
 
 def _tickets() -> list[Ticket]:
+    """Every open job, ten thousand at times: from bare rows, since peewee's take five times as long."""
     columns = [getattr(Job, field) for field in Ticket.__struct_fields__]
-    return msgspec.convert(list(Job.select(*columns).where(Job.status.in_(OPEN)).dicts()), list[Ticket])
+    rows = connection.database.execute(Job.select(*columns).where(Job.status.in_(OPEN)))
+    return [Ticket(*row) for row in rows.fetchall()]
 
 
 def _quiet_since_ms() -> int:
