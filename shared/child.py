@@ -150,6 +150,12 @@ def run(
         raise child.death()
 
 
+def _environment() -> dict[str, str]:
+    """Ours without what a user's file must never learn: a child may run hostile code."""
+    kept = {name: value for name, value in os.environ.items() if name not in config.SECRETS}
+    return kept | {PARENT_ENV: str(os.getpid())}
+
+
 class _Running:
     """A live child in a process group of its own; leaving the block ends the whole group."""
 
@@ -172,7 +178,7 @@ class _Running:
             stderr=subprocess.PIPE,
             pass_fds=pass_fds,
             start_new_session=True,
-            env=os.environ | {PARENT_ENV: str(os.getpid())} | ({"PYTHONPATH": str(config.HOME)} if python else {}),
+            env=_environment() | ({"PYTHONPATH": str(config.HOME)} if python else {}),
         )
         self._limit(limits)  # before the order arrives, so before it does anything with it
         with contextlib.suppress(BrokenPipeError):

@@ -393,6 +393,10 @@ class BenchmarkSpec(Spec, frozen=True, kw_only=True):
     seed: Annotated[
         int, Meta(ge=0, le=2**32 - 1, description="Makes the order of the rounds and the input repeatable.")
     ] = 0
+    priority: Annotated[
+        int,
+        Meta(ge=-100, le=100, description="Higher starts first; five minutes of waiting are worth one step."),
+    ] = 0
 
 
 class Block(msgspec.Struct, frozen=True, kw_only=True):

@@ -28,6 +28,7 @@ def order(spec: BenchmarkSpec, user_id: str, limit: int, origin: Origin | None =
         user_id=user_id,
         job_id=ids.new_id("job"),
         isolation=spec.isolation,
+        priority=spec.priority,
         origin=origin,
         limit=limit,
     )

@@ -24,6 +24,8 @@ def work(order: Order, report: child.Report) -> dict[str, object]:
         case "answers":
             print("a library prints this")
             return {"answer": order.argument}
+        case "shows its environment":
+            return dict(os.environ)
         case "never ends a line":
             sys.stderr.write("x" * int(order.argument))
         case "counts":

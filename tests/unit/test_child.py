@@ -12,7 +12,7 @@ import msgspec
 import psutil
 import pytest
 
-from shared import child, errors
+from shared import child, config, errors
 from shared.artifacts import ArtifactStore, Outputs
 from tests.conftest import eventually
 
@@ -41,6 +41,14 @@ def test_progress_arrives_in_order():
 
 def test_a_large_result_passes():
     assert len(run("answers", "x" * 50_000)["answer"]) == 50_000
+
+
+def test_a_child_learns_no_secret(monkeypatch: pytest.MonkeyPatch):
+    for name in config.SECRETS:
+        monkeypatch.setenv(name, "smtp://me:hush@example.org")
+    monkeypatch.setenv("LOG_LEVEL", "debug")
+    seen = run("shows its environment")
+    assert not config.SECRETS & set(seen) and seen["LOG_LEVEL"] == "debug"
 
 
 def test_a_result_without_end_is_no_answer(monkeypatch: pytest.MonkeyPatch):

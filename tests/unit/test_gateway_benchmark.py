@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from shared import clock
 from shared.db import connection, jobs, registry
 from shared.db.tables import Benchmark, BenchmarkResult, Idempotency, Job, Report
 from shared.specs import ReportSpec
@@ -59,6 +60,15 @@ def test_an_order_becomes_a_queued_job(gateway: Gateway, model_id: str) -> None:
     )
     assert jobs.find(made["id"]).isolation == "exclusive"
     assert Benchmark.get_by_id(made["id"]).model_id == model_id
+
+
+def test_the_more_urgent_order_goes_first(gateway: Gateway, model_id: str) -> None:
+    asked = {"model_id": model_id, "isolation": "shared"}
+    made = {rank: gateway.post("/benchmark", json=asked | {"priority": rank}).json()["id"] for rank in (-1, 0, 1)}
+    assert gateway.get(f"/jobs/{made[1]}").json()["priority"] == 1
+    ticket = jobs.peek("accelerator", clock.now_ms())
+    assert ticket is not None and ticket.id == made[1]
+    assert fields_of(gateway.post("/benchmark", json=asked | {"priority": 101})) == {"priority"}
 
 
 def test_a_full_job_queue_takes_no_order(gateway: Gateway, model_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
