@@ -132,7 +132,9 @@ def _files(settings: config.Settings) -> Iterator[str]:
 
 def _references() -> Iterator[tuple[str, str]]:
     for model in Model.select().where(Model.deleted_at_ms.is_null()):
-        yield from ((sha256, model.id) for sha256 in (model.file_sha256, model.onnx_sha256) if sha256)
+        yield from (
+            (sha256, model.id) for sha256 in (model.file_sha256, model.onnx_sha256, model.weights_sha256) if sha256
+        )
     for dataset in Dataset.select().where(Dataset.deleted_at_ms.is_null()):
         files = (dataset.file_sha256, dataset.index_sha256, dataset.pack_sha256, dataset.sheet_sha256)
         yield from ((sha256, dataset.id) for sha256 in files if sha256)

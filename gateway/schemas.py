@@ -11,6 +11,7 @@ from gateway.passwords import MAX_LENGTH, MIN_LENGTH
 from shared.gpu import Gpu
 from shared.specs import (
     ClassCount,
+    ConversionFacts,
     DatasetLayout,
     DatasetWarning,
     EngineName,
@@ -192,14 +193,20 @@ class ModelForm(Spec, frozen=True, kw_only=True):
     name: Annotated[Name, Meta(description="What people call it; need not be unique.")]
     task_type: Annotated[Task, Meta(description="What the model answers.")]
     description: Annotated[Text, Meta(description="Anything worth knowing.")] = ""
-    framework: Annotated[Literal["onnx"], Meta(description="What the file was made for.")] = "onnx"
+    framework: Annotated[
+        Framework | None, Meta(description="What the file was made for; default: what its content says.")
+    ] = None
+    architecture: Annotated[
+        Annotated[str, Meta(min_length=1, max_length=100, pattern=ON_ONE_LINE)] | None,
+        Meta(description="The network of PyTorch weights: cnn32, yolov8n, resnet18 (torchvision), timm/resnet18."),
+    ] = None
     input_shape: Annotated[
         Shape | None,
         Meta(description="What the first input takes, batch included; settles axes the graph leaves open."),
     ] = None
     preprocessing: Annotated[
         Preprocessing | None,
-        Meta(description="How an image becomes the input; default: guessed from the shape of the input."),
+        Meta(description="How an image becomes the input; default: the architecture's, or a guess from the input."),
     ] = None
     labels: Annotated[Labels | None, Meta(description="Names of the classes, in the order of the output.")] = None
 
@@ -225,8 +232,12 @@ class Model(View, frozen=True, kw_only=True):
     preprocessing: Annotated[dict[str, Any], Meta(description="The contract, and its `hash`.")] | None
     labels: list[str] | None
     notes: list[str]
+    architecture: Annotated[str | None, Meta(description="The network, by its name, where weights were uploaded.")]
+    conversion: Annotated[
+        ConversionFacts | None, Meta(description="How the file became ONNX, and how near its source; null for ONNX.")
+    ]
     trainable: bool
-    why_not: str | None
+    why_not: Annotated[str | None, Meta(description="What keeps the model from being trained further.")]
     parent_id: str | None
     created_by: str
     created_at: str

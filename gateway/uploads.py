@@ -22,7 +22,7 @@ FORM_BYTES = 8 * 2**20
 """Room for the fields and the multipart frame around the file."""
 
 MAX_PARTS = 16
-HEAD_BYTES = 8
+HEAD_BYTES = 128
 """As much of a file as tells its format."""
 
 PIECE_BYTES = 2**20
@@ -65,11 +65,12 @@ class Kind(Generic[Form]):
         """
         raise NotImplementedError
 
-    def check_head(self, filename: str, head: bytes) -> None:
-        """By the first `HEAD_BYTES` of the file (all of it, if it has no more).
+    def check_head(self, form: Form, filename: str, head: bytes) -> Form:
+        """By the first `HEAD_BYTES` of the file (all of it, if it has no more); returns the form, completed by it.
 
         Raises:
             errors.UnsupportedMedia: It is of another format.
+            errors.InvalidInput: It does not fit the fields.
         """
         raise NotImplementedError
 
@@ -186,8 +187,9 @@ async def receive(
             if isinstance(part, bytes):
                 if writer.size_bytes + len(part) > kind.most_bytes(filename):
                     raise bodies.too_large(kind.most_bytes(filename))
-                if len(head) < HEAD_BYTES and len(head := head + part[:HEAD_BYTES]) >= HEAD_BYTES:
-                    kind.check_head(filename, head[:HEAD_BYTES])
+                if form is not None and len(head) < HEAD_BYTES:
+                    head += part[: HEAD_BYTES - len(head)]
+                    form = kind.check_head(form, filename, head) if len(head) == HEAD_BYTES else form
                 await writer.add(part)
             elif isinstance(part, forms.Field):
                 _collect(fields, part, file_seen=form is not None)
@@ -202,7 +204,7 @@ async def receive(
     if writer.size_bytes == 0:
         raise wrong("file", "the file is empty")
     if len(head) < HEAD_BYTES:
-        kind.check_head(filename, head)
+        form = kind.check_head(form, filename, head)
     await writer.flush()
     return form
 

@@ -5,11 +5,12 @@ What the preparer and its child say to each other lives here, so that the parent
 
 from __future__ import annotations
 
+import os
 from typing import Literal
 
 import msgspec
 
-from shared.specs import Preprocessing, Task
+from shared.specs import Architecture, ConversionFacts, Framework, ModelDescription, Preprocessing, Task
 
 DatasetFile = Literal["index", "pack", "sheet"]
 
@@ -23,6 +24,8 @@ class DescribeOrder(msgspec.Struct, frozen=True, kw_only=True):
     labels: list[str] | None
     input_shape: tuple[int, ...] | None = None
     """Of the first input, batch included; settles axes the graph leaves open."""
+    outputs: dict[Literal["onnx"], int] = {}
+    """`onnx`: gets the file with contract and labels in its metadata."""
 
 
 class DatasetOrder(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,25 +49,53 @@ class ConversionOrder(msgspec.Struct, frozen=True, kw_only=True):
     """A file of another framework to make ONNX of. The answer is a `Conversion`."""
 
     path: str
-    outputs: dict[Literal["onnx"], int]
-    """Descriptors the child inherits and writes into."""
+    outputs: dict[Literal["onnx", "weights"], int]
+    """Descriptors the child inherits and writes into; `weights` gets those of a known network, as safetensors."""
     input_shape: tuple[int, ...] | None = None
     """Of the first input, batch included and axes in the source's order; settles axes the model leaves open."""
+    task_type: Task = "classification"
+    preprocessing: Preprocessing | None = None
+    """What its owner says; without `input_shape` the size of its images is exported."""
+    architecture: str | None = None
+    """The network that PyTorch weights belong to."""
+    num_classes: int | None = None
 
 
 class Conversion(msgspec.Struct, frozen=True, kw_only=True):
-    """How a conversion went, and how far its result is from the source."""
+    """How a conversion went, and what the file says about its network."""
 
-    exporter: str
-    """Programs and their versions."""
-    source: str
-    """What the file turned out to be, in words."""
-    opset: int
-    """As written in the ONNX file."""
-    dynamic_batch: bool
-    max_abs_diff: dict[int, float]
-    """Largest difference of any output by batch size, on seeded input."""
-    seconds: float
-    """Of the child's work, loading its libraries included."""
-    peak_memory_mb: float
-    """Resident."""
+    facts: ConversionFacts
+    architecture: Architecture | None = None
+    """Of weights that can be trained further."""
+    labels: list[str] | None = None
+
+
+class ConvertOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """An upload to make ready, whatever it is. The answer is a `Converted`."""
+
+    path: str
+    framework: Framework
+    task_type: Task
+    architecture: str | None
+    preprocessing: Preprocessing | None
+    labels: list[str] | None
+    input_shape: tuple[int, ...] | None
+    outputs: dict[Literal["onnx", "converted", "weights"], int]
+    """As staged: `onnx` the model to keep, `weights` as in `ConversionOrder`, `converted` what lies between."""
+    converted: str
+    """Where the file of `converted` lies; empty for ONNX, which needs none."""
+    max_runtime_s: float
+
+
+class Converted(msgspec.Struct, frozen=True, kw_only=True):
+    """A model that can be served. `conversion` is None for ONNX."""
+
+    description: ModelDescription
+    conversion: Conversion | None
+
+
+def write(fd: int, content: bytes) -> None:
+    """All of it, into a descriptor that was lent."""
+    view = memoryview(content)
+    while view:
+        view = view[os.write(fd, view) :]

@@ -1,4 +1,4 @@
-"""The preparer process: checks of models and of datasets, each in a locked-down child."""
+"""The preparer process: models made ready and datasets checked, each in children that shut themselves in."""
 
 from __future__ import annotations
 
@@ -7,23 +7,15 @@ from typing import get_args
 
 import msgspec
 
-from preparer import DatasetFile, DatasetOrder, DescribeOrder
+from preparer import Converted, ConvertOrder, DatasetFile, DatasetOrder
 from shared import child, config, process, sandbox
 from shared.artifacts import ArtifactStore, Outputs
 from shared.db import datasets, jobs, registry
 from shared.db.tables import Model
-from shared.specs import ConvertSpec, DatasetSpec, DatasetSummary, ModelDescription, Stored
+from shared.specs import ConvertSpec, DatasetSpec, DatasetSummary, Stored
 from shared.worker import Commit, JobWorker
 
 MB = 1024 * 1024
-BASE_S = 60
-SECONDS_PER_MB = 0.5
-"""A gigabyte takes some 15 s here; a small file that takes a minute is up to no good, and others wait behind it."""
-
-BASE_MEMORY_MB = 4096
-MEMORY_PER_MB = 6
-"""A model is held several times over: file bytes, parsed graph, checked copy, engine weights and their packed form."""
-
 DATASET_BASE_S = 300
 DATASET_SECONDS_PER_MB = 2.0
 """A gigabyte of photographs takes a few minutes on two cores; films take the longer the better they are compressed."""
@@ -41,40 +33,53 @@ logger = logging.getLogger(__name__)
 
 
 class Convert:
-    """Checks an uploaded model and describes it."""
+    """Makes an uploaded model ready: ONNX whatever it was, with contract and labels inside, and described."""
 
-    module = "preparer.enclosed"
-    result_type = ModelDescription
+    module = "preparer.conversion"
+    result_type = Converted
 
     def __init__(self, settings: config.Settings) -> None:
         self._store = ArtifactStore(settings.models)
 
-    def order(self, job: jobs.Claimed, outputs: Outputs) -> tuple[msgspec.Struct, child.Limits]:
+    def order(self, job: jobs.Claimed, outputs: Outputs) -> tuple[ConvertOrder, child.Limits]:
         """Where the file is, and what its owner said about it."""
         spec = msgspec.json.decode(job.spec, type=ConvertSpec)
         row = registry.model(spec.model_id)
+        names = ["onnx"] if row.framework == "onnx" else ["onnx", "converted", "weights"]
+        lent = {name: outputs.stage(name, self._store) for name in names}
         facts = {
+            "path": str(self._store.path(row.file_sha256)),
+            "framework": row.framework,
             "task_type": row.task_type,
+            "architecture": row.architecture,
             "preprocessing": row.preprocessing,
             "labels": row.labels,
             "input_shape": spec.input_shape,
+            "outputs": lent,
+            "converted": str(outputs.path("converted")) if "converted" in lent else "",
+            "max_runtime_s": job.max_runtime_s,
         }
-        order = msgspec.convert(facts | {"path": str(self._store.path(row.file_sha256))}, DescribeOrder)
-        size_mb = row.file_size // MB
-        seconds = min(job.max_runtime_s, BASE_S + SECONDS_PER_MB * size_mb)
-        memory_mb = BASE_MEMORY_MB + MEMORY_PER_MB * size_mb
-        return order, child.Limits(wall_s=seconds, memory_mb=memory_mb, cpu_s=int(seconds), file_mb=1)
+        return msgspec.convert(facts, ConvertOrder), child.Limits(wall_s=job.max_runtime_s)
 
-    def finish(self, job: jobs.Claimed, result: ModelDescription, outputs: Outputs) -> Commit:
-        """The model becomes ready; an ONNX upload is its own ONNX."""
+    def finish(self, job: jobs.Claimed, result: Converted, outputs: Outputs) -> Commit:
+        """The model becomes ready; its upload stays as it came."""
         model_id = msgspec.json.decode(job.spec, type=ConvertSpec).model_id
+        onnx, conversion = outputs.publish("onnx"), result.conversion
+        trainable = conversion is not None and conversion.architecture is not None
+        weights = outputs.publish("weights") if trainable else None
 
         def commit() -> None:
+            registry.keep_artifact(onnx, "models")
+            if weights is not None:
+                registry.keep_artifact(weights, "models")
             Model.update(
                 status="ready",
-                onnx_sha256=Model.file_sha256,
-                onnx_size=Model.file_size,
-                description_json=result,
+                onnx_sha256=onnx.sha256,
+                onnx_size=onnx.size_bytes,
+                weights_sha256=weights.sha256 if weights else None,
+                labels=result.description.labels,
+                conversion=conversion.facts if conversion else None,
+                description_json=result.description,
             ).where(Model.id == model_id).execute()
             registry.bump("models")
 

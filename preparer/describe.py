@@ -12,7 +12,7 @@ import onnx
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from preparer import DescribeOrder
-from shared import errors
+from shared import errors, metadata
 from shared.engines import engine_class
 from shared.engines.base import Engine
 from shared.engines.timing import synthetic_feeds
@@ -39,6 +39,7 @@ def describe(order: DescribeOrder) -> ModelDescription:
     model = _parse(path)
     _refuse_foreign_parts(model)
     _check(model)
+    order = _completed(order)
     inputs = [_tensor(value) for value in _true_inputs(model.graph)]
     if order.input_shape is not None:
         inputs[0] = _told(inputs[0], order.input_shape)
@@ -76,7 +77,10 @@ def _parse(path: Path) -> ModelProto:
             "or check that the upload was not cut off."
         ) from error
     if not model.graph.node:
-        raise errors.BadModel("The file holds no ONNX graph. Export the model again as a single .onnx file.")
+        raise errors.BadModel(
+            "The file holds no ONNX graph. Export the model again as a single .onnx file; save a TensorFlow SavedModel "
+            "as .keras."
+        )
     return model
 
 
@@ -102,6 +106,16 @@ def _check(model: ModelProto) -> None:
         onnx.checker.check_model(model)
     except Exception as error:
         raise errors.BadModel(f"The ONNX checker refuses the file: {_first_line(error)}") from error
+
+
+def _completed(order: DescribeOrder) -> DescribeOrder:
+    """What its owner left open, as the file's own metadata have it."""
+    pairs = metadata.read(Path(order.path))
+    return msgspec.structs.replace(
+        order,
+        preprocessing=metadata.contract_in(pairs) if order.preprocessing is None else order.preprocessing,
+        labels=metadata.labels_in(pairs) if order.labels is None else order.labels,
+    )
 
 
 def _true_inputs(graph: GraphProto) -> list[ValueInfoProto]:

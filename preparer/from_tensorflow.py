@@ -15,8 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from preparer import Conversion, ConversionOrder
+from preparer import Conversion, ConversionOrder, write
 from shared import child, errors, sandbox
+from shared.specs import ConversionFacts
 
 NOWHERE = "/dev/null"
 """Stands for the folders in which the libraries want to keep things; nothing can be made below it."""
@@ -59,22 +60,23 @@ def convert(order: ConversionOrder, report: Callable[[dict[str, Any]], None]) ->
         report({"stage": "converting to ONNX"})
         model = to_onnx.converted(source)
         report({"stage": "comparing with TensorFlow"})
-        differences, dynamic = to_onnx.compared(source, model)
+        parity, dynamic = to_onnx.compared(source, model)
     except MemoryError:
         raise
     except Exception as error:
         raise _out_of_memory(error) or error from error
     content = model.SerializeToString()
-    _write(order.outputs["onnx"], content)
-    return Conversion(
+    write(order.outputs["onnx"], content)
+    facts = ConversionFacts(
         exporter=to_onnx.exporter(),
         source=opened.kind if opened else frozen_graph.KIND,
         opset=next(item.version for item in model.opset_import if item.domain in ("", "ai.onnx")),
         dynamic_batch=dynamic,
-        max_abs_diff=differences,
+        parity=parity,
         seconds=round(time.monotonic() - started, 3),
         peak_memory_mb=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
     )
+    return Conversion(facts=facts)
 
 
 def _out_of_memory(error: Exception) -> errors.TooLarge | None:
@@ -82,12 +84,6 @@ def _out_of_memory(error: Exception) -> errors.TooLarge | None:
     if "OOM when allocating" in str(error) or "Unable to allocate" in str(error):
         return errors.TooLarge("The model needs more memory than a conversion may use. Make its layers smaller.")
     return None
-
-
-def _write(fd: int, content: bytes) -> None:
-    view = memoryview(content)
-    while view:
-        view = view[os.write(fd, view) :]
 
 
 if __name__ == "__main__":

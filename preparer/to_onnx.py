@@ -15,6 +15,7 @@ from shared import errors
 from shared.engines.base import Feeds
 from shared.engines.onnxrt import loaded
 from shared.engines.timing import synthetic_feeds
+from shared.specs import Parity
 
 OPSET = 18
 """The newest tf2onnx makes."""
@@ -59,24 +60,24 @@ def converted(source: Frozen) -> ModelProto:
     return model
 
 
-def compared(source: Frozen, model: ModelProto) -> tuple[dict[int, float], bool]:
+def compared(source: Frozen, model: ModelProto) -> tuple[list[Parity], bool]:
     """Run both on the same seeded input; a batch that is not free after all is declared fixed in `model`.
 
     Returns:
-        The largest absolute difference by batch size (1, 2 and 8, or the fixed one), and whether the batch is free.
+        The largest absolute difference at batch 1, 2 and 8, or at the fixed one, and whether the batch is free.
 
     Raises:
         errors.BadModel: One of them does not run, or they differ.
     """
     first = source.inputs[0].shape[0]
     if isinstance(first, int):
-        return {first: _difference(source, model, first)}, False
-    found = {1: _difference(source, model, 1)}
+        return [_difference(source, model, first)], False
+    found = [_difference(source, model, 1)]
     try:
-        found |= {batch: _difference(source, model, batch) for batch in BATCHES[1:]}
+        found += [_difference(source, model, batch) for batch in BATCHES[1:]]
     except DoesNotRun:
         _name_batch(model, source, free=False)
-        return {1: found[1]}, False
+        return found, False
     return found, True
 
 
@@ -84,7 +85,7 @@ class DoesNotRun(errors.BadModel):
     """The source or its conversion refuses a batch."""
 
 
-def _difference(source: Frozen, model: ModelProto, batch: int) -> float:
+def _difference(source: Frozen, model: ModelProto, batch: int) -> Parity:
     feeds = synthetic_feeds(source.inputs, batch, seed=0)
     try:
         expected = source.run([feeds[info.name] for info in source.inputs])
@@ -93,7 +94,8 @@ def _difference(source: Frozen, model: ModelProto, batch: int) -> float:
     found = _run(model, feeds)
     half = any(tensor.data_type == TensorProto.FLOAT16 for tensor in model.graph.initializer)
     tolerance = HALF_TOLERANCE if half else TOLERANCE
-    return max(_apart(name, expected[at], found[name], tolerance) for at, name in enumerate(source.output_names))
+    worst = max(_apart(name, expected[at], found[name], tolerance) for at, name in enumerate(source.output_names))
+    return Parity(batch=batch, max_abs_diff=worst, max_abs_output=max(map(_largest, expected)))
 
 
 def _run(model: ModelProto, feeds: Feeds) -> dict[str, np.ndarray]:
@@ -114,11 +116,15 @@ def _apart(name: str, expected: np.ndarray, found: np.ndarray, tolerance: float)
     with np.errstate(invalid="ignore"):  # infinity less infinity
         apart = np.where(_same(wide, found), 0.0, np.abs(wide - found.astype(np.float64)))
     worst = float(apart.max())
-    if not worst <= tolerance * max(1.0, float(np.abs(wide[np.isfinite(wide)]).max(initial=0.0))):
+    if not worst <= tolerance * max(1.0, _largest(wide)):
         raise errors.BadModel(
             f"Output {name!r} differs by {worst:.2g} between TensorFlow and its conversion to ONNX. {ADVICE}"
         )
     return worst
+
+
+def _largest(values: np.ndarray) -> float:
+    return float(np.abs(values[np.isfinite(values)].astype(np.float64)).max(initial=0.0))
 
 
 def _same(one: np.ndarray, other: np.ndarray) -> np.ndarray:

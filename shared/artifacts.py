@@ -24,7 +24,7 @@ class Staging:
     """A file being written: hashes what passes through, vanishes unless it is published."""
 
     def __init__(self, store: ArtifactStore, path: Path, file: BinaryIO) -> None:
-        self._store, self._path, self._file = store, path, file
+        self._store, self.path, self._file = store, path, file
         self._sha256 = hashlib.sha256()
         self.size_bytes = 0
         self._lent = self._sealed = self._moved = False
@@ -55,7 +55,7 @@ class Staging:
             self._file.flush()
             os.fsync(self._file.fileno())
             if self._lent:
-                with self._path.open("rb") as written:
+                with self.path.open("rb") as written:
                     self._sha256 = hashlib.file_digest(written, hashlib.sha256)
                     self.size_bytes = written.tell()
         self._sealed = True
@@ -73,7 +73,7 @@ class Staging:
         with _disk():
             if not self._moved:
                 final.parent.mkdir(exist_ok=True)
-                self._path.rename(final)
+                self.path.rename(final)
                 self._moved = True
             sync_folder(final.parent)
             sync_folder(self._store.root)  # the folder itself may be new
@@ -235,6 +235,10 @@ class Outputs:
         self._staged[name] = self._open.enter_context(store.stage("out"))
         self.fds.append(self._staged[name].lend())
         return self.fds[-1]
+
+    def path(self, name: str) -> Path:
+        """Where a staged file lies now, for another child to read what the one before wrote."""
+        return self._staged[name].path
 
     def publish(self, name: str) -> Stored:
         """Put what the child wrote in its place, once it has ended; may be called again.

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from shared import errors
+from shared import errors, metadata
 from shared.engines import Engine, Feeds, Tensor, check_feeds, describe, engine_class
 from shared.specs import Detection, EngineName, Precision, Preprocessing, Scores, Task, TensorInfo
 from shared.vision import boxes, postprocess, preprocess
@@ -92,6 +92,7 @@ class Runtime:
         """
         if self.serving.preprocessing is not None:
             preprocess.check_contract(self.serving.preprocessing, self.serving.inputs)
+            _check_same(self.serving)
         fixed = next(iter(self.serving.inputs[0].shape), None)
         if isinstance(fixed, int):
             self.batch_size = fixed
@@ -290,6 +291,22 @@ class Runtime:
 
     def _takes(self) -> str:
         return ", ".join(f"{info.name!r} {describe(info)}" for info in self.serving.inputs)
+
+
+def _check_same(serving: Serving) -> None:
+    """The contract in the file's metadata, where it has one, must be the one that is served by.
+
+    Raises:
+        errors.BadModel: It is another.
+    """
+    if not serving.onnx.is_file():
+        return  # the engine says so
+    inside, served = metadata.contract_in(metadata.read(serving.onnx)), serving.preprocessing
+    if inside is not None and served is not None and inside != served:
+        raise errors.BadModel(
+            f"The model's file was made for the preprocessing contract {inside.hash}, and the platform has "
+            f"{served.hash} for it; one of them was changed. Upload the model again."
+        )
 
 
 def rows(feeds: Feeds) -> int:

@@ -198,11 +198,19 @@ class Parity(msgspec.Struct, frozen=True, kw_only=True):
 class ConversionFacts(msgspec.Struct, frozen=True, kw_only=True):
     """How a model became ONNX, and how well."""
 
+    source: str
+    """What the file turned out to be, in words."""
     exporter: str
+    """Programs and their versions."""
     opset: int
+    """As written in the ONNX file."""
     dynamic_batch: bool
     parity: list[Parity]
+    """On seeded input, one a batch; a single one where the batch is fixed."""
     seconds: float
+    """Of the child's work."""
+    peak_memory_mb: float
+    """Resident."""
 
 
 # --- datasets -------------------------------------------------------------------------------------------------------

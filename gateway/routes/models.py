@@ -38,7 +38,12 @@ from shared.artifacts import Staging
 from shared.db import connection, idempotency, jobs, registry
 from shared.specs import ConvertSpec, Preprocessing, Stored, Task, TensorInfo
 
-WHY_NOT_TRAINABLE = "An ONNX file holds a finished graph; training needs the model as PyTorch code and weights."
+FINISHED_GRAPH = "{} is a finished graph; training needs a network by name: PyTorch weights with `architecture`."
+SOURCES: dict[str, str] = {
+    "onnx": "An ONNX file",
+    "tensorflow": "A TensorFlow or Keras model",
+    "pytorch": "A TorchScript archive",
+}
 
 
 @post(
@@ -174,12 +179,20 @@ def _model(row: Any) -> schemas.Model:
         preprocessing=None if contract is None else msgspec.to_builtins(contract) | {"hash": contract.hash},
         labels=raw(row.labels),
         notes=found.notes if found else [],
-        trainable=False,
-        why_not=WHY_NOT_TRAINABLE,
+        architecture=row.architecture,
+        conversion=raw(row.conversion),
+        trainable=(why_not := _why_not_trainable(row)) is None,
+        why_not=why_not,
         parent_id=row.parent_id,
         created_by=row.created_by,
         created_at=clock.iso(row.created_at_ms),
     )
+
+
+def _why_not_trainable(row: Any) -> str | None:
+    if row.framework == "pytorch" and row.status != "ready":
+        return "It was not converted." if row.status == "failed" else "It is being converted."
+    return None if row.weights_sha256 else FINISHED_GRAPH.format(SOURCES[row.framework])
 
 
 class Found(msgspec.Struct, frozen=True):

@@ -18,7 +18,7 @@ DEFAULT_BATCH = 4
 
 
 FILES: dict[type[Any], tuple[peewee.Field, ...]] = {
-    Model: (Model.file_sha256, Model.onnx_sha256),
+    Model: (Model.file_sha256, Model.onnx_sha256, Model.weights_sha256),
     Dataset: (Dataset.file_sha256, Dataset.index_sha256, Dataset.pack_sha256, Dataset.sheet_sha256),
 }
 """The columns that name files of rows which users delete."""
@@ -233,7 +233,7 @@ def delete_model(model_id: str, request_id: str | None = None) -> list[str]:
     Model.update(deleted_at_ms=clock.now_ms()).where(Model.id == model_id).execute()
     Deployment.update(status="retired").where(Deployment.model_id == model_id).execute()
     bump("models")
-    return drop_unused({row.file_sha256, row.onnx_sha256})
+    return drop_unused({row.file_sha256, row.onnx_sha256, row.weights_sha256})
 
 
 def drop_unused(sha256s: Iterable[str | None]) -> list[str]:

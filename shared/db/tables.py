@@ -8,7 +8,7 @@ import msgspec
 import peewee
 
 from shared.db.connection import database
-from shared.specs import DatasetSummary, ModelDescription, canonical_json
+from shared.specs import ConversionFacts, DatasetSummary, ModelDescription, canonical_json
 
 
 class Json(peewee.TextField):
@@ -141,6 +141,9 @@ class Model(Table):
     preprocessing = Json(null=True)
     labels = Json(null=True)
     description_json = Json(null=True, shape=ModelDescription)
+    architecture = peewee.TextField(null=True)
+    weights_sha256 = peewee.TextField(null=True)
+    conversion = Json(null=True, shape=ConversionFacts)
     parent_id = peewee.TextField(null=True)
     created_by = peewee.TextField()
     created_at_ms = peewee.IntegerField()

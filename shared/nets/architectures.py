@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from shared import errors
 from shared.nets.yolov8 import SCALES, YOLOv8
-from shared.specs import Architecture, Preprocessing, Resize
+from shared.specs import Architecture, Detection, Preprocessing, Resize
 
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 TIMM = "timm/"
@@ -38,6 +38,8 @@ class Net(NamedTuple):
     module: nn.Module
     architecture: Architecture | None
     """None for a TorchScript archive, which is its own architecture: it can be converted, not trained."""
+    labels: list[str] | None = None
+    """Names of the classes, where the file of the weights has them."""
 
 
 def build(name: str, num_classes: int | None = None, *, seed: int = 0) -> Net:
@@ -148,7 +150,8 @@ def _preprocessing(name: str, module: nn.Module) -> Preprocessing:
     if name == "cnn32":
         return Preprocessing(resize=Resize(height=32, width=32), mean=CIFAR_MEAN, std=CIFAR_STD)
     if name in DETECTORS:
-        return Preprocessing(resize=Resize(height=640, width=640, mode="letterbox"), scores="probabilities")
+        resize = Resize(height=640, width=640, mode="letterbox")
+        return Preprocessing(resize=resize, scores="probabilities", detection=Detection(format="yolo"))
     return _timm_preprocessing(module) if name.startswith(TIMM) else _torchvision_preprocessing(name)
 
 

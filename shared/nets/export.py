@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import resource
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -46,7 +47,7 @@ class Exported(NamedTuple):
     facts: ConversionFacts
 
 
-def export(net: Net, input_shape: Sequence[int] | None = None) -> Exported:
+def export(net: Net, input_shape: Sequence[int] | None = None, *, source: str = "network") -> Exported:
     """Export a network and run both at each of `BATCHES`.
 
     A network that cannot be exported with a free batch, or gives something else at another batch than it was exported
@@ -54,7 +55,8 @@ def export(net: Net, input_shape: Sequence[int] | None = None) -> Exported:
 
     Args:
         net: In eval mode.
-        input_shape: Channels, height, width; default: what its architecture takes.
+        input_shape: Of one image; default: what its architecture takes (channels, height, width).
+        source: What the network came from, in words, for the facts.
 
     Raises:
         errors.BadModel: It cannot be exported, or gives something else as ONNX.
@@ -73,11 +75,13 @@ def export(net: Net, input_shape: Sequence[int] | None = None) -> Exported:
     content, opset, parity, dynamic = attempt
     exporter = f"torch {torch.__version__} {'TorchScript' if _is_script(net) else 'dynamo'} exporter"
     facts = ConversionFacts(
+        source=source,
         exporter=exporter,
         opset=opset,
         dynamic_batch=dynamic,
         parity=parity,
         seconds=round(time.monotonic() - started, 3),
+        peak_memory_mb=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
     )
     return Exported(content, facts)
 

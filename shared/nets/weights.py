@@ -24,7 +24,7 @@ from torch import Tensor
 from shared import errors
 from shared.nets import allocations
 from shared.nets.architectures import Net, build, fitting, num_classes_of, skeleton
-from shared.nets.kinds import PYTORCH, Kind, kind_of, members
+from shared.nets.kinds import Kind, kind_of, members
 
 FOREIGN = (
     "torch.nn.",
@@ -58,9 +58,14 @@ NESTS = (
 )
 """Under which names training scripts keep the weights; averaged ones first, since those are what was evaluated."""
 
+LABELS = ("names", "class_names", "classes", "labels")
+"""Under which names checkpoints keep those of their classes: a list, or numbers with a text each."""
+PICKLED: frozenset[Kind] = frozenset({"torch", "torch_legacy"})
+
 COUNTERS = ("num_batches_tracked", "n_averaged")
 """Ends of names that count steps and play no part in a prediction."""
 MAX_DEPTH = 64
+MAX_LABEL = 200
 FEW = 4
 DTYPES = {
     1: torch.uint8,
@@ -84,7 +89,7 @@ def read(path: Path, architecture: str | None, num_classes: int | None = None, *
     """The network whose weights are in a PyTorch file.
 
     Args:
-        path: Of any kind in `kinds.PYTORCH`.
+        path: Of a kind of PyTorch (`kinds.PYTORCH`).
         architecture: What the weights belong to (`architectures.build`); not needed for TorchScript alone.
         num_classes: What the owner says; default: as many as the head in the file has.
         enclosed: This process is shut in (`shared.sandbox`). TorchScript is code that runs when it is opened, so
@@ -102,7 +107,11 @@ def read(path: Path, architecture: str | None, num_classes: int | None = None, *
             if architecture is None:
                 return Net(script, None)
             return fitted(_checked(script.state_dict()), architecture, num_classes)
-        return fitted(state_of(path, kind), architecture, num_classes)
+        if kind not in PICKLED:
+            return fitted(state_of(path, kind), architecture, num_classes)
+        content = _unpickled(path, kind)
+        net = fitted(_checked(_weights_in(content)), architecture, num_classes)
+        return net._replace(labels=_labels_in(content, net))
 
 
 def state_of(path: Path, kind: Kind) -> State:
@@ -115,7 +124,7 @@ def state_of(path: Path, kind: Kind) -> State:
         return _checked(_safetensors(path))
     if kind == "pt2":
         return _checked(_pt2(path))
-    if kind in PYTORCH:
+    if kind in PICKLED:
         return _checked(_weights_in(_unpickled(path, kind)))
     raise errors.BadModel(f"A file of kind {kind} holds no PyTorch weights.")
 
@@ -262,6 +271,30 @@ def _weights_in(content: object) -> Mapping[str, Any]:
             return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
         content = inner
     raise errors.BadModel(f"No weights were found in the file. {REMEDY}")
+
+
+def _labels_in(content: object, net: Net) -> list[str] | None:
+    """The names of the classes in a checkpoint, or in the module it holds; None unless there is one a class."""
+    wanted = net.architecture.num_classes if net.architecture else None
+    for _ in range(MAX_DEPTH):
+        facts = vars(content) if isinstance(content, Inert) else content
+        if not isinstance(facts, Mapping):
+            return None
+        for name in LABELS:
+            if (found := _texts(facts.get(name))) is not None and len(found) == wanted:
+                return found
+        nests = (facts[name] for name in NESTS if name in facts)
+        content = next((each for each in nests if isinstance(each, Mapping | Inert)), None)
+    return None
+
+
+def _texts(value: object) -> list[str] | None:
+    """Short lines of text, in order; None where it is anything else."""
+    if isinstance(value, dict) and set(value) == set(range(len(value))):
+        value = [value[index] for index in range(len(value))]
+    texts = list(value) if isinstance(value, list | tuple) else []
+    sound = all(isinstance(each, str) and each.isprintable() and 0 < len(each) <= MAX_LABEL for each in texts)
+    return texts if texts and sound else None
 
 
 def _walk(module: object, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor]]:

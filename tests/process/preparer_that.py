@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from preparer import Converted, write
 from preparer.__main__ import Convert
 from shared import child, config, errors, process, worker
 from shared.artifacts import ArtifactStore, Outputs
@@ -32,10 +33,11 @@ class Order(msgspec.Struct):
     model_id: str
     sleep_s: float
     refuse: bool
+    onnx: int
 
 
 class Found(msgspec.Struct):
-    description: ModelDescription
+    converted: Converted
     stored: Stored
 
 
@@ -51,16 +53,18 @@ class Quick(Convert):
 
     def order(self, job: jobs.Claimed, outputs: Outputs) -> tuple[msgspec.Struct, child.Limits]:
         spec = msgspec.json.decode(job.spec, type=ConvertSpec)
+        real, _ = super().order(job, outputs)
         order = Order(
             store=str(self._reports),
             model_id=spec.model_id,
             sleep_s=60.0 if sys.argv[1] == "slowly" else 0.0,
             refuse=sys.argv[1] == "refuse",
+            onnx=real.outputs["onnx"],
         )
         return order, child.Limits(wall_s=job.max_runtime_s)
 
     def finish(self, job: jobs.Claimed, result: Found, outputs: Outputs) -> Commit:
-        ready = super().finish(job, result.description, outputs)
+        ready = super().finish(job, result.converted, outputs)
         ours = ArtifactStore(self._reports).put(job.id.encode())
 
         def commit() -> None:
@@ -76,7 +80,8 @@ def work(order: Order, report: child.Report) -> Found:
     if order.refuse:
         raise errors.BadModel("It is no good.")
     stored = ArtifactStore(Path(order.store)).put(order.model_id.encode())
-    return Found(description=DESCRIPTION, stored=stored)
+    write(order.onnx, order.model_id.encode())
+    return Found(converted=Converted(description=DESCRIPTION, conversion=None), stored=stored)
 
 
 def main(settings: config.Settings, stop: process.Stop) -> None:

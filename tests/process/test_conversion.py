@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 import warnings
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
+from preparer import Conversion, ConversionOrder
 from shared import child, sandbox
-from shared.specs import ConversionFacts
 from tests.conftest import needs
-from tests.process.converted_that import Order
 
-LIMITS = child.Limits(wall_s=110, memory_mb=6144, file_mb=1)
+LIMITS = child.Limits(wall_s=110, memory_mb=6144, file_mb=4)
 
 
-def convert(path: Path, architecture: str | None, limits: child.Limits = LIMITS) -> ConversionFacts:
-    order = Order(str(path), architecture, None if architecture else (3, 32, 32))
-    return child.run("tests.process.converted_that", order, ConversionFacts, limits=limits)
+def convert(path: Path, architecture: str | None) -> tuple[Conversion, bytes, bytes]:
+    """The answer, the ONNX file, and the weights."""
+    with tempfile.TemporaryFile() as onnx, tempfile.TemporaryFile() as weights:
+        outputs: dict[Literal["onnx", "weights"], int] = {"onnx": onnx.fileno(), "weights": weights.fileno()}
+        shape = None if architecture else (1, 3, 32, 32)
+        order = ConversionOrder(path=str(path), outputs=outputs, architecture=architecture, input_shape=shape)
+        fds = list(outputs.values())
+        answer = child.run("preparer.from_pytorch", order, Conversion, limits=LIMITS, pass_fds=fds)
+        onnx.seek(0)
+        weights.seek(0)
+        return answer, onnx.read(), weights.read()
 
 
 @pytest.mark.process
@@ -33,11 +42,13 @@ def test_conversion_works_shut_in(tmp_path: Path) -> None:
     with warnings.catch_warnings(action="ignore"):
         torch.jit.save(torch.jit.trace(module, torch.zeros(1, 3, 32, 32)), tmp_path / "script.pt")
     state, script = convert(tmp_path / "state.pt", "cnn32"), convert(tmp_path / "script.pt", None)
-    assert "dynamo" in state.exporter
-    assert "TorchScript" in script.exporter
-    for facts in (state, script):
+    for (answer, onnx, weights), exporter in ((state, "dynamo"), (script, "TorchScript")):
+        facts = answer.facts
+        assert exporter in facts.exporter
         assert facts.dynamic_batch
         assert [each.batch for each in facts.parity] == [1, 2, 8]
+        assert onnx
+        assert bool(weights) == (answer.architecture is not None)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["script.pt", "state.pt"]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from shared import clock, config, process
+from shared import clock, config, metadata, process
 from shared.artifacts import ArtifactStore
 from shared.db import connection, jobs, registry, tables
 from shared.db.accounts import Account
@@ -92,11 +92,13 @@ def gone(processes: list[psutil.Process]) -> bool:
     return all(not one.is_running() or one.status() == psutil.STATUS_ZOMBIE for one in processes)
 
 
-def test_a_model_becomes_ready(model_id: str, start: Start):
+def test_a_model_becomes_ready(model_id: str, start: Start, settings: config.Settings):
     start("preparer")
     wait_for(lambda: job("job_convert").status == "completed", 30, "the job")
     row = registry.model(model_id)
-    assert (row.status, row.onnx_sha256) == ("ready", row.file_sha256)
+    assert (row.status, row.conversion) == ("ready", None)
+    pairs = metadata.read(ArtifactStore(settings.models).path(str(row.onnx_sha256)))
+    assert metadata.contract_in(pairs) == row.description_json.preprocessing
     assert registry.catalog_entry(model_id) is not None
     assert registry.revisions()["models"] == 1
 

@@ -23,8 +23,8 @@ from shared.db import accounts, connection, datasets, registry
 from shared.db.tables import Artifact, Dataset, Job, JobEvent, Model
 from tests.unit.gateway_kit import SUMMARY
 
-FORM = schemas.ModelForm(name="m", task_type="classification")
 DATASET_FORM = schemas.DatasetForm(name="d", task_type="classification")
+FORM = schemas.ModelForm(name="m", task_type="classification", framework="onnx")
 SMALL = st.integers(0, 3)
 STEPS = st.lists(
     st.one_of(

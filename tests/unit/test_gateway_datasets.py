@@ -198,7 +198,7 @@ def test_a_repeated_upload_is_one_dataset(gateway: Gateway) -> None:
 
 
 def test_the_bytes_of_a_model_are_no_dataset(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upload_kinds.DATASET, "check_head", lambda *_: None)
+    monkeypatch.setattr(upload_kinds.DATASET, "check_head", lambda form, *_: form)
     assert gateway.post("/models", **form(GOOD)).status_code == 202
     problem(gateway.post("/datasets", **zip_form(ONNX)), 409, "conflict")
     assert len(gateway.files()) == 1

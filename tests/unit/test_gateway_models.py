@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
 from gateway import exchange, upload_kinds
-from shared import errors, ids
+from shared import config, errors, ids, nets
 from shared.artifacts import Staging
 from shared.db import jobs, registry
 from shared.db.tables import Artifact, Idempotency, Job, Model
+from shared.nets import kinds
 from tests.unit.gateway_kit import (
     ONNX,
     Conversation,
@@ -84,6 +88,7 @@ BAD_FIELDS: list[tuple[dict[str, Any], set[str]]] = [
     ({"name": "", "task_type": "poetry"}, {"name", "task_type"}),
     (GOOD | {"architecture": "resnet18"}, {"architecture"}),
     (GOOD | {"framework": "pytorch"}, {"framework"}),
+    (GOOD | {"framework": "caffe"}, {"framework"}),
     (GOOD | {"labels": "[1"}, {"labels"}),
     (GOOD | {"labels": [1]}, {"labels[0]"}),
     (GOOD | {"labels": "[" * 100_000}, {"labels"}),
@@ -106,13 +111,68 @@ def test_wrong_fields(gateway: Gateway, fields: dict[str, Any], wrong: set[str])
     [
         (b"", "a.onnx", 422, "invalid"),
         (b"\x89PNG\r\n", "a.onnx", 415, "unsupported_media"),
-        (b"PK\x03\x04", "a.onnx", 415, "unsupported_media"),
-        (ONNX, "a.pt", 415, "unsupported_media"),
-        (ONNX, "../../etc/passwd", 415, "unsupported_media"),
+        (b"ftrt" + bytes(200), "a.onnx", 415, "unsupported_media"),
+        (b"\x80\x04}.", "a.pt", 415, "unsupported_media"),
     ],
 )
 def test_wrong_files(gateway: Gateway, content: bytes, filename: str, status: int, code: str) -> None:
     problem(gateway.post("/models", **form(GOOD, content, filename)), status, code)
+    nothing_is_left(gateway)
+
+
+ARCHIVE = b"PK\x03\x04" + bytes(26)
+FILES: list[tuple[bytes, str]] = [
+    (ONNX, "onnx"),
+    (ONNX[:1] + bytes(300), "onnx"),
+    (ARCHIVE + b"archive/data.pkl" + bytes(300), "pytorch"),
+    (ARCHIVE + b"resnet18/byteorder", "pytorch"),
+    (kinds.LEGACY + bytes(300), "pytorch"),
+    (bytes(8) + b'{"__metadata__":{}}', "pytorch"),
+    (ARCHIVE + b"metadata.json" + bytes(300), "tensorflow"),
+    (kinds.HDF5 + bytes(300), "tensorflow"),
+    (b"\x0a\x10" + bytes(300), "tensorflow"),
+]
+
+
+@pytest.fixture
+def everything_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nets, "missing", lambda: None)
+    monkeypatch.setattr(config, "tensorflow_python", lambda: Path(sys.executable))
+
+
+@pytest.mark.usefixtures("everything_is_installed")
+@pytest.mark.parametrize(("content", "framework"), FILES)
+def test_the_content_says_whose_file_it_is(gateway: Gateway, content: bytes, framework: str) -> None:
+    for named in ({}, {"framework": framework}):
+        answer = gateway.post("/models", **form(GOOD | named, content, "called.something"))
+        assert answer.status_code == 202, answer.text
+        assert answer.json()["framework"] == framework
+    named = {"framework": "pytorch" if framework == "onnx" else "onnx"}
+    assert fields_of(gateway.post("/models", **form(GOOD | named, content))) == {"framework"}
+
+
+@pytest.mark.usefixtures("everything_is_installed")
+@pytest.mark.parametrize(("content", "framework"), FILES)
+def test_an_architecture_is_for_weights(gateway: Gateway, content: bytes, framework: str) -> None:
+    answer = gateway.post("/models", **form(GOOD | {"architecture": "resnet18"}, content))
+    if framework == "pytorch":
+        assert answer.json()["architecture"] == "resnet18"
+        assert (answer.json()["trainable"], answer.json()["why_not"]) == (False, "It is being converted.")
+    else:
+        assert fields_of(answer) == {"architecture"}
+        nothing_is_left(gateway)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [(ARCHIVE + b"a/data.pkl", "setup-train"), (kinds.HDF5 + bytes(300), "setup-tensorflow")]
+)
+def test_what_is_not_installed_is_said_at_once(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, content: bytes, said: str
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(config, "TENSORFLOW", Path("/nowhere"))
+    problem_ = problem(gateway.post("/models", **form(GOOD, content)), 415, "unsupported_media")
+    assert said in problem_["detail"]
     nothing_is_left(gateway)
 
 

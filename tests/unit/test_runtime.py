@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from PIL import Image
 
-from shared import errors
+from shared import errors, metadata
 from shared.engines.base import Feeds, Tensor
 from shared.engines.fake import Fake
 from shared.runtime import Runtime, Serving
@@ -177,6 +177,17 @@ def test_open_sizes_are_served_without_sharing(tmp_path: Path) -> None:
 
 
 class TestActivation:
+    def test_a_file_made_for_another_contract_does_not_start(self, mean: Path, tmp_path: Path) -> None:
+        changed = msgspec.structs.replace(CONTRACT, mean=(0.4,))
+        for inside, served, starts in ((CONTRACT, CONTRACT, True), (changed, CONTRACT, False), (None, CONTRACT, True)):
+            with (path := tmp_path / "told.onnx").open("wb") as file:
+                metadata.write(mean, file.fileno(), metadata.describing(inside, None))
+            if starts:
+                ready(serving(path, preprocessing=served))
+            else:
+                with pytest.raises(errors.BadModel, match=f"contract {changed.hash}.* {CONTRACT.hash}"):
+                    ready(serving(path, preprocessing=served))
+
     def test_refuses_a_contract_that_does_not_fit(self, mean: Path) -> None:
         wrong = msgspec.structs.replace(CONTRACT, layout="NHWC")
         with pytest.raises(errors.BadModel, match=r"\['batch', 8, 8, 3\].*float32 \['batch', 3, 8, 8\]"):

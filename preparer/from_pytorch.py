@@ -1,0 +1,70 @@
+"""The child that makes ONNX of a PyTorch file. It shuts itself in before anything looks at the file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from preparer import Conversion, ConversionOrder, write
+from shared import child, errors, nets, sandbox
+from shared.nets import kinds
+
+if TYPE_CHECKING:
+    from shared.nets.architectures import Net
+
+
+def convert(order: ConversionOrder, report: Callable[[dict[str, Any]], None]) -> Conversion:
+    """Convert the file with nothing else in reach: ONNX and weights into `order.outputs`.
+
+    Raises:
+        errors.BadModel: The file is refused or cannot be converted; the message says why and what to do.
+        errors.InvalidInput: There is no such architecture.
+        errors.TooLarge: The weights do not fit a single ONNX file.
+    """
+    started = time.monotonic()
+    path = Path(order.path)
+    sandbox.enter([Path(__file__).parent, path])
+    nets.settle()
+    kind = kinds.kind_of(path)  # no PyTorch yet: what is no model at all is refused at once
+    if kind not in kinds.PYTORCH:
+        raise errors.BadModel(f"By its content this is a {kinds.IN_WORDS[kind]}, not a file of PyTorch.")
+    report({"stage": "loading PyTorch"})
+    from shared.nets import export, weights
+
+    report({"stage": f"reading the {kinds.IN_WORDS[kind]}"})
+    net = weights.read(path, order.architecture, order.num_classes, enclosed=not sandbox.missing())
+    _check_task(order, net)
+    report({"stage": "converting to ONNX and comparing with PyTorch"})
+    made = export.export(net, _shape(order), source=kinds.IN_WORDS[kind])
+    write(order.outputs["onnx"], made.onnx)
+    if net.architecture is not None:
+        write(order.outputs["weights"], weights.state_bytes(net))
+    facts = msgspec.structs.replace(made.facts, seconds=round(time.monotonic() - started, 3))
+    return Conversion(facts=facts, architecture=net.architecture, labels=net.labels)
+
+
+def _check_task(order: ConversionOrder, net: Net) -> None:
+    if net.architecture is not None and net.architecture.task != order.task_type:
+        raise errors.BadModel(
+            f"{net.architecture.name} is for {net.architecture.task}, not {order.task_type}. "
+            f"Upload it again with task_type={net.architecture.task}."
+        )
+
+
+def _shape(order: ConversionOrder) -> tuple[int, ...] | None:
+    """Of one image as the network takes it; None for what its architecture says."""
+    if order.input_shape is not None:
+        return order.input_shape[1:]
+    if order.preprocessing is None:
+        return None
+    from shared.vision import preprocess
+
+    return preprocess.shape(order.preprocessing)
+
+
+if __name__ == "__main__":
+    child.main(ConversionOrder, convert)
