@@ -145,7 +145,7 @@ def fitted(state: State, architecture: str | None, num_classes: int | None = Non
     state = _unwrapped(state, expected)
     classes = num_classes_of(architecture, state)
     if num_classes is not None and classes is not None and num_classes != classes:
-        raise errors.BadModel(f"num_classes is {num_classes}, but the head in the file has {classes} classes.")
+        raise errors.BadModel(f"The head in the file has {classes} classes, not {num_classes}; give it as many labels.")
     net = build(architecture, classes or num_classes)
     own = net.module.state_dict()
     _check_fit(architecture, state, own)

@@ -127,7 +127,9 @@ def test_a_state_dict_becomes_predictions(client: httpx.Client, name: str, side:
 
 
 def test_a_whole_module_gives_its_weights_and_the_names_of_its_classes(client: httpx.Client):
-    content = saved({"epoch": 3, "model": module("cnn32", 3), "names": dict(enumerate(CATS))})
+    net = module("cnn32", 3)
+    net.names = dict(enumerate(CATS))
+    content = saved({"epoch": 3, "model": net})
     made = upload(client, content, architecture="cnn32")
     assert (made["status"], made["labels"]) == ("ready", CATS)
     assert {each["label"] for each in predict(client, made)} == set(CATS)
@@ -173,7 +175,7 @@ def test_the_owner_is_told_what_to_send(client: httpx.Client):
         (
             state,
             {"architecture": "cnn32", "labels": ["a"]},
-            "num_classes is 1, but the head in the file has 3 classes.",
+            "The head in the file has 3 classes, not 1; give it as many labels.",
         ),
         (yolo, {"architecture": "yolov8n"}, "Upload it again with task_type=detection."),
         (state[: len(state) // 2], {"architecture": "cnn32"}, "The archive cannot be read"),

@@ -164,7 +164,7 @@ def without(state: Mapping[str, Any], name: str) -> dict[str, Any]:
     [
         (lambda state: state, None, None, "with `architecture`, the network's name. They fit architecture=cnn32."),
         (lambda state: state, "resnet18", None, "They fit architecture=cnn32."),
-        (lambda state: state, "cnn32", 5, "num_classes is 5, but the head in the file has 4 classes."),
+        (lambda state: state, "cnn32", 5, "The head in the file has 4 classes, not 5; give it as many labels."),
         (lambda state: without(state, "classifier.2.bias"), "cnn32", None, "1 missing: classifier.2.bias"),
         (lambda state: state | {"extra": torch.zeros(1)}, "cnn32", None, "1 unexpected: extra"),
         (
