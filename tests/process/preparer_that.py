@@ -80,7 +80,7 @@ def work(order: Order, report: child.Report) -> Found:
     if order.refuse:
         raise errors.BadModel("It is no good.")
     stored = ArtifactStore(Path(order.store)).put(order.model_id.encode())
-    write(order.onnx, order.model_id.encode())
+    write(order.onnx, f"onnx of {order.model_id}".encode())
     return Found(converted=Converted(description=DESCRIPTION, conversion=None), stored=stored)
 
 
