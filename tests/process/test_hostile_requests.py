@@ -44,8 +44,8 @@ PROVES: dict[int, tuple[str, ...]] = {
     47: ("test_a_file_of_two_gigabytes_is_refused_before_it_travels",),
     48: (
         "test_a_file_that_is_no_model_is_turned_away_at_the_door[TensorRT plan]",
-        "test_a_file_that_is_no_model_is_turned_away_at_the_door[TorchScript]",
-        "test_a_file_that_is_no_model_is_turned_away_at_the_door[Keras Lambda]",
+        "test_what_only_looks_like_a_model_of_another_framework_fails[TorchScript]",
+        "test_what_only_looks_like_a_model_of_another_framework_fails[Keras Lambda]",
     ),
     49: ("test_forged_tokens",),
     50: ("test_forged_tokens",),

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import os
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 
 from benchmarker import LaunchOrder
 from benchmarker.measure import launch
 from console import doctor
+from preparer import ConversionOrder, DescribeOrder
 from preparer import __main__ as preparer
-from shared import child, sandbox
+from shared import child, errors, sandbox
 from shared.specs import Candidate, EngineName, TensorInfo
 from tests.process.enclosed_that import Came, Order
 from tests.process.platform import DIGITS, wait_for
@@ -112,8 +115,27 @@ def test_it_is_not_entered_when_threads_would_stay_outside():
     assert attempt("enter late") == "RuntimeError"
 
 
-def test_the_model_check_runs_inside():
-    assert preparer.Convert.module == "preparer.enclosed"
+def orders(path: str) -> dict[str, msgspec.Struct]:
+    """What the children that open an uploaded model are told; TensorFlow's has an environment of its own."""
+    described = DescribeOrder(path=path, task_type="classification", preprocessing=None, labels=None)
+    return {"preparer.enclosed": described, "preparer.from_pytorch": ConversionOrder(path=path, outputs={})}
+
+
+@pytest.mark.parametrize("module", list(orders("")))
+def test_who_opens_a_model_is_inside_by_then(module: str, tmp_path: Path):
+    path = tmp_path / "file"
+    os.mkfifo(path)  # whoever opens it waits here for somebody who writes
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        running = pool.submit(child.run, module, orders(str(path))[module], msgspec.Raw, limits=LIMITS)
+        wait_for(lambda: shut_in(module), what="the child, shut in")
+        with path.open("wb") as file:
+            file.write(b"no such thing")
+        assert isinstance(running.exception(20), errors.AppError | child.ChildDied)
+
+
+def test_the_duties_run_what_is_inside():
+    assert preparer.CheckDataset.module == "preparer.enclosed_dataset"
+    assert preparer.Convert.module == "preparer.conversion"  # which opens nothing itself
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
@@ -133,18 +155,18 @@ def test_a_candidate_is_measured_inside(engine: EngineName, monkeypatch: pytest.
     )
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         launched = pool.submit(launch, order, 60)
-        wait_for(shut_in, what="the candidate, shut in")
+        wait_for(lambda: shut_in("benchmarker.candidate"), what="the candidate, shut in")
         found = launched.result(60)
     assert found.block.latencies_ns
     assert found.block.memory_mb > 1
     assert list(tmp_path.iterdir()) == []
 
 
-def shut_in() -> bool:
-    """Whether a candidate of ours runs under a filter of system calls."""
+def shut_in(module: str) -> bool:
+    """Whether a child of ours that runs this module is under a filter of system calls."""
     for process in psutil.Process().children():
         with contextlib.suppress(psutil.Error, OSError):
-            if "benchmarker.candidate" in process.cmdline():
+            if module in process.cmdline():
                 return "Seccomp:\t2" in Path(f"/proc/{process.pid}/status").read_text()
     return False
 
