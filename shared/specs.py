@@ -187,12 +187,14 @@ class Architecture(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Parity(msgspec.Struct, frozen=True, kw_only=True):
-    """A converted model beside its source, on the same random input."""
+    """Two ways to run one model beside each other, on the same input: a converted one and its source, or two engines."""
 
     batch: int
     max_abs_diff: float
     max_abs_output: float
     """Of the source: what the difference is to be seen against."""
+    max_rel_diff: float | None = None
+    """Largest difference over the largest value of its channel (at least 1); None where only the two above are known."""
 
 
 class ConversionFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -425,11 +427,15 @@ class Block(msgspec.Struct, frozen=True, kw_only=True):
     """Peak resident memory of the candidate's process (it holds one session and nothing else)."""
 
 
+SeriesStatus = Literal["measured", "unavailable", "rejected", "failed"]
+
+
 class Series(msgspec.Struct, frozen=True, kw_only=True):
     """All there is about one candidate: its blocks, or why there are none."""
 
     candidate: Candidate
-    status: Literal["measured", "unavailable", "failed"]
+    status: SeriesStatus
+    """`rejected` candidates did not pass the gate and were not measured."""
     reason: str | None = None
     provider: str | None = None
     device: str | None = None
@@ -452,6 +458,66 @@ class MeasuredModel(msgspec.Struct, frozen=True, kw_only=True):
     preprocessing_hash: str | None
 
 
+class MeasuredDataset(msgspec.Struct, frozen=True, kw_only=True):
+    """The dataset that accuracy was measured on, as it was."""
+
+    id: str
+    name: str
+    index_sha256: str
+    classes: list[str]
+    num_test: int
+    """Images of the test split."""
+    num_calibration: int = 0
+    """Images of the training split that INT8 was calibrated with."""
+
+
+class Accuracy(msgspec.Struct, frozen=True, kw_only=True):
+    """How right a model is on the test split: facts that every interval is computed from again."""
+
+    metric: Literal["top1", "map"]
+    """Share of images whose best class is right, or COCO's mean average precision over IoU 0.50 to 0.95."""
+    n: int
+    """Images, in an order drawn from the benchmark's seed; of two, the first ones are the same images."""
+    value: float
+    top5: float | None = None
+    map50: float | None = None
+    correct: str | None = None
+    """Of a classifier: whether each image's best class is right, four images a hexadecimal digit, the first image in the
+    highest bit, zeros at the end."""
+    values: list[float] | None = None
+    """Of a detector: its mAP over images drawn again and again from the seed (bootstrap)."""
+    drops: list[float] | None = None
+    """Of a detector: the reference's mAP less this one's over the same draws."""
+
+
+GateVerdict = Literal["pass", "fail", "inconclusive", "not_checked"]
+
+
+class GateResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What an engine answers in one precision, beside the reference (ONNX Runtime on the CPU in FP32)."""
+
+    engine: EngineName
+    precision: Precision
+    verdict: GateVerdict
+    """As it was acted upon: `fail` is not measured; `inconclusive` is, but nobody knows whether it keeps the accuracy limit."""
+    problems: list[str] = []
+    """Why not, one sentence each."""
+    notes: list[str] = []
+    """What qualifies the check, one sentence each."""
+    finite: bool | None = None
+    """No NaN and no infinity, on real and on extreme input; None where that was not seen."""
+    parity: list[Parity] = []
+    flips: int | None = None
+    """Images of the test split that are answered otherwise than by the reference; None without a dataset."""
+    checked: int = 0
+    """Images of the test split that were compared."""
+    accuracy: Accuracy | None = None
+    provider: str | None = None
+    seconds: float = 0.0
+    golden: Stored | None = None
+    """Samples with this engine's answers, to be replayed before it serves."""
+
+
 class SystemInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The machine and the software of a measurement. `fingerprint` changes when a result would no longer carry over."""
 
@@ -468,7 +534,7 @@ class SystemInfo(msgspec.Struct, frozen=True, kw_only=True):
 class MeasurementSet(msgspec.Struct, frozen=True, kw_only=True):
     """A finished benchmark: everything the decision and the report are computed from, and nothing else is."""
 
-    schema: Literal["cvp.measurements/1"] = "cvp.measurements/1"
+    schema: Literal["cvp.measurements/1", "cvp.measurements/2"] = "cvp.measurements/2"
     id: str
     created_at: str
     model: MeasuredModel
@@ -477,6 +543,10 @@ class MeasurementSet(msgspec.Struct, frozen=True, kw_only=True):
     conditions: list[str]
     """What disturbed or qualifies the run, one sentence each; empty for a clean one."""
     series: list[Series]
+    dataset: MeasuredDataset | None = None
+    reference: Accuracy | None = None
+    """Of ONNX Runtime on the CPU in FP32, on the test split."""
+    gates: list[GateResult] = []
 
 
 # --- jobs -----------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
@@ -15,6 +15,7 @@ from shared.specs import (
     MeasurementSet,
     MetricName,
     Precision,
+    SeriesStatus,
     SystemInfo,
     canonical_json,
 )
@@ -26,7 +27,8 @@ from shared.verdict.decision import Decision, decide
 from shared.verdict.figures import round_significant
 from shared.verdict.metrics import Metric, remarks
 
-SCHEMA: Literal["cvp.report/1"] = "cvp.report/1"
+Schema = Literal["cvp.report/1", "cvp.report/2"]
+SCHEMA: Schema = "cvp.report/2"
 DELTA_METRICS: tuple[MetricName, ...] = ("latency_p95_ms", "throughput_fps", "memory_mb")
 
 
@@ -59,7 +61,7 @@ class CandidateRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     batch_size: int
     threads: int
     instances: int
-    status: Literal["measured", "unavailable", "failed"]
+    status: SeriesStatus
     reason: str | None = None
     provider: str | None
     device: str | None
@@ -83,7 +85,7 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """Everything a reader, a page or another program needs; all views are derived from it."""
 
-    schema: Literal["cvp.report/1"] = SCHEMA
+    schema: Schema = SCHEMA
     id: str
     metadata: Metadata
     candidates: list[CandidateRecord]
@@ -133,7 +135,7 @@ def verify(data: bytes) -> bool:
     """Whether the bytes are a canonical report whose content is what its `content_sha256` was computed over."""
     try:
         record = msgspec.json.decode(data)
-        if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+        if not isinstance(record, dict) or record.get("schema") not in get_args(Schema):
             return False
         # Byte for byte, so that no repeated key or number in another spelling reads differently elsewhere.
         return canonical_json(record) == data and record.get("content_sha256") == _content_sha256(record)

@@ -22,7 +22,7 @@ def test_the_shape_that_clients_depend_on() -> None:
         "schema", "id", "metadata", "candidates", "deltas", "decision", "recommendations", "deployment_steps",
         "content_sha256",
     }  # fmt: skip
-    assert RECORD["schema"] == "cvp.report/1"
+    assert RECORD["schema"] == "cvp.report/2"
     assert {"model", "config", "system", "fingerprint", "created_at", "conditions"} <= set(RECORD["metadata"])
     first = RECORD["candidates"][0]
     assert {
@@ -94,7 +94,7 @@ def repacked(**changes: object) -> bytes:
         json.dumps(RECORD, indent=2).encode(),
         repacked(id="rep_2"),
         repacked(content_sha256="0" * 64),
-        repacked(schema="cvp.report/2"),
+        repacked(schema="cvp.report/3"),
         repacked(decision=None),
         b"",
         b"null",
