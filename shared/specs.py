@@ -187,14 +187,14 @@ class Architecture(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Parity(msgspec.Struct, frozen=True, kw_only=True):
-    """Two ways to run one model beside each other, on the same input: a converted one and its source, or two engines."""
+    """Two ways to run one model on the same input: a converted one beside its source, an engine beside another."""
 
     batch: int
     max_abs_diff: float
     max_abs_output: float
     """Of the source: what the difference is to be seen against."""
     max_rel_diff: float | None = None
-    """Largest difference over the largest value of its channel (at least 1); None where only the two above are known."""
+    """Largest difference over the largest value of its channel, at least 1."""
 
 
 class ConversionFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -482,7 +482,7 @@ class Accuracy(msgspec.Struct, frozen=True, kw_only=True):
     top5: float | None = None
     map50: float | None = None
     correct: str | None = None
-    """Of a classifier: whether each image's best class is right, four images a hexadecimal digit, the first image in the
+    """Of a classifier: whether each image's best class is right, four images a hexadecimal digit, the first in the
     highest bit, zeros at the end."""
     values: list[float] | None = None
     """Of a detector: its mAP over images drawn again and again from the seed (bootstrap)."""
@@ -499,7 +499,7 @@ class GateResult(msgspec.Struct, frozen=True, kw_only=True):
     engine: EngineName
     precision: Precision
     verdict: GateVerdict
-    """As it was acted upon: `fail` is not measured; `inconclusive` is, but nobody knows whether it keeps the accuracy limit."""
+    """As it was acted upon: what fails is not measured; `inconclusive` leaves open whether the limit is kept."""
     problems: list[str] = []
     """Why not, one sentence each."""
     notes: list[str] = []
