@@ -28,6 +28,8 @@ MAX_CLASSES = 65_536
 LIKELY = ("resnet", "mobilenet", "efficientnet_b")
 HEAVY = "regnet"
 """These cannot be built without memory, up to 2.6 GB."""
+TINY = 1e-30
+"""Variance of a layer that is silent: something to take a logarithm of."""
 MARK = 7919
 """A number of classes that no other size of a weight equals, so that it shows which weight is the head."""
 
@@ -53,6 +55,17 @@ def build(name: str, num_classes: int | None = None, *, seed: int = 0) -> Net:
     Raises:
         errors.InvalidInput: There is no such architecture, or it cannot have so many classes.
     """
+    net = unscaled(name, num_classes, seed=seed)
+    _scale(net, seed)
+    return net
+
+
+def unscaled(name: str, num_classes: int | None = None, *, seed: int = 0) -> Net:
+    """`build` without a run of the network: to put weights into, not to be used as it is.
+
+    Raises:
+        errors.InvalidInput: There is no such architecture, or it cannot have so many classes.
+    """
     classes = CLASSES.get(name, IMAGENET_CLASSES) if num_classes is None else num_classes
     if not 1 <= classes <= MAX_CLASSES:
         raise errors.InvalidInput(f"num_classes must be between 1 and {MAX_CLASSES:,}, not {classes}.")
@@ -66,6 +79,32 @@ def build(name: str, num_classes: int | None = None, *, seed: int = 0) -> Net:
         preprocessing=_preprocessing(name, module),
     )
     return Net(module.eval(), architecture)
+
+
+def _scale(net: Net, seed: int) -> None:
+    """Start every normalisation with the variance that it meets, as if it had been trained for a step.
+
+    With 1, which it starts with otherwise, what passes through a deep network shrinks from layer to layer, to 1e-14 at
+    the end of EfficientNet. A power of two, one a layer, comes out the same on every machine.
+    """
+    assert net.architecture is not None
+    norms = [
+        part
+        for part in net.module.modules()
+        if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.track_running_stats
+    ]
+    if not norms:
+        return
+
+    def meet(norm: nn.Module, given: tuple[Tensor]) -> None:
+        norm.running_var.fill_(2.0 ** round(math.log2(float(given[0].square().mean()) + TINY)))
+
+    hooks = [norm.register_forward_pre_hook(meet) for norm in norms]
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        net.module(torch.randn(1, *net.architecture.input_shape, generator=generator))
+    for hook in hooks:
+        hook.remove()
 
 
 def known() -> list[str]:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from shared import errors
 from shared.nets import allocations
-from shared.nets.architectures import Net, build, fitting, num_classes_of, skeleton
+from shared.nets.architectures import Net, fitting, num_classes_of, skeleton, unscaled
 from shared.nets.kinds import Kind, kind_of, members
 
 FOREIGN = (
@@ -146,7 +146,7 @@ def fitted(state: State, architecture: str | None, num_classes: int | None = Non
     classes = num_classes_of(architecture, state)
     if num_classes is not None and classes is not None and num_classes != classes:
         raise errors.BadModel(f"The head in the file has {classes} classes, not {num_classes}; give it as many labels.")
-    net = build(architecture, classes or num_classes)
+    net = unscaled(architecture, classes or num_classes)
     own = net.module.state_dict()
     _check_fit(architecture, state, own)
     for name, value in own.items():

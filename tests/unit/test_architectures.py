@@ -96,6 +96,20 @@ def test_what_a_network_is_made_for(
             assert net.module(torch.zeros(2, *shape)).shape == (2, classes)
 
 
+@pytest.mark.parametrize("name", ["cnn32", "resnet50", "efficientnet_b0", "timm/efficientnet_b0", "yolov8n"])
+def test_initial_outputs_can_be_told_apart_and_compared(name: str) -> None:
+    """Untrained normalisations used to leave 1e-14 of them at the end of EfficientNet."""
+    net = build(name)
+    assert net.architecture is not None
+    images = torch.randn(2, *net.architecture.input_shape, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        found = net.module(images)
+    assert 0.1 < found.abs().max() < (640 * 1.5 if name == "yolov8n" else 10)
+    assert (found[0] - found[1]).abs().max() > 1e-3
+    variances = [value for key, value in net.module.state_dict().items() if key.endswith("running_var")]
+    assert all((torch.frexp(value)[0] == 0.5).all() for value in variances)  # the same on every machine
+
+
 def contract(name: str) -> Preprocessing:
     net = build(name)
     assert net.architecture is not None
