@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 
@@ -26,24 +27,29 @@ def enclosed(order: LaunchOrder, _report: child.Report) -> Launched:
 def launch(order: LaunchOrder) -> Launched:
     """Run the order in this process.
 
-    `load_ms` includes the import of the engine's library: a cold start.
+    `load_ms` includes the import of the engine's library and every session: a cold start.
 
     Raises:
         errors.AppError: The engine is not there, refuses the model or fails on it.
     """
     from shared.engines import engine_class  # its libraries start threads, which must be inside as well
-    from shared.engines.timing import measure, synthetic_feeds
+    from shared.engines.timing import measure_together, synthetic_feeds
 
     candidate = order.candidate
     feeds = synthetic_feeds(order.inputs, candidate.batch_size, order.seed)
-    engine = engine_class(candidate.engine)(
-        Path(order.artifact), precision=candidate.precision, threads=candidate.threads
-    )
     begin = time.perf_counter()
-    with engine:
+    with contextlib.ExitStack() as loaded:
+        sessions = [
+            loaded.enter_context(
+                engine_class(candidate.engine)(
+                    Path(order.artifact), precision=candidate.precision, threads=candidate.threads
+                )
+            )
+            for _ in range(candidate.instances)
+        ]
         load_ms = (time.perf_counter() - begin) * 1000
-        timing = measure(
-            engine, feeds, warmup_least=order.warmup_least, calls=order.calls, max_seconds=order.max_seconds
+        timing = measure_together(
+            sessions, feeds, warmup_least=order.warmup_least, calls=order.calls, max_seconds=order.max_seconds
         )
         block = Block(
             round=order.round,
@@ -55,7 +61,7 @@ def launch(order: LaunchOrder) -> Launched:
             cpu_util_pct=100 * timing.cpu_ns / timing.elapsed_ns,
             memory_mb=peak_memory_mb(_STATUS.read_text()),
         )
-        return Launched(block=block, provider=engine.provider, device=engine.device)
+        return Launched(block=block, provider=sessions[0].provider, device=sessions[0].device)
 
 
 def peak_memory_mb(status: str) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import product
 from typing import NamedTuple, TypeVar
 
-from shared.specs import BenchmarkSpec, Candidate, EngineName, Precision, TensorInfo
+from shared.specs import DEFAULT_BATCHES, BenchmarkSpec, Candidate, EngineName, Precision, TensorInfo
 
 T = TypeVar("T")
 Unavailable = Callable[[EngineName, Precision], str | None]
@@ -23,13 +23,13 @@ class Planned(NamedTuple):
 def candidates(
     spec: BenchmarkSpec, inputs: Sequence[TensorInfo], *, dynamic_batch: bool, cores: int, unavailable: Unavailable
 ) -> list[Planned]:
-    """Every combination the order names, once each, in its order: engine, precision, batch, threads.
+    """Every combination the order names, once each, in its order: engine, precision, batch, instances, threads.
 
     Args:
         spec: The order.
         inputs: The model's inputs; the first axis of the first one is its batch.
         dynamic_batch: Whether the model was seen to run with any batch.
-        cores: Cores this process may use; also the threads of an order that names none.
+        cores: Cores this process may use; the sessions share them where the order names no threads.
         unavailable: Asked once for each pair of engine and precision.
     """
     fixed = None if dynamic_batch else _fixed_batch(inputs)
@@ -39,9 +39,24 @@ def candidates(
 def _planned(spec: BenchmarkSpec, fixed: int | None, cores: int, unavailable: Unavailable) -> Iterator[Planned]:
     for engine, precision in product(_once(spec.engines), _once(spec.precisions)):
         engine_says = unavailable(engine, precision)
-        for batch_size, threads in product(_once(spec.batch_sizes), _once(spec.threads or (cores,))):
-            candidate = Candidate(engine=engine, precision=precision, batch_size=batch_size, threads=threads)
-            yield Planned(candidate, engine_says or _batch_says(batch_size, fixed) or _cores_say(threads, cores))
+        for batch_size, (instances, threads) in product(_batches(spec, fixed), _sessions(spec, cores)):
+            candidate = Candidate(
+                engine=engine, precision=precision, batch_size=batch_size, threads=threads, instances=instances
+            )
+            yield Planned(candidate, engine_says or _batch_says(batch_size, fixed) or _cores_say(candidate, cores))
+
+
+def _batches(spec: BenchmarkSpec, fixed: int | None) -> list[int]:
+    return _once(spec.batch_sizes or (DEFAULT_BATCHES if fixed is None else (fixed,)))
+
+
+def _sessions(spec: BenchmarkSpec, cores: int) -> list[tuple[int, int]]:
+    """Sessions and the threads of each."""
+    return [
+        (instances, threads)
+        for instances in _once(spec.instances)
+        for threads in _once(spec.threads or (max(1, cores // instances),))
+    ]
 
 
 def _once(values: Iterable[T]) -> list[T]:
@@ -60,7 +75,10 @@ def _batch_says(batch_size: int, fixed: int | None) -> str | None:
     return f"the model's batch is fixed at {fixed}; order batch_sizes [{fixed}] or export it with a dynamic batch axis"
 
 
-def _cores_say(threads: int, cores: int) -> str | None:
-    if threads <= cores:
+def _cores_say(candidate: Candidate, cores: int) -> str | None:
+    if candidate.threads * candidate.instances <= cores:
         return None
-    return f"only {cores} {'core is' if cores == 1 else 'cores are'} there; order at most {cores} threads"
+    there = f"only {cores} {'core is' if cores == 1 else 'cores are'} there"
+    if candidate.instances == 1:
+        return f"{there}; order at most {cores} threads"
+    return f"{there}; {candidate.threads} threads x {candidate.instances} instances are more"

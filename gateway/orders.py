@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from gateway.errors import MISFIT
 from shared import errors
-from shared.specs import BenchmarkSpec
+from shared.specs import DEFAULT_BATCHES, BenchmarkSpec, Constraint
 
 MAX_CANDIDATES = 64
 """Ways to serve in one order; each is measured for up to `max_seconds`."""
@@ -19,13 +19,15 @@ def check(spec: BenchmarkSpec, cores: int) -> None:
     Engines and precisions that do not run here are no reason: the benchmark answers for them, with why.
 
     Raises:
-        errors.InvalidInput: A value stands twice, threads are more than cores, or the combinations are too many.
+        errors.InvalidInput: A value stands twice, threads are more than cores, the combinations are too many, or two
+            constraints contradict each other.
     """
     lists: dict[str, Sequence[str | int]] = {
         "engines": spec.engines,
         "precisions": spec.precisions,
-        "batch_sizes": spec.batch_sizes,
+        "batch_sizes": spec.batch_sizes or DEFAULT_BATCHES,
         "threads": spec.threads or (),
+        "instances": spec.instances,
     }
     found = [
         _wrong(f"{name}[{index}]", f"{value} stands here twice; each value is measured once")
@@ -42,8 +44,25 @@ def check(spec: BenchmarkSpec, cores: int) -> None:
     if not found and count > MAX_CANDIDATES:
         told = " x ".join(f"{len(values)} {name}" for name, values in lists.items() if values)
         found = [_wrong("body", f"{told} are {count} candidates; at most {MAX_CANDIDATES} in one order, split it")]
+    found += contradictions(spec.constraints)
     if found:
         raise errors.InvalidInput(MISFIT, errors=found)
+
+
+def contradictions(constraints: Sequence[Constraint]) -> list[dict[str, str]]:
+    """The lower limits of a metric that no value keeps together with one of its upper limits, and which that is."""
+    found = []
+    for index, lower in enumerate(constraints):
+        for other, upper in enumerate(constraints):
+            if lower.metric == upper.metric and lower.op in (">=", ">") and upper.op in ("<=", "<"):
+                both = lower.op == ">=" and upper.op == "<="
+                if lower.value > upper.value or (lower.value == upper.value and not both):
+                    message = (
+                        f"{lower.metric} {lower.op} {lower.value:g} contradicts constraints[{other}], "
+                        f"{upper.metric} {upper.op} {upper.value:g}: no value keeps both; leave one out"
+                    )
+                    found.append(_wrong(f"constraints[{index}]", message))
+    return found
 
 
 def _wrong(field: str, message: str) -> dict[str, str]:

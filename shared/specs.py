@@ -334,7 +334,7 @@ class DatasetSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True, order=True):
-    """A way to serve: what is measured, chosen and deployed."""
+    """A way to serve: what is measured, chosen and deployed. `instances` sessions of `threads` each, side by side."""
 
     engine: EngineName
     precision: Precision
@@ -356,6 +356,10 @@ class Constraint(Spec, frozen=True, kw_only=True):
     value: Annotated[float, Meta(ge=-1e12, le=1e12, description="In the unit of the metric, the end of its name.")]
 
 
+DEFAULT_BATCHES = (1, 8)
+"""Of a benchmark that names none, where the model takes any batch."""
+
+
 class BenchmarkSpec(Spec, frozen=True, kw_only=True):
     """A benchmark as ordered: what the API takes, stored with the job, quoted in the report."""
 
@@ -370,13 +374,19 @@ class BenchmarkSpec(Spec, frozen=True, kw_only=True):
         tuple[Precision, ...], Meta(min_length=1, max_length=3, description="Number formats to measure.")
     ] = ("fp32",)
     batch_sizes: Annotated[
-        tuple[Annotated[int, Meta(ge=1, le=256)], ...],
-        Meta(min_length=1, max_length=16, description="Images a call, each measured on its own."),
-    ] = (1, 8)
+        Annotated[tuple[Annotated[int, Meta(ge=1, le=256)], ...], Meta(min_length=1, max_length=16)] | None,
+        Meta(
+            description="Images a call, each measured on its own; default: 1 and 8, or the batch the model is fixed at."
+        ),
+    ] = None
     threads: Annotated[
         Annotated[tuple[Annotated[int, Meta(ge=1, le=256)], ...], Meta(min_length=1, max_length=8)] | None,
-        Meta(description="Engine threads to try; default: every core this process may use."),
+        Meta(description="Engine threads of a session to try; default: every core there is, shared by the sessions."),
     ] = None
+    instances: Annotated[
+        tuple[Annotated[int, Meta(ge=1, le=64)], ...],
+        Meta(min_length=1, max_length=8, description="Sessions that run side by side in one process, to try."),
+    ] = (1,)
     num_warmup: Annotated[
         int, Meta(ge=1, le=10_000, description="Calls before the measuring; more are made until the times are steady.")
     ] = 10
@@ -418,13 +428,13 @@ class Block(msgspec.Struct, frozen=True, kw_only=True):
     steady: bool
     """Whether the last three warm-up windows agreed within 10 %; an unsteady block is kept and marked."""
     latencies_ns: list[int]
-    """Wall time of each call with `batch_size` images, copies in and out included."""
+    """Wall time of each call with `batch_size` images, copies in and out included; session after session."""
     elapsed_ns: int
     """Wall time of the whole block; throughput is images / elapsed."""
     cpu_util_pct: float
     """CPU time of the candidate's process over the block, 100 = one core."""
     memory_mb: float
-    """Peak resident memory of the candidate's process (it holds one session and nothing else)."""
+    """Peak resident memory of the candidate's process (it holds its sessions and nothing else)."""
 
 
 SeriesStatus = Literal["measured", "unavailable", "rejected", "failed"]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import statistics
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -78,6 +81,85 @@ def measure(
     return Timing(
         latencies_ns=latencies, elapsed_ns=end - start, cpu_ns=cpu_ns, warmup_calls=warmup_calls, steady=steady
     )
+
+
+def measure_together(
+    sessions: Sequence[Runs], feeds: Feeds, *, warmup_least: int, calls: int, max_seconds: float
+) -> Timing:
+    """The same for several sessions side by side, each in a thread of its own; one session is simply measured.
+
+    Every session warms up among the others. When the last one is steady all start together and take calls from one
+    count, so that none is left alone at the end. Latencies are of all sessions, one session after another; the wall
+    time runs from the common start to the last answer.
+
+    Args:
+        sessions: At least one.
+        feeds: The input of every call.
+        warmup_least: Of each session.
+        calls: Measured calls of all sessions together, at most.
+        max_seconds: Bounds the warm-up and the measurement, each.
+    """
+    if len(sessions) == 1:
+        return measure(sessions[0], feeds, warmup_least=warmup_least, calls=calls, max_seconds=max_seconds)
+    together = _Together(len(sessions), feeds, warmup_least, calls, int(max_seconds * 1e9))
+    with _no_collection(), ThreadPoolExecutor(len(sessions)) as threads:
+        running = [threads.submit(together.run, session) for session in sessions]
+        failures = [failure for each in running if (failure := each.exception())]
+        for failure in sorted(failures, key=lambda error: isinstance(error, threading.BrokenBarrierError)):
+            raise failure  # of the session that failed, not of those that waited for it
+        found = [each.result() for each in running]
+    return Timing(
+        latencies_ns=[latency for each in found for latency in each.latencies_ns],
+        elapsed_ns=max(each.end_ns for each in found) - together.start_ns,
+        cpu_ns=time.process_time_ns() - together.cpu_start_ns,
+        warmup_calls=sum(each.warmup_calls for each in found),
+        steady=all(each.steady for each in found),
+    )
+
+
+class _Session(NamedTuple):
+    """What one of several sessions did."""
+
+    warmup_calls: int
+    steady: bool
+    latencies_ns: list[int]
+    end_ns: int
+
+
+class _Together:
+    """Several sessions between a common start and a common end."""
+
+    def __init__(self, sessions: int, feeds: Feeds, warmup_least: int, calls: int, limit_ns: int) -> None:
+        self._feeds, self._warmup_least, self._calls, self._limit_ns = feeds, warmup_least, calls, limit_ns
+        self._taken = itertools.count()  # `next` on it is one step of the interpreter: no call is taken twice
+        self._ready = threading.Barrier(sessions, action=self._start)
+        self.start_ns = self.cpu_start_ns = 0
+
+    def _start(self) -> None:
+        self.cpu_start_ns, self.start_ns = time.process_time_ns(), time.perf_counter_ns()
+
+    def run(self, session: Runs) -> _Session:
+        """Warm up, wait for the others, measure."""
+        try:
+            warmup_calls, steady = _warm_up(
+                session, self._feeds, self._warmup_least, self._limit_ns, time.perf_counter_ns
+            )
+            self._ready.wait()
+            latencies, end = self._measure(session)
+        except BaseException:
+            self._ready.abort()
+            raise
+        return _Session(warmup_calls, steady, latencies, end)
+
+    def _measure(self, session: Runs) -> tuple[list[int], int]:
+        latencies: list[int] = []
+        end = self.start_ns
+        while (taken := next(self._taken)) < self._calls and (end - self.start_ns < self._limit_ns or not taken):
+            begin = time.perf_counter_ns()
+            session.infer(self._feeds)
+            end = time.perf_counter_ns()
+            latencies.append(end - begin)
+        return latencies, end
 
 
 def _warm_up(engine: Runs, feeds: Feeds, least: int, limit_ns: int, clock: ClockNs) -> tuple[int, bool]:

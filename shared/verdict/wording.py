@@ -20,7 +20,9 @@ MARGIN = (
 )
 
 METHOD: tuple[str, ...] = (
-    "Candidates are measured in interleaved rounds, one session alive at a time. Every call is kept, nothing clipped.",
+    "What is measured is a way to serve: engine, precision, batch, and so many sessions side by side with so many "
+    "threads each. Candidates are measured in interleaved rounds, one process alive at a time. Latency is that of a "
+    "call among those of the other sessions. Every call is kept, nothing clipped.",
     "Percentiles carry exact order-statistic (binomial) 95 % intervals over all calls; where the sample is too small "
     "for a bound there is no percentile. These intervals treat calls as independent.",
     "Mean latency, CPU use and load time are means over blocks with Student 95 % intervals: a block is one launch. "

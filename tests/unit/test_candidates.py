@@ -71,6 +71,27 @@ def test_more_threads_than_cores_are_not_measured() -> None:
     }
 
 
+def test_sessions_share_the_cores_and_are_no_more_than_those() -> None:
+    spec = BenchmarkSpec(model_id="m", engines=("openvino",), batch_sizes=(1,), instances=(1, 2, 3))
+    assert keys(plan(spec, cores=4)) == {
+        "openvino/fp32/b1/t4/i1": None,
+        "openvino/fp32/b1/t2/i2": None,
+        "openvino/fp32/b1/t1/i3": None,
+    }
+    spec = BenchmarkSpec(model_id="m", engines=("openvino",), batch_sizes=(1,), threads=(1, 2), instances=(2, 4))
+    assert keys(plan(spec)) == {
+        "openvino/fp32/b1/t1/i2": None,
+        "openvino/fp32/b1/t2/i2": "only 2 cores are there; 2 threads x 2 instances are more",
+        "openvino/fp32/b1/t1/i4": "only 2 cores are there; 1 threads x 4 instances are more",
+        "openvino/fp32/b1/t2/i4": "only 2 cores are there; 2 threads x 4 instances are more",
+    }
+
+
+def test_an_order_without_batches_takes_the_fixed_one() -> None:
+    spec = BenchmarkSpec(model_id="m", engines=("onnxruntime",))
+    assert keys(plan(spec, dynamic=False, axis=4)) == {"onnxruntime/fp32/b4/t2/i1": None}
+
+
 @given(
     engines=st.lists(st.sampled_from(ENGINES), min_size=1, max_size=8),
     batches=st.lists(st.integers(1, 256), min_size=1, max_size=16),

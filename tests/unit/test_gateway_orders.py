@@ -50,12 +50,42 @@ def test_orders_that_are_taken(fields: dict[str, Any]) -> None:
          {"precisions[1]": "fp32 stands here twice; each value is measured once",
           "threads[1]": "2 stands here twice; each value is measured once"}),
         ({"batch_sizes": list(range(1, 17)), "threads": [1, 2]},
-         {"body": "4 engines x 1 precisions x 16 batch_sizes x 2 threads are 128 candidates; at most 64 in one "
-          "order, split it"}),
+         {"body": "4 engines x 1 precisions x 16 batch_sizes x 2 threads x 1 instances are 128 candidates; at most 64 in "
+          "one order, split it"}),
     ],
 )  # fmt: skip
 def test_orders_that_are_refused(fields: dict[str, Any], wrong: dict[str, str]) -> None:
     assert refusals(**fields) == wrong
+
+
+def limits(*texts: str) -> list[dict[str, Any]]:
+    return [dict(zip(("metric", "op", "value"), (m, op, float(v)), strict=True)) for m, op, v in map(str.split, texts)]
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ("latency_p95_ms <= 2", "latency_p95_ms >= 1"),
+        ("latency_p95_ms <= 2", "latency_p95_ms >= 2"),
+        ("latency_p95_ms <= 1", "latency_p99_ms >= 2"),
+        ("latency_p95_ms <= 1", "latency_p95_ms <= 2"),
+    ],
+)
+def test_constraints_that_something_can_keep(texts: tuple[str, ...]) -> None:
+    assert refusals(constraints=limits(*texts)) == {}
+
+
+@pytest.mark.parametrize(
+    ("texts", "field", "message"),
+    [
+        (("latency_p95_ms <= 1", "latency_p95_ms >= 2"), "constraints[1]",
+         "latency_p95_ms >= 2 contradicts constraints[0], latency_p95_ms <= 1: no value keeps both; leave one out"),
+        (("memory_mb > 5", "accuracy >= 0.9", "memory_mb <= 5"), "constraints[0]",
+         "memory_mb > 5 contradicts constraints[2], memory_mb <= 5: no value keeps both; leave one out"),
+    ],
+)  # fmt: skip
+def test_constraints_that_contradict_each_other(texts: tuple[str, ...], field: str, message: str) -> None:
+    assert refusals(constraints=limits(*texts)) == {field: message}
 
 
 @pytest.fixture

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import itertools
+import threading
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -10,7 +13,7 @@ import pytest
 
 from shared import errors
 from shared.engines.base import Feeds, Tensor, check_feeds
-from shared.engines.timing import WINDOWS_MOST, measure, synthetic_feeds
+from shared.engines.timing import WINDOWS_MOST, measure, measure_together, synthetic_feeds
 from shared.specs import TensorInfo
 
 MS = 1_000_000
@@ -67,6 +70,40 @@ def test_an_engine_that_never_settles_is_marked() -> None:
     assert not timing.steady
     assert timing.warmup_calls == WINDOWS_MOST * 3
     assert len(timing.latencies_ns) == 10
+
+
+class Sleeper:
+    """An engine whose calls last 4 ms, for several threads; it fails from call number `fails_after` on."""
+
+    def __init__(self, fails_after: int = 10**9) -> None:
+        self.threads: set[int] = set()
+        self._calls = itertools.count()
+        self._fails_after = fails_after
+
+    def infer(self, feeds: Feeds) -> dict[str, Tensor]:
+        self.threads.add(threading.get_ident())
+        if next(self._calls) >= self._fails_after:
+            raise errors.EngineFailed("the kernel is broken")
+        time.sleep(0.004)
+        return {}
+
+
+def test_sessions_run_side_by_side_and_share_the_calls() -> None:
+    engine = Sleeper()
+    begin = time.perf_counter_ns()
+    timing = measure_together([engine, engine, engine], {}, warmup_least=3, calls=31, max_seconds=30)
+    took_ns = time.perf_counter_ns() - begin
+    assert len(engine.threads) == 3
+    assert len(timing.latencies_ns) == 31
+    assert timing.elapsed_ns < took_ns
+    assert sum(timing.latencies_ns) > 2 * timing.elapsed_ns, "three sessions, one after the other"
+    assert gc.isenabled()
+
+
+def test_a_session_that_fails_ends_them_all_with_its_reason() -> None:
+    engine = Sleeper(fails_after=20)
+    with pytest.raises(errors.EngineFailed, match="the kernel is broken"):
+        measure_together([engine, engine], {}, warmup_least=3, calls=1000, max_seconds=30)
 
 
 def test_windows_within_ten_percent_agree() -> None:
