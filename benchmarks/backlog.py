@@ -53,7 +53,7 @@ def first_claim_s() -> tuple[float, float]:
         looks = [_look_s() for _ in range(5)]
         began = time.monotonic()
         worker = subprocess.Popen(
-            [sys.executable, "-m", "preparer"],
+            [sys.executable, "-m", "preparer", "0"],
             env=os.environ | {"DATA_DIR": folder},
             cwd=ROOT,
             stdout=subprocess.DEVNULL,

@@ -63,28 +63,29 @@ def _photograph(random: np.random.Generator, side: int) -> bytes:
 
 
 class Scales(threading.Thread):
-    """The most memory of gateway, preparer and its child: proportional set size, in MB."""
+    """The most memory of gateway, preparers and their child: proportional set size, in MB."""
 
     def __init__(self, running: Platform) -> None:
         super().__init__(daemon=True)
         found = running.processes()
-        self._services = {name: _service(found[name], name) for name in ("gateway", "preparer")}
-        self.start_mb = {name: one.memory_full_info().pss / MB for name, one in self._services.items()}
+        self._services = {name: _services(found[name], name) for name in ("gateway", "preparer")}
+        self.start_mb = {name: _held_mb(group) for name, group in self._services.items()}
         self.peak_mb = self.start_mb | {"check": 0.0}
         self._end = threading.Event()
 
     def run(self) -> None:
         while not self._end.wait(LOOK_S):
-            for name, service in self._services.items():
-                self._note(name, lambda service=service: [service])
+            for name, group in self._services.items():
+                self._note(name, lambda group=group: group)
             self._note("check", self._checks)
 
     def _checks(self) -> list[psutil.Process]:
-        return [one for one in self._services["preparer"].children() if "preparer.enclosed_dataset" in one.cmdline()]
+        children = [child for one in self._services["preparer"] for child in one.children()]
+        return [child for child in children if "preparer.enclosed_dataset" in child.cmdline()]
 
     def _note(self, name: str, processes: Callable[[], list[psutil.Process]]) -> None:
         try:
-            held = sum(one.memory_full_info().pss for one in processes()) / MB
+            held = _held_mb(processes())
         except psutil.Error:  # it left while we looked
             return
         self.peak_mb[name] = max(self.peak_mb[name], held)
@@ -94,9 +95,13 @@ class Scales(threading.Thread):
         self.join()
 
 
-def _service(group: list[psutil.Process], name: str) -> psutil.Process:
-    """The service itself, not the scribe beside it."""
-    return next(one for one in group if one.cmdline()[-1] == name)
+def _services(group: list[psutil.Process], name: str) -> list[psutil.Process]:
+    """The processes of the service itself, not the scribes beside them."""
+    return [one for one in group if name in (words := one.cmdline()) and "shared.scribe" not in words]
+
+
+def _held_mb(processes: list[psutil.Process]) -> float:
+    return sum(one.memory_full_info().pss for one in processes) / MB
 
 
 def upload(running: Platform, path: Path) -> dict[str, Any]:
@@ -148,7 +153,7 @@ def figures(running: Platform, path: Path, count: int) -> list[Figure]:
         Figure(name="upload to ready", value=checked - started, unit="s"),
         Figure(name="check", value=count / (checked - uploaded), unit="images/s"),
         Figure(name="gateway, growth", value=growth["gateway"], unit="MB (PSS)", goal=GROWTH_MB),
-        Figure(name="preparer, growth", value=growth["preparer"], unit="MB (PSS)", goal=GROWTH_MB),
+        Figure(name="preparers, growth", value=growth["preparer"], unit="MB (PSS)", goal=GROWTH_MB),
         Figure(name="check, at most", value=scales.peak_mb["check"], unit="MB (PSS)", goal=CHECK_MB),
         Figure(name="disk", value=store / 1e9, unit="GB", note=f"{dataset['prepared_size'] / 1e9:.2f} GB prepared"),
     ]

@@ -195,6 +195,7 @@ def environment(settings: config.Settings) -> dict[str, str]:
         | {
             "INFERENCE_PROCESSES": str(len(settings.inference_farm)),
             "MAX_GPU_WORKERS": str(settings.max_gpu_workers),
+            "PREPARERS": str(settings.preparers),
             config.GIVEN: ",".join(config.given(os.environ)),
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
         }

@@ -1,8 +1,9 @@
-"""The preparer process: models made ready and datasets checked, each in children that shut themselves in."""
+"""A preparer process: models made ready and datasets checked, each in children that shut themselves in."""
 
 from __future__ import annotations
 
 import logging
+import sys
 from typing import get_args
 
 import msgspec
@@ -140,13 +141,14 @@ def _dataset_of(job: jobs.Claimed) -> str:
 
 
 def main(settings: config.Settings, stop: process.Stop) -> None:
-    """Serve the CPU lane until asked to stop."""
+    """Serve the CPU lane until asked to stop; the index comes from the command line."""
+    name = f"preparer-{sys.argv[1]}"
     if lacks := sandbox.missing():
         logger.warning("uploads are checked without the whole sandbox: %s", "; ".join(lacks))
-    if leftovers := ArtifactStore(settings.datasets).clear_staging("out"):
+    if leftovers := sum(ArtifactStore(root).clear_staging(name) for root in (settings.models, settings.datasets)):
         logger.info("removed what an interrupted check left behind", extra={"files": leftovers})
-    JobWorker(settings, "preparer", "cpu", {"convert": Convert(settings), "dataset": CheckDataset(settings)}).run(stop)
+    JobWorker(settings, name, "cpu", {"convert": Convert(settings), "dataset": CheckDataset(settings)}).run(stop)
 
 
 if __name__ == "__main__":
-    process.service("preparer", main)
+    process.service(f"preparer-{sys.argv[1]}", main)

@@ -9,13 +9,13 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 from shared import errors, failpoints, ids
 from shared.specs import Stored
 
-Staged = Literal["up", "out"]
-"""Who writes a staged file: the gateway an upload, a worker the output of a job. Each clears its own when it starts."""
+UPLOAD = "up"
+"""Who writes a staged file: the gateway an upload, a worker by its name. Each clears its own when it starts."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -113,14 +113,14 @@ class ArtifactStore:
             )
 
     @contextlib.contextmanager
-    def stage(self, prefix: Staged = "up") -> Iterator[Staging]:
+    def stage(self, owner: str = UPLOAD) -> Iterator[Staging]:
         """A new file; leaving the block without `publish()` removes it.
 
         Raises:
             errors.Unavailable: The disk is full or cannot be written.
         """
         folder = self.root / "staging"
-        path = folder / ids.new_id(prefix)
+        path = folder / ids.new_id(owner)
         with _disk():
             folder.mkdir(parents=True, exist_ok=True)
             file = path.open("xb")
@@ -200,9 +200,9 @@ class ArtifactStore:
                 path.unlink(missing_ok=True)
         return len(leftovers)
 
-    def clear_staging(self, prefix: Staged = "up") -> int:
-        """Remove what interrupted writers left behind; call only when none can be at work. Returns the count."""
-        leftovers = list((self.root / "staging").glob(f"{prefix}_*"))
+    def clear_staging(self, owner: str = UPLOAD) -> int:
+        """Remove what an interrupted owner left behind; call only when it cannot be at work. Returns the count."""
+        leftovers = list((self.root / "staging").glob(f"{owner}_*"))
         for path in leftovers:
             path.unlink(missing_ok=True)
         return len(leftovers)
@@ -211,10 +211,11 @@ class ArtifactStore:
 class Outputs:
     """The files a job's child may write, though it opens none: staged for it, lent as descriptors, published by name.
 
-    Leaving the block removes what was not published.
+    Leaving the block removes what was not published; what a killed owner leaves it clears when it starts again.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, owner: str) -> None:
+        self._owner = owner
         self._open = contextlib.ExitStack()
         self._staged: dict[str, Staging] = {}
         self.fds: list[int] = []
@@ -232,7 +233,7 @@ class Outputs:
         Raises:
             errors.Unavailable: The disk is full or cannot be written.
         """
-        self._staged[name] = self._open.enter_context(store.stage("out"))
+        self._staged[name] = self._open.enter_context(store.stage(self._owner))
         self.fds.append(self._staged[name].lend())
         return self.fds[-1]
 

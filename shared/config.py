@@ -82,6 +82,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper"):
     max_gpu_workers: Annotated[
         int, Meta(ge=1, le=2, description="Accelerator slots: training and benchmark jobs that run at once.")
     ] = 2
+    preparers: Annotated[
+        int,
+        Meta(ge=1, le=16, description="Uploads checked at once; of large datasets, and of conversions, one at a time."),
+    ] = 3
     inference_workers: Annotated[Count, Meta(description="Inference threads in all.")] = 10
     inference_processes: Annotated[
         int, Meta(ge=0, le=256, description="Inference processes; 0 means min(INFERENCE_WORKERS, cores).")

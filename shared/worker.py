@@ -189,7 +189,7 @@ class JobWorker:
     ) -> str:
         """Work, and write how it ended; returns the job's status."""
         try:
-            with Outputs() as outputs:
+            with Outputs(self.name) as outputs:
                 result = self._work(job, duty, held, stop, said, outputs=outputs)
                 _persist(lambda: jobs.finish(job, duty.finish(job, result, outputs)), stop)
         except child.Interrupted as interrupted:

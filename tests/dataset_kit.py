@@ -105,7 +105,7 @@ def check_in_child(
 ) -> Checked:
     """The check as the preparer has it done."""
     on_progress: Report = more.pop("on_progress", lambda body: None)
-    with Outputs() as outputs:
+    with Outputs("tests") as outputs:
         fds = {name: outputs.stage(name, store) for name in FILES}
         summary = child.run(
             "preparer.enclosed_dataset",

@@ -18,7 +18,7 @@ from tests.unit.gateway_kit import context_at
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "REFERENCE.md"
-CARRIED_OUT_BY = {"accelerator": "a benchmarker", "cpu": "the preparer", "report": "the reporter"}
+CARRIED_OUT_BY = {"accelerator": "a benchmarker", "cpu": "a preparer", "report": "the reporter"}
 
 
 def settings() -> list[str]:

@@ -130,7 +130,8 @@ def _accept(
         registry.keep_artifact(stored, "models")
         spec = ConvertSpec(model_id=model_id, input_shape=input_shape)
         limit = context.settings.max_queued_jobs
-        jobs.insert("convert", spec, user_id=user_id, origin=origin_of(request), limit=limit)
+        heavy = form.framework != "onnx" or stored.size_bytes > jobs.HEAVY_BYTES
+        jobs.insert("convert", spec, user_id=user_id, heavy=heavy, origin=origin_of(request), limit=limit)
         answer = accepted(_model(registry.stored_model(model_id)), f"{V1}/models/{model_id}")
         if key is not None:
             idempotency.remember(key, body_sha256, answer)

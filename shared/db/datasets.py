@@ -25,8 +25,7 @@ def add(stored: Stored, user_id: str, *, limit: int, origin: Origin, archive_id:
         errors.Conflict: That one is no ZIP.
         errors.QueueFull: `limit` jobs are waiting already.
     """
-    if archive_id is not None:
-        archive(archive_id)
+    images = archive(archive_id).file_size if archive_id is not None else 0
     dataset_id, job_id = ids.new_id("dst"), ids.new_id("job")
     Dataset.insert(
         id=dataset_id,
@@ -40,7 +39,8 @@ def add(stored: Stored, user_id: str, *, limit: int, origin: Origin, archive_id:
         **fields,
     ).execute()
     spec = DatasetSpec(dataset_id=dataset_id)
-    jobs.insert("dataset", spec, user_id=user_id, job_id=job_id, origin=origin, limit=limit)
+    heavy = stored.size_bytes + images > jobs.HEAVY_BYTES
+    jobs.insert("dataset", spec, user_id=user_id, job_id=job_id, heavy=heavy, origin=origin, limit=limit)
     return dataset_id
 
 

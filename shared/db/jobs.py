@@ -29,6 +29,9 @@ BACK_OFF_MS = 2_000
 MAX_BACK_OFF_MS = 60_000
 """A job that is to wait longer than this was put back by a clock that has been set back since; it waits no more."""
 
+HEAVY_BYTES = 100 * 2**20
+"""An upload larger than this makes a heavy job: one that may take minutes, or gigabytes of memory."""
+
 MAX_RUNTIME_S: dict[JobKind, float] = {
     "convert": 600.0,
     "dataset": 4 * 3600.0,
@@ -46,9 +49,11 @@ class Ticket(msgspec.Struct, frozen=True):
     """What `pick` needs to know about an open job."""
 
     id: str
+    kind: JobKind
     lane: Lane
     status: JobStatus
     isolation: str
+    heavy: bool
     priority: int
     ordered_at_ms: int
     not_before_ms: int
@@ -118,6 +123,9 @@ def pick(open_jobs: Iterable[Ticket], lane: Lane, now_ms: int, quiet_since_ms: i
     older jobs of the other lanes go first (the report of the benchmark before it, a model to be checked), for
     `PATIENCE_MS` after something last ended: by then their workers would have taken them, were they alive.
 
+    Of heavy jobs one of a kind runs at a time, so that they leave workers to the others, and memory. An exclusive job
+    that waits for a heavy one does not keep those others waiting with it.
+
     Args:
         open_jobs: Every queued and running job.
         lane: The lane of the free worker.
@@ -128,20 +136,31 @@ def pick(open_jobs: Iterable[Ticket], lane: Lane, now_ms: int, quiet_since_ms: i
     running = [job for job in jobs if job.status == "running"]
     if any(job.isolation == "exclusive" for job in running):
         return None
-    head = _head(jobs, lane, now_ms)
-    if head is None:
-        return None
-    if head.isolation == "exclusive":
-        return None if running or _yields(jobs, head, now_ms, quiet_since_ms) else head
-    rival = _head(jobs, "accelerator", now_ms)
-    if rival is not None and rival.isolation == "exclusive" and rival.ordered_at_ms < head.ordered_at_ms:
-        return None
-    return head
+    holder = _holder(jobs, now_ms)
+    head = _head(jobs, lane, now_ms, holder)
+    if head is None or head.isolation != "exclusive":
+        return head
+    elders = [elder for other in ("cpu", "report") if (elder := _head(jobs, other, now_ms, holder)) is not None]
+    yields = any(_goes_first(elder, head, now_ms, quiet_since_ms) for elder in elders)
+    return None if running or yields else head
 
 
-def _yields(jobs: list[Ticket], exclusive: Ticket, now_ms: int, quiet_since_ms: int) -> bool:
-    elders = [head for lane in ("cpu", "report") if (head := _head(jobs, lane, now_ms)) is not None]
-    return any(_goes_first(elder, exclusive, now_ms, quiet_since_ms) for elder in elders)
+def _holder(jobs: list[Ticket], now_ms: int) -> Callable[[Ticket], Ticket | None]:
+    """Names what keeps a job from starting, whoever is ahead in its lane: a heavy job of its kind that runs, or an
+    exclusive one that waits at the head of the accelerator lane.
+    """
+    heavy = {job.kind: job for job in jobs if job.heavy and job.status == "running"}
+    rival = _head(jobs, "accelerator", now_ms, lambda job: None)
+    exclusive = rival if rival is not None and rival.isolation == "exclusive" else None
+
+    def holder(job: Ticket) -> Ticket | None:
+        if job.heavy and job.kind in heavy:
+            return heavy[job.kind]
+        if exclusive is not None and job.ordered_at_ms > exclusive.ordered_at_ms and (job.heavy or not heavy):
+            return exclusive
+        return None
+
+    return holder
 
 
 def _goes_first(elder: Ticket, exclusive: Ticket, now_ms: int, quiet_since_ms: int) -> bool:
@@ -150,8 +169,8 @@ def _goes_first(elder: Ticket, exclusive: Ticket, now_ms: int, quiet_since_ms: i
     return elder.ordered_at_ms < exclusive.ordered_at_ms and 0 <= quiet_ms < PATIENCE_MS
 
 
-def _head(jobs: list[Ticket], lane: Lane, now_ms: int) -> Ticket | None:
-    return min(_ready(jobs, lane, now_ms), key=_rank, default=None)
+def _head(jobs: list[Ticket], lane: Lane, now_ms: int, holder: Callable[[Ticket], Ticket | None]) -> Ticket | None:
+    return min((job for job in _ready(jobs, lane, now_ms) if holder(job) is None), key=_rank, default=None)
 
 
 def _ready(jobs: list[Ticket], lane: Lane, now_ms: int) -> list[Ticket]:
@@ -166,32 +185,30 @@ def _rank(job: Ticket) -> tuple[int, str]:
 def waiting_for(open_jobs: Iterable[Ticket], now_ms: int, quiet_since_ms: int = 0) -> dict[str, str]:
     """What keeps each queued job from starting, by its id; a job that a free worker takes is not in it. Pure.
 
-    It names the nearest: the exclusive job that runs, the job ahead in its lane, what an exclusive job lets go first
-    (as long as `pick` does), the exclusive job at the head of the accelerator lane, or the one its own lane works on. A
-    job that waits out its back-off waits for nobody.
+    It names the nearest: the exclusive job that runs, the heavy one of its kind that runs, the exclusive job at
+    the head of the accelerator lane, the job ahead in its lane, what an exclusive job lets go first (as long as `pick`
+    does), or one its own lane works on. A job that waits out its back-off waits for nobody.
     """
     jobs = list(open_jobs)
     running = sorted((job for job in jobs if job.status == "running"), key=lambda job: job.isolation != "exclusive")
-    lines = [sorted(_ready(jobs, lane, now_ms), key=_rank) for lane in get_args(Lane)]
+    ready = [job for lane in get_args(Lane) for job in _ready(jobs, lane, now_ms)]
+    if running and running[0].isolation == "exclusive":
+        return {job.id: running[0].id for job in ready}
+    holder = _holder(jobs, now_ms)
+    found = {job.id: held.id for job in ready if (held := holder(job)) is not None}
+    free = sorted((job for job in ready if job.id not in found), key=_rank)
+    lines = [[job for job in free if job.lane == lane] for lane in get_args(Lane)]
     heads = [line[0] for line in lines if line]
-    found = {}
     for line in lines:
         for ahead, job in itertools.pairwise(line):
             found[job.id] = ahead.id
     for head in heads:
-        first = [other for other in heads if _goes_first(other, head, now_ms, quiet_since_ms)]
-        if (before := _before(head, heads, running, first)) is not None:
-            found[head.id] = before.id
-    if running and running[0].isolation == "exclusive":
-        return {job.id: running[0].id for line in lines for job in line}
+        before = [job for job in running if job.lane == head.lane]
+        if head.isolation == "exclusive":
+            before = running + [other for other in heads if _goes_first(other, head, now_ms, quiet_since_ms)]
+        if before:
+            found[head.id] = before[0].id
     return found
-
-
-def _before(head: Ticket, heads: list[Ticket], running: list[Ticket], first: list[Ticket]) -> Ticket | None:
-    if head.isolation == "exclusive":
-        return next(iter([*running, *first]), None)
-    rivals = [other for other in heads if other.isolation == "exclusive" and other.ordered_at_ms < head.ordered_at_ms]
-    return next(iter([*rivals, *(job for job in running if job.lane == head.lane)]), None)
 
 
 def check_room(limit: int) -> None:
@@ -214,6 +231,7 @@ def insert(
     job_id: str | None = None,
     priority: int = 0,
     isolation: str = "shared",
+    heavy: bool = False,
     origin: Origin | None = None,
     parent: Claimed | None = None,
     limit: int | None = None,
@@ -235,6 +253,7 @@ def insert(
         kind=kind,
         lane=LANE_OF[kind],
         isolation=isolation,
+        heavy=heavy,
         spec=spec,
         status="queued",
         priority=priority,

@@ -197,6 +197,7 @@ class Job(Table):
     kind = peewee.TextField()
     lane = peewee.TextField()
     isolation = peewee.TextField()
+    heavy = peewee.BooleanField(default=False)
     spec = Json()
     spec_version = peewee.IntegerField(default=1)
     status = peewee.TextField()

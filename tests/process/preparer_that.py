@@ -86,11 +86,11 @@ def work(order: Order, report: child.Report) -> Found:
 
 def main(settings: config.Settings, stop: process.Stop) -> None:
     worker.LOOK_S, jobs.BACK_OFF_MS = 0.05, 50
-    JobWorker(settings, "preparer", "cpu", {"convert": Quick(settings)}).run(stop)
+    JobWorker(settings, "preparer-0", "cpu", {"convert": Quick(settings)}).run(stop)
 
 
 if __name__ == "__main__":
     if sys.argv[1:]:
-        process.service("preparer", main)
+        process.service("preparer-0", main)
     else:
         child.main(Order, work)

@@ -122,7 +122,9 @@ def test_up_starts_everything_and_prints_the_first_password(machine: Machine):
         "broker",
         "gateway",
         "inferencer-0",
-        "preparer",
+        "preparer-0",
+        "preparer-1",
+        "preparer-2",
         "reporter",
         "supervisord",
     ]
@@ -144,7 +146,7 @@ def test_up_with_other_settings_says_which(running: Machine):
 def test_status_lists_every_process(running: Machine):
     done = running.cvp("status")
     assert done.returncode == 0
-    for name in ("broker", "inferencer-0", "gateway", "benchmarker-1", "preparer", "reporter"):
+    for name in ("broker", "inferencer-0", "gateway", "benchmarker-1", "preparer-2", "reporter"):
         assert f"\n{name} " in done.stdout
     assert "Ready at" in done.stdout
 

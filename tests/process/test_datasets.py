@@ -180,7 +180,9 @@ def large(path: Path, side: int = 1500, images: int = 60) -> Path:
 
 def child_of(platform: Platform) -> int | None:
     """The child that checks a dataset, once it has begun with the images."""
-    found = [pid for pid in platform.pids(CHECK) if list((platform.data_dir / "datasets" / "staging").glob("out_*"))]
+    found = [
+        pid for pid in platform.pids(CHECK) if list((platform.data_dir / "datasets" / "staging").glob("preparer-*"))
+    ]
     return found[0] if found else None
 
 
@@ -195,7 +197,7 @@ def test_a_check_that_is_killed_is_done_again(platform: Platform, client: httpx.
 def test_a_preparer_that_is_killed_leaves_nothing_half(platform: Platform, client: httpx.Client, tmp_path: Path):
     dataset_id = upload(client, large(tmp_path / "preparer.zip"))
     child = psutil.Process(wait_for(lambda: child_of(platform), 30, "the check"))
-    platform.kill("preparer")
+    os.kill(child.ppid(), signal.SIGKILL)
     child.wait(10)
     dataset = settled(client, f"/datasets/{dataset_id}")
     job = client.get(f"/jobs/{dataset['job_id']}").json()
@@ -302,19 +304,19 @@ HOSTILE: dict[int, tuple[Make, str]] = {
 
 
 class Scales(threading.Thread):
-    """The most memory that each of some processes holds, in MB; children of the preparer together."""
+    """The most memory that gateway, preparers and their children hold, in MB."""
 
     def __init__(self, platform: Platform) -> None:
         super().__init__(daemon=True)
-        self._services = {name: psutil.Process(platform.pids(name)[0]) for name in ("gateway", "preparer")}
+        self._services = {name: list(map(psutil.Process, platform.pids(name))) for name in ("gateway", "preparer")}
         self._end = threading.Event()
         self.peak_mb = dict.fromkeys((*self._services, "child"), 0.0)
 
     def run(self) -> None:
         while not self._end.wait(0.02):
             for name, service in self._services.items():
-                self._note(name, lambda service=service: [service])
-            self._note("child", lambda: family(self._services["preparer"].pid))
+                self._note(name, lambda service=service: service)
+            self._note("child", lambda: [each for one in self._services["preparer"] for each in family(one.pid)])
 
     def _note(self, name: str, processes: Callable[[], list[psutil.Process]]) -> None:
         try:
@@ -373,7 +375,7 @@ def test_a_preparer_that_dies_at_any_step_leaves_no_half_dataset(
 
     def preparer(failpoint: str) -> subprocess.Popen[bytes]:
         env = os.environ | {"DATA_DIR": settings.data_dir, "DB_PATH": settings.db_path, failpoints.VARIABLE: failpoint}
-        return subprocess.Popen([sys.executable, "-m", "preparer"], env=env, cwd=ROOT, stderr=subprocess.DEVNULL)
+        return subprocess.Popen([sys.executable, "-m", "preparer", "0"], env=env, cwd=ROOT, stderr=subprocess.DEVNULL)
 
     first = preparer(f"{kill[0]}:{kill[1]}")
     assert first.wait(60) == -signal.SIGKILL

@@ -26,7 +26,8 @@ LANES: dict[str, Lane] = {
     "benchmarker-0": "accelerator",
     "benchmarker-1": "accelerator",
     "benchmarker-2": "accelerator",  # one more than there are slots
-    "preparer": "cpu",
+    "preparer-0": "cpu",
+    "preparer-1": "cpu",
     "reporter": "report",
 }
 KINDS: dict[str, JobKind] = {"accelerator": "benchmark", "cpu": "convert", "report": "report"}
@@ -83,7 +84,7 @@ def _template() -> Path:
 
 
 class Platform(RuleBasedStateMachine):
-    """Any number of jobs, five workers, a clock that may jump."""
+    """Any number of jobs, six workers, a clock that may jump."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -117,10 +118,11 @@ class Platform(RuleBasedStateMachine):
     @rule(
         lane=st.sampled_from(["accelerator", "accelerator", "cpu", "report"]),
         isolation=st.sampled_from(["shared", "shared", "exclusive"]),
+        heavy=st.booleans(),
         priority=st.integers(-1, 1),
         look=st.booleans(),
     )
-    def order(self, lane: str, isolation: str, priority: int = 0, look: bool = False) -> None:
+    def order(self, lane: str, isolation: str, *, heavy: bool = False, priority: int = 0, look: bool = False) -> None:
         spec = {"accelerator": BenchmarkSpec(model_id="m"), "cpu": ConvertSpec(model_id="m")}.get(
             lane, ReportSpec(benchmark_id="b")
         )
@@ -132,6 +134,7 @@ class Platform(RuleBasedStateMachine):
                 user_id=self.user,
                 priority=priority,
                 isolation=isolation if lane == "accelerator" else "shared",
+                heavy=heavy and lane == "cpu",
             )
         if look:
             self.they_look(list(range(len(LANES))))
@@ -145,7 +148,7 @@ class Platform(RuleBasedStateMachine):
     def a_measurement_starts_and_somebody_comes(self, intruder: str) -> None:
         for at in range(len(self.workers)):
             self.end(at, "finish")
-        self.order("accelerator", "exclusive", 1)
+        self.order("accelerator", "exclusive", priority=1)
         self.now += 20_000
         self.they_look(list(range(len(LANES))))
         self.order(intruder, "shared", look=True)
@@ -230,6 +233,7 @@ class Platform(RuleBasedStateMachine):
         assert {(row.status, row.worker) for row in rows} == {("running", each.name) for each in at_work}
         if any(row.isolation == "exclusive" for row in rows):
             assert len(at_work) == 1
+        assert sum(row.heavy for row in rows) <= 1, "two conversions at once"
 
     @invariant()
     def whoever_measures_holds_its_slots(self) -> None:

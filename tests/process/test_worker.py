@@ -71,7 +71,7 @@ def model_id(settings: config.Settings, admin: Account) -> str:
 @pytest.fixture
 def endless(model_id: str, start: Start, admin: Account) -> str:
     """A benchmark that would run for ten minutes, of a model that is ready."""
-    preparer = start("preparer")
+    preparer = start("preparer", "0")
     wait_for(lambda: registry.model(model_id).status == "ready", 30, "the model")
     preparer.terminate()
     assert preparer.wait(15) == 0
@@ -93,7 +93,7 @@ def gone(processes: list[psutil.Process]) -> bool:
 
 
 def test_a_model_becomes_ready(model_id: str, start: Start, settings: config.Settings):
-    start("preparer")
+    start("preparer", "0")
     wait_for(lambda: job("job_convert").status == "completed", 30, "the job")
     row = registry.model(model_id)
     assert (row.status, row.conversion) == ("ready", None)
@@ -112,7 +112,7 @@ def test_the_check_of_a_deleted_model_is_taken_back(model_id: str):
 def test_a_vanished_model_fails_its_job_with_a_reason(model_id: str, start: Start):
     with connection.write():
         tables.Model.update(deleted_at_ms=clock.now_ms()).where(tables.Model.id == model_id).execute()
-    start("preparer")
+    start("preparer", "0")
     wait_for(lambda: job("job_convert").status == "failed", 30, "the failure")
     assert "no model" in str(job("job_convert").error)
 
@@ -154,8 +154,8 @@ def test_a_cancelled_job_ends_at_once(endless: str, start: Start):
 
 
 def test_a_second_copy_of_a_worker_leaves(start: Start, db_file: Path):
-    first = start("preparer")
-    second = start("preparer")
+    first = start("preparer", "0")
+    second = start("preparer", "0")
     both = (first, second)
     wait_for(lambda: any(one.poll() is not None for one in both), 30, "the second's end")
     assert sorted(str(one.poll()) for one in both) == ["65", "None"]

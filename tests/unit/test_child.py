@@ -164,7 +164,7 @@ def test_a_child_may_inherit_a_descriptor(tmp_path: Path):
 
 def test_a_child_writes_files_that_it_did_not_open(tmp_path: Path):
     store = ArtifactStore(tmp_path)
-    with Outputs() as outputs:
+    with Outputs("tests") as outputs:
         fd = outputs.stage("greeting", store)
         outputs.stage("never wanted", store)
         run("fills", str(fd), pass_fds=outputs.fds)
@@ -176,7 +176,7 @@ def test_a_child_writes_files_that_it_did_not_open(tmp_path: Path):
 
 
 def test_of_a_child_that_fails_no_file_stays(tmp_path: Path):
-    with Outputs() as outputs, pytest.raises(errors.BadModel):
+    with Outputs("tests") as outputs, pytest.raises(errors.BadModel):
         fd = outputs.stage("greeting", ArtifactStore(tmp_path))
         run("fills and refuses", str(fd), pass_fds=outputs.fds)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

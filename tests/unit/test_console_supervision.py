@@ -25,7 +25,9 @@ EVERY_PROGRAM = [
     "inferencer-0",
     "inferencer-1",
     "inferencer-2",
-    "preparer",
+    "preparer-0",
+    "preparer-1",
+    "preparer-2",
     "reporter",
 ]
 
@@ -98,7 +100,7 @@ def test_what_is_only_passed_on_is_not_taken_for_a_choice(monkeypatch: pytest.Mo
     monkeypatch.setenv("PORT", "")
     chosen = {"DATA_DIR", "INFERENCE_WORKERS"}
     passed_on = environment(config.load())
-    assert {"RUN_DIR", "DB_PATH", "INFERENCE_PROCESSES", "MAX_GPU_WORKERS"} <= set(passed_on)
+    assert {"RUN_DIR", "DB_PATH", "INFERENCE_PROCESSES", "MAX_GPU_WORKERS", "PREPARERS"} <= set(passed_on)
     for environ in (None, passed_on):
         origins = {name: origin for name, _, origin, _ in config.in_force(environ)}
         assert {name for name, origin in origins.items() if origin == "environment"} == chosen

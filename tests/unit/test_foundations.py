@@ -182,6 +182,13 @@ def test_an_interrupted_upload_leaves_nothing(tmp_path: Path):
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
+def test_who_starts_again_removes_what_it_left_and_nothing_of_others(tmp_path: Path):
+    store = ArtifactStore(tmp_path)
+    with store.stage("preparer-0") as left, store.stage("preparer-1") as written, store.stage() as uploaded:
+        assert store.clear_staging("preparer-0") == 1
+        assert (left.path.exists(), written.path.exists(), uploaded.path.exists()) == (False, True, True)
+
+
 @pytest.mark.parametrize("name", ["../../etc/passwd", "", "A" * 64, "0" * 63, "0" * 64 + "\n"])
 def test_only_a_hash_names_a_file(tmp_path: Path, name: str):
     with pytest.raises(errors.NotFound):

@@ -18,16 +18,25 @@ from shared.trace import Origin
 NOW = 10_000_000
 ENDINGS: dict[str, jobs.GiveUp] = {"benchmark": lambda job, reason: None}
 
+ONLY_THERE: dict[str, dict[str, object]] = {
+    "accelerator": {"kind": "benchmark", "heavy": False},
+    "cpu": {"isolation": "shared"},
+    "report": {"kind": "report", "heavy": False, "isolation": "shared"},
+}
+"""What jobs of the other lanes cannot be."""
+
 tickets = st.lists(
     st.builds(
         dict,
         lane=st.sampled_from(["accelerator", "cpu", "report"]),
         status=st.sampled_from(["queued", "queued", "running"]),
+        kind=st.sampled_from(["convert", "dataset"]),
         isolation=st.sampled_from(["exclusive", "shared"]),
+        heavy=st.booleans(),
         priority=st.integers(-3, 3),
         ordered_at_ms=st.integers(0, NOW),
         not_before_ms=st.sampled_from([0, 0, NOW + 1]),
-    ).map(lambda row: row if row["lane"] == "accelerator" else row | {"isolation": "shared"}),
+    ).map(lambda row: row | ONLY_THERE[row["lane"]]),
     max_size=8,
 ).map(lambda rows: [msgspec.convert(row | {"id": f"job_{i}"}, jobs.Ticket) for i, row in enumerate(rows)])
 
@@ -48,6 +57,7 @@ def test_what_is_picked_may_start(open_jobs, lane):
     assert not any(job.isolation == "exclusive" for job in running)
     if chosen.isolation == "exclusive":
         assert not running
+    assert not (chosen.heavy and any(job.heavy and job.kind == chosen.kind for job in running))
 
 
 @given(tickets)
@@ -76,6 +86,7 @@ def test_who_may_start_waits_for_nobody_but_the_work_of_its_own_lane(open_jobs, 
     known = {job.id: job for job in open_jobs}
     chosen = jobs.pick(open_jobs, lane, NOW, quiet_since_ms)
     if chosen is not None and (before := waits.get(chosen.id)) is not None:
+        assert not known[before].heavy or known[before].kind != chosen.kind or not chosen.heavy
         assert known[before].status == "running" and known[before].lane == lane
     for job in open_jobs:
         held_back = job.status == "queued" and job.not_before_ms <= NOW and job.lane == lane and job != chosen
@@ -111,6 +122,43 @@ def test_an_exclusive_job_lets_older_jobs_of_other_lanes_go_first():
     assert jobs.waiting_for(waiting, dead_reporter, ended) == {check.id: second.id}, "its patience is over"
 
 
+def test_a_small_upload_waits_neither_for_a_large_dataset_nor_for_a_conversion():
+    large = ticket("large", kind="dataset", heavy=True, status="running", ordered_at_ms=1)
+    larger = ticket("larger", kind="dataset", heavy=True, priority=9, ordered_at_ms=2)
+    conversion = ticket("conversion", kind="convert", heavy=True, ordered_at_ms=3)
+    second = ticket("second", kind="convert", heavy=True, ordered_at_ms=4)
+    small, model = ticket("small", kind="dataset", ordered_at_ms=5), ticket("model", kind="convert", ordered_at_ms=6)
+    waiting = [larger, conversion, second, small, model]
+    assert jobs.pick([large, *waiting], "cpu", NOW) == conversion
+    converts = ticket("conversion", kind="convert", heavy=True, status="running", ordered_at_ms=3)
+    busy = [large, converts, larger, second, small, model]
+    assert jobs.pick(busy, "cpu", NOW) == small
+    assert jobs.waiting_for(busy, NOW) == {
+        "larger": "large",
+        "second": "conversion",
+        "small": "large",
+        "model": "small",
+    }
+    assert jobs.pick(waiting, "cpu", NOW) == larger, "with nothing heavy at work it goes as usual"
+
+
+def test_an_exclusive_job_that_waits_for_a_heavy_one_holds_back_nothing_small():
+    large = ticket("large", kind="dataset", heavy=True, status="running", ordered_at_ms=1)
+    exclusive = ticket("exclusive", kind="benchmark", lane="accelerator", isolation="exclusive", ordered_at_ms=50)
+    conversion = ticket("conversion", kind="convert", heavy=True, ordered_at_ms=60)
+    small = ticket("small", kind="convert", ordered_at_ms=70)
+    waiting = [exclusive, conversion, small]
+    assert jobs.pick([large, *waiting], "accelerator", NOW) is None
+    assert jobs.pick([large, *waiting], "cpu", NOW) == small
+    assert jobs.waiting_for([large, *waiting], NOW) == {
+        "exclusive": "large",
+        "conversion": "exclusive",
+        "small": "large",
+    }
+    assert jobs.pick(waiting, "cpu", NOW) is None
+    assert jobs.pick(waiting, "accelerator", NOW) == exclusive, "as soon as the large one is done"
+
+
 @given(tickets, st.randoms())
 def test_the_order_of_rows_does_not_matter(open_jobs, random):
     shuffled = random.sample(open_jobs, len(open_jobs))
@@ -119,18 +167,22 @@ def test_the_order_of_rows_does_not_matter(open_jobs, random):
 
 @given(tickets)
 def test_nothing_younger_overtakes_a_waiting_exclusive_job(open_jobs):
-    head = jobs._head(open_jobs, "accelerator", NOW)
+    head = jobs._head(open_jobs, "accelerator", NOW, lambda job: None)
     other = jobs.pick(open_jobs, "cpu", NOW)
-    if head and head.isolation == "exclusive" and other:
+    waits_for_long = any(job.heavy and job.status == "running" for job in open_jobs)
+    if head and head.isolation == "exclusive" and other and (other.heavy or not waits_for_long):
         assert other.ordered_at_ms <= head.ordered_at_ms
 
 
 def ticket(name: str, **changes: object) -> jobs.Ticket:
+    kind = changes.get("kind", "benchmark")
     plain = {
         "id": name,
-        "lane": "accelerator",
+        "kind": kind,
+        "lane": "accelerator" if kind == "benchmark" else "cpu",
         "status": "queued",
         "isolation": "shared",
+        "heavy": False,
         "priority": 0,
         "ordered_at_ms": 0,
         "not_before_ms": 0,
