@@ -65,23 +65,28 @@ class Convert:
     def finish(self, job: jobs.Claimed, result: Converted, outputs: Outputs) -> Commit:
         """The model becomes ready; its upload stays as it came."""
         model_id = msgspec.json.decode(job.spec, type=ConvertSpec).model_id
-        onnx, conversion = outputs.publish("onnx"), result.conversion
+        conversion = result.conversion
         trainable = conversion is not None and conversion.architecture is not None
-        weights = outputs.publish("weights") if trainable else None
+        sealed = {name: outputs.seal(name) for name in (["onnx", "weights"] if trainable else ["onnx"])}
 
         def commit() -> None:
-            registry.keep_artifact(onnx, "models")
-            if weights is not None:
-                registry.keep_artifact(weights, "models")
-            Model.update(
-                status="ready",
-                onnx_sha256=onnx.sha256,
-                onnx_size=onnx.size_bytes,
-                weights_sha256=weights.sha256 if weights else None,
-                labels=result.description.labels,
-                conversion=conversion.facts if conversion else None,
-                description_json=result.description,
-            ).where(Model.id == model_id).execute()
+            changed = (
+                Model.update(
+                    status="ready",
+                    onnx_sha256=sealed["onnx"].sha256,
+                    onnx_size=sealed["onnx"].size_bytes,
+                    weights_sha256=sealed["weights"].sha256 if trainable else None,
+                    labels=result.description.labels,
+                    conversion=conversion.facts if conversion else None,
+                    description_json=result.description,
+                )
+                .where((Model.id == model_id) & Model.deleted_at_ms.is_null())
+                .execute()
+            )
+            if changed:  # one that was deleted meanwhile needs no files
+                for name, stored in sealed.items():
+                    registry.keep_artifact(stored, "models")
+                    outputs.publish(name)
             registry.bump("models")
 
         return commit
@@ -128,8 +133,14 @@ class CheckDataset:
 
     def finish(self, job: jobs.Claimed, result: DatasetSummary, outputs: Outputs) -> Commit:
         """The dataset becomes ready, with index, pack and contact sheet."""
-        files: dict[str, Stored] = {name: outputs.publish(name) for name in DATASET_FILES}
-        return lambda: datasets.finish(_dataset_of(job), result, files)
+        files: dict[str, Stored] = {name: outputs.seal(name) for name in DATASET_FILES}
+
+        def commit() -> None:
+            if datasets.finish(_dataset_of(job), result, files):
+                for name in files:
+                    outputs.publish(name)
+
+        return commit
 
     def give_up(self, job: jobs.Claimed, reason: str) -> None:
         """The dataset failed, with the reason; the upload itself is kept."""

@@ -241,8 +241,18 @@ class Outputs:
         """Where a staged file lies now, for another child to read what the one before wrote."""
         return self._staged[name].path
 
+    def seal(self, name: str) -> Stored:
+        """Sync and hash what the child wrote, once it has ended; slow, so before the transaction that publishes it.
+
+        Raises:
+            errors.Unavailable: The disk is full or cannot be written.
+        """
+        return self._staged[name].seal()
+
     def publish(self, name: str) -> Stored:
-        """Put what the child wrote in its place, once it has ended; may be called again.
+        """Put what the child wrote in its place, inside the `write()` that records it; may be called again.
+
+        Outside of it, whoever deletes the same bytes at that moment would remove the file of a row that is about to be.
 
         Raises:
             errors.Unavailable: The disk is full or cannot be written.

@@ -84,13 +84,16 @@ def archive(dataset_id: str) -> Dataset:
     return row
 
 
-def finish(dataset_id: str, summary: DatasetSummary, files: Mapping[str, Stored]) -> None:
+def finish(dataset_id: str, summary: DatasetSummary, files: Mapping[str, Stored]) -> bool:
     """A dataset is ready, inside the caller's `write()`; one that was deleted meanwhile stays so, without these files.
 
     Args:
         dataset_id: Whose check it was.
         summary: What the check found.
-        files: `index`, `pack` and `sheet`, published.
+        files: `index`, `pack` and `sheet`, to be published in the same `write()`.
+
+    Returns:
+        Whether there still is such a dataset.
     """
     changed = (
         Dataset.update(
@@ -109,6 +112,7 @@ def finish(dataset_id: str, summary: DatasetSummary, files: Mapping[str, Stored]
     if changed:
         for stored in files.values():
             registry.keep_artifact(stored, "datasets")
+    return bool(changed)
 
 
 def fail(dataset_id: str, reason: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,13 +17,19 @@ from hypothesis import strategies as st
 from gateway import schemas
 from gateway.routes import datasets as dataset_routes
 from gateway.routes import models as routes
+from preparer import Converted, write
+from preparer.__main__ import CheckDataset, Convert
 from reporter.housekeeping import FILES_EVERY_S, ORPHAN_S, Housekeeping
 from shared import config
-from shared.artifacts import ArtifactStore, Staging
-from shared.db import accounts, connection, datasets, registry
+from shared.artifacts import ArtifactStore, Outputs, Staging
+from shared.db import accounts, connection, registry
 from shared.db.tables import Artifact, Dataset, Job, JobEvent, Model
+from shared.specs import ConvertSpec, DatasetSpec, ModelDescription
 from tests.unit.gateway_kit import SUMMARY
 
+DESCRIPTION = ModelDescription(
+    inputs=[], outputs=[], opset=18, ir_version=10, parameters=0, dynamic_batch=True, preprocessing=None, labels=None
+)
 DATASET_FORM = schemas.DatasetForm(name="d", task_type="classification")
 FORM = schemas.ModelForm(name="m", task_type="classification", framework="onnx")
 SMALL = st.integers(0, 3)
@@ -106,18 +113,23 @@ class Installation:
             stored = staging.seal()
             dataset_routes._accept(self.context, staging, DATASET_FORM, stored=stored, request=self.request, key=None)
 
-    def check_dataset(self, index: int, *, dies: bool = False) -> None:
+    def check_dataset(self, index: int, *, dies: bool = False, meanwhile: Callable[[], None] = lambda: None) -> None:
         """The pack depends on the upload alone, so that datasets share it; a deleted one may be checked as well."""
         every = list(Dataset.select().order_by(Dataset.id))
         if not every:
             return
         chosen = every[index % len(every)]
         names = {"index": chosen.id, "pack": chosen.file_sha256, "sheet": chosen.id}
-        files = {name: self.datasets.put(f"{name} {of}".encode()) for name, of in names.items()}
-        if dies:
-            raise Died
-        with connection.write():
-            datasets.finish(chosen.id, SUMMARY, files)
+        job: Any = SimpleNamespace(spec=msgspec.json.encode(DatasetSpec(dataset_id=chosen.id)))
+        with Outputs() as outputs:
+            for name, of in names.items():
+                write(outputs.stage(name, self.datasets), f"{name} {of}".encode())
+            commit = CheckDataset(self.settings).finish(job, SUMMARY, outputs)
+            meanwhile()
+            with connection.write():
+                commit()
+                if dies:
+                    raise Died
 
     def delete_dataset(self, index: int) -> None:
         alive = [row.id for row in live(Dataset)]
@@ -189,6 +201,30 @@ def test_a_file_uploaded_again_while_its_model_is_deleted_stays(
     assert len(begun) == 3
     assert rows() == house.files()
     assert len(live()) == 1
+
+
+def test_the_files_of_a_check_stay_while_another_dataset_with_them_is_deleted(clean: str, tmp_path: Path):
+    house = Installation(tmp_path, clean)
+    for _ in range(2):
+        house.upload_dataset(1)
+    house.check_dataset(0)
+    house.check_dataset(1, meanwhile=lambda: house.delete_dataset(0))
+    assert [row.status for row in live(Dataset)] == ["ready"]
+    assert named() == rows() == house.files()
+
+
+def test_a_model_that_was_deleted_while_it_was_converted_keeps_no_file(clean: str, tmp_path: Path):
+    house = Installation(tmp_path, clean)
+    house.upload(1)
+    spec = ConvertSpec(model_id=live()[0].id)
+    job: Any = SimpleNamespace(spec=msgspec.json.encode(spec))
+    with Outputs() as outputs:
+        write(outputs.stage("onnx", house.models), b"converted")
+        commit = Convert(house.settings).finish(job, Converted(description=DESCRIPTION, conversion=None), outputs)
+        house.delete(0)
+        with connection.write():
+            commit()
+    assert rows() == house.files() == set()
 
 
 @settings(deadline=None, max_examples=60)
