@@ -29,6 +29,8 @@ VARINT, EIGHT_BYTES, COUNTED, FOUR_BYTES = 0, 1, 2, 5
 MAX_VARINT = 10
 MAX_FIELDS = 65_536
 """At the top of a model there are a dozen, and one for every operator set, function and pair of metadata."""
+MAX_PARTS = 16
+"""In one pair, where two belong."""
 MAX_VALUE = 16 * 2**20
 """Bytes of one pair: a hundred thousand labels of a hundred characters."""
 CHUNK = 1 << 20
@@ -45,13 +47,14 @@ class Field(NamedTuple):
 
 
 def read(path: Path) -> dict[str, str]:
-    """The pairs of metadata in a model; of a key that is there twice the last value.
+    """The pairs of ours in a model's metadata; of a key that is there twice the last value. Others may be gigabytes.
 
     Raises:
         errors.BadModel: The file is cut off, or no Protocol Buffers message.
     """
     with path.open("rb") as file:
-        return dict(_pair(file, field) for field in _fields(file) if _is_metadata(field))
+        pairs = (_pair(file, field) for field in _fields(file) if _is_metadata(field))
+        return {key: value for key, value in pairs if key in OURS}
 
 
 def describing(contract: Preprocessing | None, labels: list[str] | None) -> dict[str, str]:
@@ -171,7 +174,9 @@ def _pair(file: BinaryIO, field: Field) -> tuple[str, str]:
     """Key and value; what is missing is empty."""
     found = {1: "", 2: ""}
     position = field.content
-    while position < field.end:
+    for _ in range(MAX_PARTS):
+        if position >= field.end:
+            return found[1], found[2]
         file.seek(position)
         tag = _varint(file)
         length = _length(file, tag & 7)
@@ -179,7 +184,7 @@ def _pair(file: BinaryIO, field: Field) -> tuple[str, str]:
         position = file.tell()
         if tag & 7 == COUNTED:
             found[tag >> 3] = content.decode(errors="replace")
-    return found[1], found[2]
+    raise errors.BadModel("The file's metadata are no pairs of a key and a value. Export the model again.")
 
 
 def _counted(number: int, content: bytes) -> bytes:

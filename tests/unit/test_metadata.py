@@ -46,7 +46,7 @@ def test_what_is_written_is_what_onnx_reads(
 ) -> None:
     ours = {key: value for key, value in ours.items() if key in metadata.OURS}
     path = model_with(tmp_path_factory.mktemp("model"), before)
-    assert metadata.read(path) == before
+    assert metadata.read(path) == {key: value for key, value in before.items() if key in metadata.OURS}
     model = written(path, ours)
     kept = {key: value for key, value in before.items() if key not in metadata.OURS}
     assert pairs_of(model) == kept | ours
@@ -95,6 +95,14 @@ def test_any_bytes_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory,
     path.write_bytes(content)
     with contextlib.suppress(errors.BadModel):
         metadata.read(path)
+
+
+def test_a_pair_of_a_million_parts_is_none(tmp_path: Path) -> None:
+    content = mean_model(tmp_path / "mean").read_bytes()
+    parts = b"\x0a\x01k" * 1_000_000
+    (tmp_path / "bad").write_bytes(content + b"\x72" + b"\xc0\x8d\xb7\x01" + parts)
+    with pytest.raises(errors.BadModel, match="no pairs of a key and a value"):
+        metadata.read(tmp_path / "bad")
 
 
 def test_a_file_that_is_cut_off_or_has_no_end_of_parts(tmp_path: Path) -> None:
