@@ -20,7 +20,8 @@ MOST_FRAMES = 64
 """Of one video in one request, as many as there may be images."""
 
 MAX_NUMBERS = 8_000_000
-"""In the JSON of one request: fifty images of 224 x 224 x 3; as Python lists they take a quarter of a gigabyte."""
+"""In the JSON of one request or one answer: fifty images of 224 x 224 x 3; as Python lists they take a quarter of a
+gigabyte."""
 
 
 class Serving(msgspec.Struct, frozen=True, kw_only=True):
@@ -224,12 +225,18 @@ class Runtime:
 
         Raises:
             errors.BadOutput: What would be shown holds NaN or infinity.
+            errors.TooLarge: Raw outputs of more numbers than an answer may have.
         """
         predictions = self._predictions(outputs[self.serving.outputs[0].name], n, top_k, source.sizes)
         answer: dict[str, Any] = {} if predictions is None else {"predictions": predictions}
         if source.times_s:
             answer["times_s"] = source.times_s
         if raw_outputs or predictions is None:
+            if (numbers := sum(array.size for array in outputs.values())) > MAX_NUMBERS:
+                raise errors.TooLarge(
+                    f"The raw outputs are {numbers:,} numbers; at most {MAX_NUMBERS:,} fit in one answer. Send fewer "
+                    "images at once, or do without `outputs`."
+                )
             for name, array in outputs.items():
                 postprocess.check_finite(f"values of {name!r}", array)
             answer["outputs"] = {name: array.tolist() for name, array in outputs.items()}

@@ -18,7 +18,7 @@ from PIL import Image
 from shared import errors, metadata
 from shared.engines.base import Feeds, Tensor
 from shared.engines.fake import Fake
-from shared.runtime import Runtime, Serving
+from shared.runtime import MAX_NUMBERS, Runtime, Serving
 from shared.specs import Preprocessing, Resize, TensorInfo
 from tests.onnx_graphs import graph, mean_model
 
@@ -348,6 +348,12 @@ class TestPresent:
         answer = json.loads(runtime.present(outputs, 1, 1, raw_outputs=True))
         assert answer["predictions"] == [[{"class_id": 1, "label": "green", "confidence": 0.75}]]
         assert answer["outputs"] == {"scores": [[0.25, 0.75]], "extra": [[1, 2]]}
+
+    def test_raw_outputs_beyond_memory(self, runtime: Runtime) -> None:
+        wide = np.broadcast_to(np.float32(0), (1, MAX_NUMBERS + 1))
+        assert json.loads(runtime.present({"scores": wide}, 1, 1, raw_outputs=False))["predictions"]
+        with pytest.raises(errors.TooLarge, match="8,000,001 numbers; at most 8,000,000"):
+            runtime.present({"scores": wide}, 1, 1, raw_outputs=True)
 
     @pytest.mark.parametrize("task", ["detection", "classification"])
     def test_raw_outputs_where_nothing_decodes(self, task: str) -> None:
