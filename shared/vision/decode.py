@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import warnings
 from collections.abc import Iterator
 from typing import Literal
 
@@ -29,6 +30,9 @@ COLOR_MODES = {"RGB": "RGB", "BGR": "RGB", "L": "L"}
 
 # Ours is checked first and raises; Pillow's own would warn.
 Image.MAX_IMAGE_PIXELS = None
+
+# One image may have 65,535 damaged EXIF tags; each would be a line in the log, and an entry in a list that only grows.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 _OTHERS = {
     b"GIF8": "a GIF",

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import io
+import struct
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -92,6 +96,14 @@ class TestDecode:
     def test_a_damaged_exif_block_does_not_matter(self) -> None:
         exif = b"Exif\x00\x00" + b"II*\x00\x08\x00\x00\x00" + b"\xff" * 40
         assert decode(encoded(picture(), "JPEG", exif=exif)).size == (12, 8)
+
+    def test_damaged_exif_tags_fill_no_log(self, tmp_path: Path) -> None:
+        tags = b"".join(struct.pack("<HHLL", 0x9000 + number, 1, 60_000, 8) for number in range(200))
+        exif = b"Exif\x00\x00II*\x00\x08\x00\x00\x00" + struct.pack("<H", 200) + tags + bytes(4)
+        (tmp_path / "image").write_bytes(encoded(picture(), "JPEG", exif=exif))
+        code = f"from shared.vision.decode import decode; decode(open({str(tmp_path / 'image')!r}, 'rb').read())"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
 
     @pytest.mark.parametrize("kind", ["WEBP", "PNG"])
     def test_of_an_animation_the_first_frame(self, kind: str) -> None:
