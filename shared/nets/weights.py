@@ -171,7 +171,9 @@ def state_bytes(net: Net) -> bytes:
 def _unwrapped(state: State, expected: State) -> State:
     """Without the beginnings all names share (`module.`, `_orig_mod.`, `model.`) as far as more of them fit so."""
     best = state
-    while len({name.partition(".")[0] for name in state if "." in name}) == 1:
+    for _ in range(MAX_DEPTH):
+        if len({name.partition(".")[0] for name in state if "." in name}) != 1:
+            break
         state = {name.partition(".")[2] or name: value for name, value in state.items()}
         if len(state.keys() & expected.keys()) > len(best.keys() & expected.keys()):
             best = state

@@ -177,6 +177,7 @@ def without(state: Mapping[str, Any], name: str) -> dict[str, Any]:
         (lambda state: state | {"classifier.2.bias": torch.zeros(4).to_sparse()}, "cnn32", None, "no plain tensor"),
         (lambda state: {}, "cnn32", None, "No weights were found"),
         (lambda state: [1, 2], "cnn32", None, "No weights were found"),
+        (lambda state: {"endless.": torch.zeros(1)}, "cnn32", None, "1 unexpected: endless."),
     ],
 )
 def test_weights_that_do_not_fit(
