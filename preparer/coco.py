@@ -114,7 +114,13 @@ def _boxes_by_image(
     name: str, document: _Document, ids: dict[int, int], findings: Findings
 ) -> defaultdict[int | str, list[tuple[int, float, float, float, float]]]:
     boxes = defaultdict[int | str, list[tuple[int, float, float, float, float]]](list)
-    known = {image.id for image in document.images}
+    known: dict[int | str, str] = {}
+    for image in document.images:
+        if known.setdefault(image.id, image.file_name) != image.file_name:
+            raise errors.BadDataset(
+                f"{shown(name)} gives the id {shown(str(image.id)[:40])[1:-1]} to {shown(known[image.id])} and to "
+                f"{shown(image.file_name)}, so it cannot be told whose boxes are whose. Number the images anew."
+            )
     for number, annotation in enumerate(document.annotations):
         where = f"{name}, annotation {number}"
         box = annotation.bbox

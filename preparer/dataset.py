@@ -168,7 +168,10 @@ def _understood(archive: Archive, tables: list[Table], task: Task, findings: Fin
         return yolo_layout(archive, findings)
     if tables:
         raise errors.BadDataset(task_hint(task, "a table without boxes"))
-    raise errors.BadDataset(f"There are no boxes in the upload. {seen(archive)} {EXPECTED[task]}")
+    unread = findings.examples(("file",))
+    raise errors.BadDataset(
+        " ".join(f"There are no boxes in the upload. {seen(archive)} {unread} {EXPECTED[task]}".split())
+    )
 
 
 def _for_classes(archive: Archive, tables: list[Table], names: list[str], findings: Findings) -> Layout:

@@ -140,7 +140,7 @@ def sorted_classes(labels: Iterable[str]) -> list[str]:
     """Class names in the order of their ids: as numbers where all are numbers, else as text."""
     names = sorted(labels)
     if all(name.isascii() and name.isdigit() for name in names):
-        names.sort(key=lambda name: (int(name), name))
+        names.sort(key=lambda name: (len(name.lstrip("0")), name.lstrip("0"), name))  # int() ends at 4,300 digits
     return names
 
 

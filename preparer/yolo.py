@@ -88,12 +88,19 @@ def _class_names(archive: Archive, findings: Findings) -> list[str] | None:
 
 def _yaml_names(archive: Archive, name: str, findings: Findings) -> list[str] | None:
     try:  # the parser in Python: the one in C overflows its stack on deep nesting
-        document = yaml.safe_load(archive.read(name, LARGEST_YAML))
-    except (errors.AppError, yaml.YAMLError, RecursionError, UnicodeError, ValueError) as error:
-        findings.add("file", name, f"cannot be read ({str(error).splitlines()[0][:100]})")
+        return _listed(yaml.safe_load(archive.read(name, LARGEST_YAML)))
+    except MemoryError:
+        raise
+    except Exception as error:  # a wrong scalar makes the parser raise nearly anything, a number of 5,000 digits `str`
+        reason = error.message if isinstance(error, errors.AppError) else str(error) or type(error).__name__
+        findings.add("file", name, f"cannot be read ({reason.splitlines()[0][:100]})")
         return None
+
+
+def _listed(document: object) -> list[str] | None:
+    """The `names` of a document: a list, or numbers from 0 with a name each."""
     names = document.get("names") if isinstance(document, dict) else None
-    if isinstance(names, dict) and sorted(names, key=str) == sorted(range(len(names)), key=str):
+    if isinstance(names, dict) and names.keys() == set(range(len(names))):
         names = [names[number] for number in range(len(names))]
     if not isinstance(names, list) or not all(isinstance(one, (str, int, float)) for one in names):
         return None

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from preparer.layouts import sorted_classes
 from shared import errors
 from shared.specs import Box, Task
 from tests.dataset_kit import Checked, Content, check_here, of_classes, picture, video, zipped
@@ -42,6 +43,8 @@ class TestFolders:
 
     def test_numbers_are_classes_in_their_order(self, path: Path):
         assert check_here(zipped(path, of_classes({"10": 2, "2": 2, "1": 2}))).index.classes == ["1", "2", "10"]
+        numbers = ["0", "01", "1", "2", "10", "99", "100"]
+        assert sorted_classes([*reversed(numbers), "9" * 5000]) == [*numbers, "9" * 5000]
 
     @pytest.mark.parametrize("val", ["val", "valid", "Validation"])
     def test_parts_are_honoured(self, val: str, path: Path):
@@ -268,7 +271,16 @@ class TestYolo:
 
     @pytest.mark.parametrize(
         "text",
-        ["!!python/object/apply:os.system ['touch /tmp/x']", "[" * 5000, "names: {", "a: &a [x]\nnames: *a\n\tb"],
+        [
+            "!!python/object/apply:os.system ['touch /tmp/x']",
+            "[" * 5000,
+            "names: {",
+            "a: &a [x]\nnames: *a\n\tb",
+            "names: [!!int '']",
+            "names: [!!bool neither]",
+            "names: [!!timestamp never]",
+            pytest.param(f"names: [0x{'f' * 5000}]", id="a number too long to be written"),
+        ],
     )
     def test_yaml_that_is_none(self, text: str, path: Path):
         found = self.upload(path, **{"data.yaml": text})
@@ -353,10 +365,16 @@ class TestCoco:
     def test_json_that_is_none(self, text: str, path: Path):
         said = refused(zipped(path, self.images() | {"a.json": text}), "There are no boxes in the upload", "detection")
         assert "YOLO text files" in said
+        assert "a.json: is no COCO annotation file (" in said
 
     def test_names_no_image(self, path: Path):
         files = {"other.jpg": picture(0), "a.json": json.dumps(self.document())}
         refused(zipped(path, files), "The annotations name no image of the ZIP. 0.jpg: is named", "detection")
+
+    def test_one_id_for_two_images(self, path: Path):
+        images = [{"id": n // 2, "file_name": f"{n}.jpg"} for n in range(4)]
+        files = self.images() | {"a.json": json.dumps(self.document(images=images))}
+        refused(zipped(path, files), "'a.json' gives the id 0 to '0.jpg' and to '1.jpg'", "detection")
 
     def test_categories_that_contradict(self, path: Path):
         other = self.document(categories=[{"id": 3, "name": "horse"}, {"id": 7, "name": "dog"}])
