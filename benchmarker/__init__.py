@@ -10,11 +10,27 @@ from typing import Any
 
 import msgspec
 
-from shared.specs import BenchmarkSpec, Block, Candidate, MeasuredModel, Stored, TensorInfo
+from shared.specs import BenchmarkSpec, Block, Candidate, MeasuredModel, ModelDescription, Stored, TensorInfo
 
 ROUNDS = 10
 """Launches of each candidate. What a launch happens to get (memory layout, clock, neighbours) shifts all its calls, so
 the spread between launches decides how sure a comparison is; with five, twofold differences stayed unsettled."""
+
+
+class DatasetFiles(msgspec.Struct, frozen=True, kw_only=True):
+    """A ready dataset: where its files lie, and which output of the model each of its classes is."""
+
+    id: str
+    name: str
+    index: str
+    index_sha256: str
+    pack: str
+    archive: str
+    """The ZIP with the originals."""
+    num_test: int
+    classes: list[str]
+    class_ids: list[int]
+    """Of each class, in the dataset's order: the model's id for it."""
 
 
 class MeasureOrder(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,8 +42,9 @@ class MeasureOrder(msgspec.Struct, frozen=True, kw_only=True):
     store: str
     """Folder of the artifact store that gets the measurement set."""
     model: MeasuredModel
-    dynamic_batch: bool
+    description: ModelDescription
     config: BenchmarkSpec
+    dataset: DatasetFiles | None = None
     rounds: int = ROUNDS
     """Launches of each candidate, at most; iterations and seconds are divided among them."""
 

@@ -6,12 +6,12 @@ import sys
 
 import msgspec
 
-from benchmarker import Measured, MeasureOrder
+from benchmarker import DatasetFiles, Measured, MeasureOrder
 from shared import child, config, ids, process
 from shared.artifacts import ArtifactStore, Outputs
-from shared.db import jobs, registry
+from shared.db import datasets, jobs, registry
 from shared.db.tables import Benchmark, BenchmarkResult
-from shared.specs import BenchmarkSpec, MeasuredModel, ReportSpec
+from shared.specs import BenchmarkSpec, MeasuredModel, ModelDescription, ReportSpec
 from shared.worker import Commit, JobWorker
 
 
@@ -23,6 +23,7 @@ class Measure:
 
     def __init__(self, settings: config.Settings) -> None:
         self._models = ArtifactStore(settings.models)
+        self._datasets = ArtifactStore(settings.datasets)
         self._reports = ArtifactStore(settings.reports)
 
     def order(self, job: jobs.Claimed, outputs: Outputs) -> tuple[msgspec.Struct, child.Limits]:
@@ -49,10 +50,27 @@ class Measure:
             artifact=str(self._models.path(model.sha256)),
             store=str(self._reports.root),
             model=model,
-            dynamic_batch=description.dynamic_batch,
+            description=description,
             config=spec,
+            dataset=self._dataset(spec.dataset_id, description) if spec.dataset_id else None,
         )
         return order, child.Limits(wall_s=job.max_runtime_s)
+
+    def _dataset(self, dataset_id: str, description: ModelDescription) -> DatasetFiles:
+        row = datasets.find(dataset_id)
+        archive = datasets.archive(row.archive_id) if row.archive_id else row
+        classes = [count.name for count in row.summary.classes]
+        return DatasetFiles(
+            id=row.id,
+            name=row.name,
+            index=str(self._datasets.path(str(row.index_sha256))),  # a ready dataset has one
+            index_sha256=str(row.index_sha256),
+            pack=str(self._datasets.path(str(row.pack_sha256))),
+            archive=str(self._datasets.path(archive.file_sha256)),
+            num_test=row.splits["test"],
+            classes=classes,
+            class_ids=datasets.class_ids(classes, description),
+        )
 
     def finish(self, job: jobs.Claimed, result: Measured, outputs: Outputs) -> Commit:
         """Keep the measurements; rows for history and a report job follow in the finishing transaction."""

@@ -21,7 +21,13 @@ class Planned(NamedTuple):
 
 
 def candidates(
-    spec: BenchmarkSpec, inputs: Sequence[TensorInfo], *, dynamic_batch: bool, cores: int, unavailable: Unavailable
+    spec: BenchmarkSpec,
+    inputs: Sequence[TensorInfo],
+    *,
+    dynamic_batch: bool,
+    cores: int,
+    gpu: bool = False,
+    unavailable: Unavailable,
 ) -> list[Planned]:
     """Every combination the order names, once each, in its order: engine, precision, batch, instances, threads.
 
@@ -30,14 +36,25 @@ def candidates(
         inputs: The model's inputs; the first axis of the first one is its batch.
         dynamic_batch: Whether the model was seen to run with any batch.
         cores: Cores this process may use; the sessions share them where the order names no threads.
+        gpu: Whether one is there.
         unavailable: Asked once for each pair of engine and precision.
     """
     fixed = None if dynamic_batch else _fixed_batch(inputs)
-    return list(_planned(spec, fixed, cores, unavailable))
+    return list(_planned(spec, precisions(spec, gpu=gpu), fixed, cores, unavailable))
 
 
-def _planned(spec: BenchmarkSpec, fixed: int | None, cores: int, unavailable: Unavailable) -> Iterator[Planned]:
-    for engine, precision in product(_once(spec.engines), _once(spec.precisions)):
+def precisions(spec: BenchmarkSpec, *, gpu: bool) -> list[Precision]:
+    """Those the order names, or what is worth trying: INT8 where there are images to calibrate it, FP16 on a GPU."""
+    if spec.precisions is not None:
+        return _once(spec.precisions)
+    wanted: list[tuple[Precision, bool]] = [("fp32", True), ("int8", spec.dataset_id is not None), ("fp16", gpu)]
+    return [precision for precision, worth in wanted if worth]
+
+
+def _planned(
+    spec: BenchmarkSpec, wanted: list[Precision], fixed: int | None, cores: int, unavailable: Unavailable
+) -> Iterator[Planned]:
+    for engine, precision in product(_once(spec.engines), wanted):
         engine_says = unavailable(engine, precision)
         for batch_size, (instances, threads) in product(_batches(spec, fixed), _sessions(spec, cores)):
             candidate = Candidate(

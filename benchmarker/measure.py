@@ -13,7 +13,7 @@ from benchmarker import Launched, LaunchOrder, MeasureOrder
 from benchmarker.candidates import Planned, candidates
 from benchmarker.conditions import disturbances, read
 from benchmarker.host import system_info
-from shared import child, clock, config, engines, errors
+from shared import child, clock, config, engines, errors, gpu
 from shared.specs import Block, Candidate, MeasurementSet, Series
 
 __all__ = ["MeasureOrder", "launch", "run", "schedule", "share"]
@@ -62,8 +62,9 @@ def run(order: MeasureOrder, progress: child.Report, launch: Launch = launch) ->
     planned = candidates(
         order.config,
         order.model.inputs,
-        dynamic_batch=order.dynamic_batch,
+        dynamic_batch=order.description.dynamic_batch,
         cores=config.cores(),
+        gpu=gpu.described() is not None,
         unavailable=engines.unavailable,
     )
     size_bytes = artifact.stat().st_size

@@ -29,7 +29,7 @@ INPUTS = [TensorInfo(name="image", dtype="float32", shape=["batch", 3, 224, 224]
 OUTPUTS = [TensorInfo(name="logits", dtype="float32", shape=["batch", 2])]
 CONTRACT = Preprocessing(resize=Resize(height=224, width=224), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 LIMIT = Constraint(metric="latency_p95_ms", op="<=", value=20.0)
-ORDER = BenchmarkSpec(model_id=MODEL, batch_sizes=(1, 8), constraints=(LIMIT,))
+ORDER = BenchmarkSpec(model_id=MODEL, dataset_id=DATASET, batch_sizes=(1, 8), constraints=(LIMIT,))
 PERSON = schemas.UserRef(id="usr_0193a5b2c7e04f1c9a2b7d", username="ana", role="engineer")
 QUEUE = schemas.Queue(depth=0, limit=1000, mb=0.0)
 

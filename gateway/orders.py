@@ -24,7 +24,7 @@ def check(spec: BenchmarkSpec, cores: int) -> None:
     """
     lists: dict[str, Sequence[str | int]] = {
         "engines": spec.engines,
-        "precisions": spec.precisions,
+        "precisions": spec.precisions or (),
         "batch_sizes": spec.batch_sizes or DEFAULT_BATCHES,
         "threads": spec.threads or (),
         "instances": spec.instances,

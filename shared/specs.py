@@ -370,9 +370,14 @@ class BenchmarkSpec(Spec, frozen=True, kw_only=True):
             min_length=1, max_length=8, description="Engines to measure; one that does not run here is listed with why."
         ),
     ] = ENGINES
+    dataset_id: Annotated[
+        str | None,
+        Meta(description="A ready dataset of the same task: `train` calibrates INT8, `test` tells the accuracy."),
+    ] = None
     precisions: Annotated[
-        tuple[Precision, ...], Meta(min_length=1, max_length=3, description="Number formats to measure.")
-    ] = ("fp32",)
+        Annotated[tuple[Precision, ...], Meta(min_length=1, max_length=3)] | None,
+        Meta(description="Number formats to measure; default: FP32, INT8 with a dataset, FP16 where there is a GPU."),
+    ] = None
     batch_sizes: Annotated[
         Annotated[tuple[Annotated[int, Meta(ge=1, le=256)], ...], Meta(min_length=1, max_length=16)] | None,
         Meta(
@@ -468,8 +473,22 @@ class MeasuredModel(msgspec.Struct, frozen=True, kw_only=True):
     preprocessing_hash: str | None
 
 
+class PreparedFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A model's file in another precision, and how it was made."""
+
+    precision: Precision
+    sha256: str
+    size_bytes: int
+    recipe: dict[str, str | int | float | bool]
+    """From what (hashes, counts, a seed), by what (method, versions), and how well it agreed with FP32."""
+    notes: list[str]
+    """What a reader should know, one sentence each."""
+    reused: bool = False
+    """Whether an earlier benchmark had made it."""
+
+
 class MeasuredDataset(msgspec.Struct, frozen=True, kw_only=True):
-    """The dataset that accuracy was measured on, as it was."""
+    """The dataset that INT8 was calibrated with and accuracy measured on, as it was."""
 
     id: str
     name: str
@@ -553,6 +572,8 @@ class MeasurementSet(msgspec.Struct, frozen=True, kw_only=True):
     conditions: list[str]
     """What disturbed or qualifies the run, one sentence each; empty for a clean one."""
     series: list[Series]
+    files: list[PreparedFile] = []
+    """In the precisions beside FP32, which is the model's own file."""
     dataset: MeasuredDataset | None = None
     reference: Accuracy | None = None
     """Of ONNX Runtime on the CPU in FP32, on the test split."""

@@ -7,9 +7,9 @@ from typing import Any, cast
 import peewee
 
 from shared import clock, errors, ids
-from shared.db import connection, jobs, pages, registry
+from shared.db import connection, datasets, jobs, pages, registry
 from shared.db.tables import Benchmark, BenchmarkResult, Job, Model, Report
-from shared.specs import BenchmarkSpec, JobStatus
+from shared.specs import BenchmarkSpec, JobStatus, Task
 from shared.trace import Origin
 
 
@@ -17,11 +17,14 @@ def order(spec: BenchmarkSpec, user_id: str, limit: int, origin: Origin | None =
     """Insert the benchmark and its job inside the caller's `write()`; returns their id.
 
     Raises:
-        errors.NotFound: No such model.
-        errors.Conflict: The model is not ready.
+        errors.NotFound: No such model, or no such dataset.
+        errors.Conflict: One of them is not ready, or they do not fit each other.
         errors.QueueFull: `limit` jobs are waiting already.
     """
-    registry.described(registry.model(spec.model_id))
+    model = registry.model(spec.model_id)
+    description = registry.described(model)
+    if spec.dataset_id is not None:
+        datasets.for_model(spec.dataset_id, cast(Task, model.task_type), description)
     benchmark_id = jobs.insert(
         "benchmark",
         spec,

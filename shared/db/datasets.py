@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import peewee
@@ -10,7 +10,7 @@ import peewee
 from shared import clock, errors, ids
 from shared.db import connection, jobs, pages, registry
 from shared.db.tables import Dataset, Job
-from shared.specs import DatasetSpec, DatasetSummary, Stored, Task
+from shared.specs import DatasetSpec, DatasetSummary, ModelDescription, Stored, Task
 from shared.trace import Origin
 
 BRIEF = [field for name, field in Dataset._meta.fields.items() if name != "summary"]
@@ -82,6 +82,71 @@ def archive(dataset_id: str) -> Dataset:
             f"Dataset {dataset_id} is a CSV; archive_id takes the one with the ZIP: {row.archive_id}."
         )
     return row
+
+
+def for_model(dataset_id: str, task: Task, description: ModelDescription) -> Dataset:
+    """A dataset that a model can be calibrated with and judged by.
+
+    Raises:
+        errors.NotFound: No such dataset.
+        errors.Conflict: It is not ready, for another task, or has classes that the model does not tell apart.
+    """
+    row = find(dataset_id)
+    if row.status != "ready":
+        why = f"its check failed. {row.error}" if row.status == "failed" else "its check is not done; wait for `ready`."
+        raise errors.Conflict(f"Dataset {row.id} cannot be used: {why}")
+    if row.task_type != task:
+        raise errors.Conflict(
+            f"Dataset {row.id} is for {row.task_type}, the model for {task}; choose one of the same task."
+        )
+    class_ids([count.name for count in row.summary.classes], description)
+    return row
+
+
+def class_ids(classes: Sequence[str], description: ModelDescription) -> list[int]:
+    """Which output of the model each class is: by its name where the model has labels, else by its place.
+
+    Raises:
+        errors.Conflict: The model does not tell these classes apart.
+    """
+    if description.labels is None:
+        count = _num_classes(description)
+        if count is not None and count != len(classes):
+            raise errors.Conflict(
+                f"The model tells {count} classes apart and the dataset has {len(classes)}. Choose the dataset it was "
+                "trained for, or upload the model with `labels`, so that classes are found by name."
+            )
+        return list(range(len(classes)))
+    places = {_plain(label): index for index, label in reversed(list(enumerate(description.labels)))}
+    unknown = [name for name in classes if _plain(name) not in places]
+    if unknown:
+        raise errors.Conflict(
+            f"The dataset's {_some(unknown)} {'is' if len(unknown) == 1 else 'are'} not among the model's labels "
+            f"({_some(description.labels)}). Upload one of them again with the names of the other."
+        )
+    return [places[_plain(name)] for name in classes]
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.casefold().replace("_", " ").split())
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(name[:40]) for name in names[:5])
+    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
+
+
+def _num_classes(description: ModelDescription) -> int | None:
+    """As the shape of the first output says; None where it does not."""
+    contract, shape = description.preprocessing, description.outputs[0].shape
+    rules = contract.detection if contract else None
+    if rules is None:
+        size, others = (shape[1], 0) if len(shape) == 2 else (None, 0)
+    elif rules.format == "corners" or len(shape) != 3:
+        size, others = None, 0
+    else:
+        size, others = shape[1 if rules.format == "yolo" else 2], 5 if rules.format == "yolo_objectness" else 4
+    return size - others if isinstance(size, int) else None
 
 
 def finish(dataset_id: str, summary: DatasetSummary, files: Mapping[str, Stored]) -> bool:

@@ -10,9 +10,21 @@ import pytest
 
 from gateway import orders
 from shared import config, errors
+from shared.db import datasets
 from shared.db.tables import Job
-from shared.specs import BenchmarkSpec
-from tests.unit.gateway_kit import Gateway, fields_of, fresh_gateway_at, ready_model
+from shared.specs import BenchmarkSpec, Detection, ModelDescription, Preprocessing, Resize, TensorInfo
+from tests.unit.gateway_kit import (
+    SUMMARY,
+    ZIP,
+    Gateway,
+    fields_of,
+    form,
+    fresh_gateway_at,
+    make_ready,
+    of_digits,
+    problem,
+    ready_model,
+)
 
 CORES = 4
 
@@ -50,8 +62,8 @@ def test_orders_that_are_taken(fields: dict[str, Any]) -> None:
          {"precisions[1]": "fp32 stands here twice; each value is measured once",
           "threads[1]": "2 stands here twice; each value is measured once"}),
         ({"batch_sizes": list(range(1, 17)), "threads": [1, 2]},
-         {"body": "4 engines x 1 precisions x 16 batch_sizes x 2 threads x 1 instances are 128 candidates; at most 64 in "
-          "one order, split it"}),
+         {"body": "4 engines x 16 batch_sizes x 2 threads x 1 instances are 128 candidates; at most 64 in one "
+          "order, split it"}),
     ],
 )  # fmt: skip
 def test_orders_that_are_refused(fields: dict[str, Any], wrong: dict[str, str]) -> None:
@@ -99,3 +111,77 @@ def test_a_refused_order_makes_no_job(gateway: Gateway) -> None:
     assert fields_of(gateway.post("/benchmark", json=order)) == {"threads[0]"}
     assert Job.select().count() == 0
     assert gateway.post("/benchmark", json=order | {"threads": [config.cores()]}).status_code == 202
+
+
+def upload(gateway: Gateway, task_type: str = "classification") -> str:
+    fields = {"name": "d", "task_type": task_type}
+    return str(gateway.post("/datasets", **form(fields, ZIP, "d.zip")).json()["id"])
+
+
+def test_a_dataset_must_be_there_and_ready_and_fit(gateway: Gateway) -> None:
+    model = ready_model(gateway)
+
+    def refused(dataset_id: str, status: int, code: str) -> str:
+        answer = gateway.post("/benchmark", json={"model_id": model, "dataset_id": dataset_id})
+        return str(problem(answer, status, code)["detail"])
+
+    assert "There is no dataset" in refused("dst_none", 404, "not_found")
+    unready, boxes, pets = upload(gateway), upload(gateway, "detection"), upload(gateway)
+    assert "its check is not done" in refused(unready, 409, "conflict")
+    make_ready(gateway, boxes, "boxes")
+    assert f"Dataset {boxes} is for detection, the model for classification" in refused(boxes, 409, "conflict")
+    make_ready(gateway, pets, "pets", SUMMARY)
+    assert "'cat', 'dog' are not among the model's labels ('0', '1'" in refused(pets, 409, "conflict")
+    assert Job.select().where(Job.kind == "benchmark").count() == 0
+
+
+def test_a_dataset_in_use_is_not_deleted(gateway: Gateway) -> None:
+    dataset = upload(gateway)
+    make_ready(gateway, dataset, summary=of_digits())
+    order = {"model_id": ready_model(gateway), "dataset_id": dataset, "precisions": ["int8"]}
+    job = gateway.post("/benchmark", json=order).json()["id"]
+    refusal = problem(gateway.delete(f"/datasets/{dataset}", role="admin"), 409, "conflict")
+    assert f"Job {job} (benchmark) uses this dataset" in refusal["detail"]
+    gateway.post(f"/benchmark/{job}/cancel")
+    assert gateway.delete(f"/datasets/{dataset}", role="admin").status_code == 204
+
+
+def described(shape: list[int | str], labels: list[str] | None, detection: Detection | None = None) -> ModelDescription:
+    return ModelDescription(
+        inputs=[TensorInfo(name="x", dtype="float32", shape=["batch", 3, 8, 8])],
+        outputs=[TensorInfo(name="y", dtype="float32", shape=shape)],
+        opset=18,
+        ir_version=10,
+        parameters=10,
+        dynamic_batch=True,
+        preprocessing=Preprocessing(resize=Resize(height=8, width=8), detection=detection),
+        labels=labels,
+    )
+
+
+@pytest.mark.parametrize(
+    ("description", "ids"),
+    [
+        (described(["batch", 3], None), [0, 1, 2]),
+        (described(["batch", "classes"], None), [0, 1, 2]),
+        (described(["batch", 5], ["other", "Red Kite", "owl", "red kite", "Jay"]), [4, 2, 1]),
+        (described(["batch", 7, 100], None, Detection(format="yolo")), [0, 1, 2]),
+        (described(["batch", 100, 8], None, Detection(format="yolo_objectness")), [0, 1, 2]),
+        (described(["batch", 100, 6], None, Detection(format="corners")), [0, 1, 2]),
+    ],
+)
+def test_classes_are_found_by_name_else_by_place(description: ModelDescription, ids: list[int]) -> None:
+    assert datasets.class_ids(["jay", "owl", "red_kite"], description) == ids
+
+
+@pytest.mark.parametrize(
+    ("description", "why"),
+    [
+        (described(["batch", 4], None), "tells 4 classes apart and the dataset has 3"),
+        (described(["batch", 8, 100], None, Detection(format="yolo")), "tells 4 classes apart"),
+        (described(["batch", 3], ["jay", "owl", "tit"]), "'red_kite' is not among the model's labels"),
+    ],
+)
+def test_classes_that_the_model_does_not_have_are_refused(description: ModelDescription, why: str) -> None:
+    with pytest.raises(errors.Conflict, match=why):
+        datasets.class_ids(["jay", "owl", "red_kite"], description)

@@ -11,13 +11,24 @@ from hypothesis import strategies as st
 from benchmarker import Launched, LaunchOrder, MeasureOrder, measure
 from benchmarker.candidate import peak_memory_mb
 from shared import errors
-from shared.specs import BenchmarkSpec, Block, Candidate, MeasuredModel, TensorInfo
+from shared.specs import BenchmarkSpec, Block, Candidate, MeasuredModel, ModelDescription, TensorInfo
 from tests.conftest import eventually
 from tests.unit import candidate_that
 
 STUB = "tests.unit.candidate_that"
 DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits" / "digits.onnx"
 INPUTS = [TensorInfo(name="image", dtype="float32", shape=["batch", 1, 8, 8])]
+
+DESCRIPTION = ModelDescription(
+    inputs=INPUTS,
+    outputs=[TensorInfo(name="logits", dtype="float32", shape=["batch", 10])],
+    opset=18,
+    ir_version=10,
+    parameters=10_026,
+    dynamic_batch=True,
+    preprocessing=None,
+    labels=None,
+)
 
 
 def order(artifact: Path = DIGITS, **config: Any) -> MeasureOrder:
@@ -37,7 +48,7 @@ def order(artifact: Path = DIGITS, **config: Any) -> MeasureOrder:
         artifact=str(artifact),
         store=str(artifact.parent),
         model=model,
-        dynamic_batch=True,
+        description=DESCRIPTION,
         config=BenchmarkSpec(**spec | config),
         rounds=5,
     )

@@ -49,13 +49,15 @@ def description(gateway: kit.Gateway) -> Any:
 
 @pytest.fixture
 def real(gateway: kit.Gateway) -> dict[str, str]:
-    """Ids that name something: a ready model, its queued benchmark, a user and a key of the caller."""
+    """Ids of what is there: a ready model, its queued benchmark, a dataset that fits, a user, a key of the caller."""
     gateway.reset()
     model_id = kit.ready_model(gateway)
     benchmark_id = gateway.post("/benchmark", json={"model_id": model_id}).json()["id"]
     user = accounts.add_user(f"somebody-{next(NUMBERS)}", "unusable", "viewer")
     key = gateway.post("/auth/api-keys", role="admin", json={"name": "another"}).json()
-    dataset = gateway.post("/datasets", **kit.form({"name": "d", "task_type": "detection"}, kit.ZIP, "d.zip")).json()
+    fields = {"name": "d", "task_type": "classification"}
+    dataset = gateway.post("/datasets", **kit.form(fields, kit.ZIP, "d.zip")).json()
+    kit.make_ready(gateway, dataset["id"], summary=kit.of_digits())
     return {
         "model_id": model_id,
         "dataset_id": dataset["id"],
