@@ -1,4 +1,4 @@
-"""How fast lists are read: a database of many models, benchmarks, reports and jobs, and the pages clients ask for."""
+"""How fast lists are read: a database of many models, datasets, benchmarks and so on, and the pages clients ask for."""
 
 from __future__ import annotations
 
@@ -13,18 +13,22 @@ from shared.db import accounts, connection, jobs, registry, tables
 from shared.specs import (
     LANE_OF,
     BenchmarkSpec,
+    ClassCount,
     ConvertSpec,
+    DatasetSummary,
+    ImageSizes,
     JobKind,
     ModelDescription,
     Preprocessing,
     ReportSpec,
     Resize,
+    Split,
     Stored,
     TensorInfo,
 )
 
 ROWS = 10_000
-"""Models, benchmarks and reports each; the jobs that made them are three times as many."""
+"""Models, datasets, benchmarks and reports each; three times as many jobs."""
 
 CLIENTS, SECONDS = 20, 10
 
@@ -33,6 +37,7 @@ DEPTHS = (0.25, 0.5, 0.95)
 
 FILTERS = {
     "models": ("status=ready", "status=failed", "task_type=detection", "name=model+77"),
+    "datasets": ("status=ready", "status=failed", "task_type=detection", "name=dataset+77"),
     "jobs": ("kind=benchmark", "kind=convert&status=failed", "status=completed", "status=cancelled", "status=running"),
     "benchmark": ("status=completed", "status=failed"),
     "reports": (),
@@ -57,6 +62,7 @@ def _life(number: int, user_id: str) -> None:
     """One model, its check, its benchmark, and the report about it. One in fifty ends badly."""
     ended = "failed" if number % 50 == 7 else "cancelled" if number % 50 == 11 else "completed"
     model_id = _model(number, user_id, ready=ended != "failed")
+    _dataset(number, user_id, ready=ended != "failed")
     _ended("convert", jobs.insert("convert", ConvertSpec(model_id=model_id), user_id=user_id), ended)
     spec = BenchmarkSpec(model_id=model_id)
     benchmark_id = jobs.insert("benchmark", spec, user_id=user_id, isolation="exclusive")
@@ -87,6 +93,44 @@ def _model(number: int, user_id: str, *, ready: bool) -> str:
     change = found | {"description_json": _description(labels)} if ready else lost
     tables.Model.update(**change).where(tables.Model.id == model_id).execute()
     return model_id
+
+
+def _dataset(number: int, user_id: str, *, ready: bool) -> None:
+    dataset_id = ids.new_id("dst")
+    splits = {"train": 800, "val": 100, "test": 100}
+    found = {"status": "ready", "num_samples": 1000, "num_classes": 10, "num_warnings": 0, "prepared_size": 10_000_000}
+    files = {f"{name}_sha256": _sha256(f"{dataset_id} {name}") for name in ("index", "pack", "sheet")}
+    failed = {"status": "failed", "error": "The file is no ZIP."}
+    tables.Dataset.insert(
+        id=dataset_id,
+        name=f"dataset {number}",
+        task_type="detection" if number % 100 == 3 else "classification",
+        file_sha256=_sha256(f"dataset {number}"),
+        file_size=100_000_000,
+        job_id=ids.new_id("job"),
+        created_by=user_id,
+        created_at_ms=clock.now_ms(),
+        **(found | files | {"splits": splits, "summary": _summary(splits)} if ready else failed),
+    ).execute()
+
+
+def _summary(splits: dict[Split, int]) -> DatasetSummary:
+    return DatasetSummary(
+        layout="folders",
+        split_source="made",
+        classes=[ClassCount(name=f"class number {number}", train=80, val=10, test=10) for number in range(10)],
+        splits=splits,
+        num_samples=1000,
+        num_skipped=0,
+        sizes=ImageSizes(smallest=(100, 100), median=(500, 375), largest=(4000, 3000)),
+        mean=(0.5, 0.5, 0.5),
+        std=(0.2, 0.2, 0.2),
+        warnings=[],
+        num_warnings=0,
+        near_duplicates=[],
+        num_near_duplicates=0,
+        images_per_s=100.0,
+    )
 
 
 def _description(labels: list[str]) -> ModelDescription:

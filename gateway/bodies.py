@@ -115,7 +115,10 @@ def decode(body: bytes, type_: type[T]) -> T:
 
 def decode_fields(fields: Mapping[str, msgspec.Raw], type_: type[T]) -> T:
     """Like `decode`, from the JSON of each field on its own (the fields of a form)."""
-    return decode(msgspec.json.encode(fields), type_)
+    try:
+        return decode(msgspec.json.encode(fields), type_)
+    except errors.InvalidInput as error:
+        raise errors.InvalidInput(error.message, errors=_of_text(error.errors or [], fields)) from None
 
 
 def decode_texts(texts: Mapping[str, str], type_: type[T]) -> T:
@@ -124,7 +127,12 @@ def decode_texts(texts: Mapping[str, str], type_: type[T]) -> T:
         return msgspec.convert(texts, type_, strict=False)
     except msgspec.ValidationError:
         lenient = functools.partial(msgspec.convert, strict=False)
-        raise errors.InvalidInput(MISFIT, errors=_misfits(texts, type_, lenient)) from None
+        raise errors.InvalidInput(MISFIT, errors=_of_text(_misfits(texts, type_, lenient), texts)) from None
+
+
+def _of_text(found: list[dict[str, str]], fields: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The fields themselves are texts; what is inside the JSON of one may be null."""
+    return [item | {"message": wording.of_text(item["message"])} if item["field"] in fields else item for item in found]
 
 
 def _refusal(body: bytes, type_: type[T], first: msgspec.ValidationError) -> errors.InvalidInput:

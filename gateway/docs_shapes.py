@@ -21,6 +21,7 @@ BYTES = Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.BINARY)
 ANSWERS: dict[tuple[str, str], dict[str, Schema | type[msgspec.Struct]]] = {
     ("POST", "/api/v1/models"): {"application/json": schemas.Model},
     ("GET", "/api/v1/models"): {"application/json": schemas.Listing[schemas.Model]},
+    ("GET", "/api/v1/datasets"): {"application/json": schemas.Listing[schemas.Dataset]},
     ("GET", "/api/v1/jobs"): {"application/json": schemas.Listing[schemas.Job]},
     ("GET", "/api/v1/reports"): {"application/json": schemas.Listing[schemas.ReportRef]},
     ("GET", "/api/v1/models/{model_id}/onnx"): {"application/octet-stream": BYTES},

@@ -145,7 +145,7 @@ def _misfit(error: ValidationException, request: Request[Any, Any, Any]) -> erro
         if key in types:
             name = getattr(definitions[key].kwarg_definition, "name", None) or key
             message = wording.explained(types[key], str(item.get("message", "")))[1]
-            found.append({"field": name, "message": message.replace(wording.OR_NULL, "")})
+            found.append({"field": name, "message": wording.of_text(message)})
     return errors.InvalidInput(MISFIT, errors=found) if found else errors.InvalidInput(error.detail)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -31,7 +32,7 @@ PIECE_BYTES = 2**20
 Form = TypeVar("Form", bound=Spec)
 
 
-class Kind(Generic[Form]):
+class Kind(ABC, Generic[Form]):
     """What one call takes."""
 
     form: type[Form]
@@ -42,13 +43,6 @@ class Kind(Generic[Form]):
     spare_bytes: int = 0
     """What must be free on the disk besides the upload."""
 
-    def check_texts(self, texts: Mapping[str, str]) -> None:
-        """Fields as they came, where the struct's own words would not help.
-
-        Raises:
-            errors.InvalidInput: With better ones.
-        """
-
     def check_fields(self, form: Form) -> None:
         """What the struct cannot say; also before the file travels.
 
@@ -56,6 +50,7 @@ class Kind(Generic[Form]):
             errors.InvalidInput: Fields that do not fit each other.
         """
 
+    @abstractmethod
     def check_name(self, form: Form, filename: str) -> None:
         """By the name of the file, before it travels.
 
@@ -63,8 +58,8 @@ class Kind(Generic[Form]):
             errors.UnsupportedMedia: Nothing of that name is taken.
             errors.InvalidInput: It does not fit the fields.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def check_head(self, form: Form, filename: str, head: bytes) -> Form:
         """By the first `HEAD_BYTES` of the file (all of it, if it has no more); returns the form, completed by it.
 
@@ -72,7 +67,6 @@ class Kind(Generic[Form]):
             errors.UnsupportedMedia: It is of another format.
             errors.InvalidInput: It does not fit the fields.
         """
-        raise NotImplementedError
 
     def most_bytes(self, filename: str) -> int:
         """Of a file of this name."""
@@ -237,7 +231,6 @@ def _check_file(kind: Kind[Any], file: forms.FileStart, *, another: bool) -> Non
 
 
 def _check_fields(kind: Kind[Form], fields: Mapping[str, str], *, file_seen: bool) -> Form:
-    kind.check_texts(fields)
     try:
         form = _decode(kind, fields)
     except errors.InvalidInput as error:

@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec import inspect
 
-OR_NULL = ", or null"
+_OR_NULL = ", or null"
 _WHERE = re.compile(r"(?P<what>.*) - at `(?:key in )?\$(?P<path>.*)`$", re.DOTALL)
 _STEP = re.compile(r"\.(?P<name>\w+)|\[(?P<index>\d*|\.\.\.)\]")
 _OBJECT = re.compile(r"Object (?P<what>missing required|contains unknown) field `(?P<name>.*)`$", re.DOTALL)
@@ -46,6 +46,11 @@ def explained(type_: Any, refusal: str) -> tuple[str, str]:
     return path, f"must be {described(wanted)}{instead}"
 
 
+def of_text(message: str) -> str:
+    """What `explained` says of a value that came as text, in a query or a form, where nobody can say null."""
+    return message.replace(_OR_NULL, "")
+
+
 def unknown(noun: str, known: Iterable[str]) -> str:
     """The message about a name that nobody knows, with those that are known."""
     names = ", ".join(known)
@@ -59,7 +64,7 @@ def described(wanted: inspect.Type) -> str:
             return _told(wanted) or described(wanted.type)
         case inspect.UnionType():
             options = [described(option) for option in wanted.types if not isinstance(option, inspect.NoneType)]
-            return " or ".join(options) + (OR_NULL if len(options) < len(wanted.types) else "")
+            return " or ".join(options) + (_OR_NULL if len(options) < len(wanted.types) else "")
         case inspect.LiteralType():
             return _choice([str(value) for value in wanted.values])
         case inspect.IntType() | inspect.FloatType():

@@ -22,17 +22,18 @@ from gateway.routes.common import (
     Limit,
     accepted,
     account_of,
+    encoded,
     key_of,
-    listing,
     origin_of,
     problems,
+    ready,
     remove_files,
     respond,
 )
 from gateway.upload_kinds import DATASET
 from shared import clock, errors
 from shared.artifacts import Staging
-from shared.db import connection, datasets, idempotency, registry, tables
+from shared.db import connection, datasets, idempotency, registry
 from shared.specs import SPLITS, DatasetSummary, Stored, Task
 
 
@@ -62,20 +63,17 @@ async def list_datasets(
     name: FromQuery[str | None] = None,
     task_type: FromQuery[Task | None] = None,
     status: FromQuery[Literal["preprocessing", "ready", "failed"] | None] = None,
-) -> schemas.Listing[schemas.Dataset]:
+) -> Response[bytes]:
     """Datasets, newest first."""
-    page = await context.store.read(
-        datasets.listing, name=name, task_type=task_type, status=status, limit=limit, cursor=cursor
-    )
-    return listing(page, _dataset)
+    wanted = {"name": name, "task_type": task_type, "status": status}
+    return ready(await context.store.read(_listed, wanted, limit, cursor))
 
 
 @get("/{dataset_id:str}", responses=problems(404))
 async def get_dataset(dataset_id: FromPath[str], context: Injected) -> schemas.Dataset:
     """A dataset and, once it is ready, what its check found: classes, statistics, warnings, near-duplicates."""
-    row = await context.store.read(datasets.find, dataset_id)
-    summary: DatasetSummary | None = row.summary
-    return _dataset(row) if summary is None else _detailed(_dataset(row), summary)
+    row = await context.store.read(datasets.stored, dataset_id)
+    return _dataset(row) if row.summary is None else _detailed(_dataset(row), SUMMARY.decode(row.summary))
 
 
 @get("/{dataset_id:str}/contact-sheet", media_type="image/jpeg", responses=problems(404, 409))
@@ -124,7 +122,7 @@ def _accept(
             origin=origin_of(request),
             **msgspec.structs.asdict(form) | {"split": form.parts},
         )
-        answer = accepted(_dataset(datasets.find(dataset_id)), f"{V1}/datasets/{dataset_id}")
+        answer = accepted(_dataset(datasets.stored(dataset_id)), f"{V1}/datasets/{dataset_id}")
         if key is not None:
             idempotency.remember(key, body_sha256, answer)
         staging.publish()
@@ -137,14 +135,36 @@ def _delete(context: Context, dataset_id: str, request: Http) -> None:
     remove_files(context.datasets, unused)
 
 
-def _dataset(row: tables.Dataset) -> schemas.Dataset:
-    columns: dict[str, Any] = {
-        name: getattr(row, name) for name in schemas.Dataset.__struct_fields__ if hasattr(row, name)
-    }
-    split = "/".join(map(str, row.split)) if row.split else None
-    splits = row.splits and {name: row.splits[name] for name in SPLITS}
-    shown = {"sha256": row.file_sha256, "split": split, "splits": splits, "created_at": clock.iso(row.created_at_ms)}
-    return msgspec.convert(columns | shown, schemas.Dataset)
+def _listed(wanted: dict[str, Any], limit: int, cursor: str | None) -> bytes:
+    return encoded(datasets.listing(**wanted, limit=limit, cursor=cursor), _dataset)
+
+
+def _dataset(row: Any) -> schemas.Dataset:
+    """As the API shows it, from a stored row."""
+    parts = None if row.split is None else msgspec.json.decode(row.split)
+    splits = None if row.splits is None else msgspec.json.decode(row.splits)
+    return schemas.Dataset(
+        id=row.id,
+        name=row.name,
+        description=row.description,
+        task_type=row.task_type,
+        status=row.status,
+        error=row.error,
+        file_size=row.file_size,
+        sha256=row.file_sha256,
+        prepared_size=row.prepared_size,
+        num_samples=row.num_samples,
+        num_classes=row.num_classes,
+        num_warnings=row.num_warnings,
+        splits=splits and {name: splits[name] for name in SPLITS},
+        split=parts and "/".join(map(str, parts)),
+        seed=row.seed,
+        frames_per_second=row.frames_per_second,
+        archive_id=row.archive_id,
+        job_id=row.job_id,
+        created_by=row.created_by,
+        created_at=clock.iso(row.created_at_ms),
+    )
 
 
 def _detailed(dataset: schemas.Dataset, summary: DatasetSummary) -> schemas.Dataset:
@@ -158,6 +178,8 @@ def _detailed(dataset: schemas.Dataset, summary: DatasetSummary) -> schemas.Data
         num_near_duplicates=summary.num_near_duplicates,
     )
 
+
+SUMMARY = msgspec.json.Decoder(DatasetSummary)
 
 router = Router(
     "/datasets",

@@ -46,14 +46,14 @@ def add(stored: Stored, user_id: str, *, limit: int, origin: Origin, archive_id:
 
 def listing(
     *, name: str | None = None, task_type: Task | None = None, status: str | None = None, limit: int, cursor: str | None
-) -> pages.Page[Dataset]:
-    """Datasets that are not deleted, without their summaries, newest first; None filters nothing."""
+) -> pages.Page[Any]:
+    """Datasets that are not deleted, as `pages.stored` without their summaries, newest first; None filters nothing."""
     query = Dataset.select(*BRIEF).where(Dataset.deleted_at_ms.is_null())
     wanted = ((Dataset.name, name), (Dataset.task_type, task_type), (Dataset.status, status))
     for column, value in wanted:
         if value is not None:
             query = query.where(column == value)
-    return pages.page(query, Dataset.id, "dst", limit, cursor)
+    return pages.page(query, Dataset.id, "dst", limit, cursor, pages.stored)
 
 
 def find(dataset_id: str) -> Dataset:
@@ -63,10 +63,27 @@ def find(dataset_id: str) -> Dataset:
         errors.NotFound: No such dataset.
     """
     with connection.read():
-        row = Dataset.get_or_none((Dataset.id == dataset_id) & Dataset.deleted_at_ms.is_null())
-    if row is None:
-        raise errors.NotFound(f"There is no dataset {dataset_id[:80]!r}; GET /api/v1/datasets lists them.")
+        row: Dataset = _only(list(_present(dataset_id)), dataset_id)
     return row
+
+
+def stored(dataset_id: str) -> Any:
+    """The same, as `pages.stored`.
+
+    Raises:
+        errors.NotFound: No such dataset.
+    """
+    return _only(pages.stored(_present(dataset_id)), dataset_id)
+
+
+def _present(dataset_id: str) -> Any:
+    return Dataset.select().where((Dataset.id == dataset_id) & Dataset.deleted_at_ms.is_null())
+
+
+def _only(rows: list[Any], dataset_id: str) -> Any:
+    if not rows:
+        raise errors.NotFound(f"There is no dataset {dataset_id[:80]!r}; GET /api/v1/datasets lists them.")
+    return rows[0]
 
 
 def archive(dataset_id: str) -> Dataset:

@@ -113,7 +113,9 @@ def test_an_upload_becomes_a_dataset_a_job_and_a_file(gateway: Gateway) -> None:
     ],
 )
 def test_wrong_fields(gateway: Gateway, fields: dict[str, Any], wrong: set[str]) -> None:
-    assert fields_of(gateway.post("/datasets", **form(fields, ZIP, "pets.zip"))) == wrong
+    refused = gateway.post("/datasets", **form(fields, ZIP, "pets.zip"))
+    assert fields_of(refused) == wrong
+    assert "null" not in refused.text, "which no field of a form can be"
     nothing_is_left(gateway)
 
 
