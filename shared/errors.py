@@ -99,7 +99,7 @@ class BadDataset(InvalidInput):
 
 
 class BadOutput(InvalidInput):
-    """The model answers this input with NaN or infinity."""
+    """The model answers this input with NaN, infinity, or what its output cannot hold."""
 
     code, title = "bad_output", "The model gives no usable answer"
 

@@ -123,10 +123,21 @@ def find(output: npt.NDArray[np.generic], rules: Detection) -> list[Found]:
         rules: The contract.
 
     Raises:
-        errors.BadOutput: NaN or infinity.
+        errors.BadOutput: NaN or infinity, other values than the format has, or what is no class.
     """
     check_finite("boxes", output)
-    return [_of_one(values, rules) for values in np.asarray(output, dtype=np.float32)]
+    values = output.shape[1 if rules.format == "yolo" else 2]
+    fits = values == CORNERS if rules.format == "corners" else values > _start(rules)
+    if not fits:
+        raise errors.BadOutput(
+            f"For this input the model's boxes have {values} values, which the format {rules.format!r} cannot have."
+        )
+    return [_of_one(rows, rules) for rows in np.asarray(output, dtype=np.float32)]
+
+
+def _start(rules: Detection) -> int:
+    """Where the scores of the classes begin among the values of a box."""
+    return 5 if rules.format == "yolo_objectness" else 4
 
 
 def _of_one(values: Floats, rules: Detection) -> Found:
@@ -134,11 +145,17 @@ def _of_one(values: Floats, rules: Detection) -> Found:
     rows = values.T if rules.format == "yolo" else values
     if rules.format == "corners":
         kept = rows[rows[:, 4] >= rules.score_threshold]
+        if ((kept[:, 5] < 0) | (kept[:, 5] >= MOST_CLASSES)).any():
+            raise errors.BadOutput(
+                "The model's boxes name classes that cannot be: the sixth value of a box is its class."
+            )
         return Found(kept[:, :4], kept[:, 4], kept[:, 5].astype(np.intp))
-    start = 5 if rules.format == "yolo_objectness" else 4
+    start = _start(rules)
     sureness = values[start:].max(axis=0) if rules.format == "yolo" else rows[:, start:].max(axis=1)
     if rules.format == "yolo_objectness":
-        sureness = sureness * rows[:, 4]
+        with np.errstate(over="ignore"):
+            sureness = sureness * rows[:, 4]
+        check_finite("scores", sureness)
     sure = np.flatnonzero(sureness >= rules.score_threshold)
     return Found(_corners(rows[sure, :4]), sureness[sure], rows[sure, start:].argmax(axis=1))
 
@@ -146,7 +163,8 @@ def _of_one(values: Floats, rules: Detection) -> Found:
 def _corners(centred: Floats) -> Floats:
     """`[n, 4]` of centre x, centre y, width, height -> x1, y1, x2, y2."""
     half = centred[:, 2:] / 2
-    return np.concatenate([centred[:, :2] - half, centred[:, :2] + half], axis=1)
+    with np.errstate(over="ignore"):
+        return np.concatenate([centred[:, :2] - half, centred[:, :2] + half], axis=1)
 
 
 def suppress(found: Found, iou_threshold: float, most: int) -> Indices:
@@ -174,11 +192,12 @@ def suppress(found: Found, iou_threshold: float, most: int) -> Indices:
 
 def _iou(some: Floats, others: Floats) -> Floats:
     """Intersection over union, `[n, 4]` and `[m, 4]` -> `[n, m]`; 0 where two boxes have no area."""
-    width = np.minimum(some[:, None, 2], others[:, 2]) - np.maximum(some[:, None, 0], others[:, 0])
-    height = np.minimum(some[:, None, 3], others[:, 3]) - np.maximum(some[:, None, 1], others[:, 1])
-    shared = width.clip(0) * height.clip(0)
-    union = _areas(some)[:, None] + _areas(others) - shared
-    return np.asarray(np.divide(shared, union, out=np.zeros_like(shared), where=union > 0))
+    with np.errstate(over="ignore", invalid="ignore"):  # of boxes beyond any image
+        width = np.minimum(some[:, None, 2], others[:, 2]) - np.maximum(some[:, None, 0], others[:, 0])
+        height = np.minimum(some[:, None, 3], others[:, 3]) - np.maximum(some[:, None, 1], others[:, 1])
+        shared = width.clip(0) * height.clip(0)
+        union = _areas(some)[:, None] + _areas(others) - shared
+        return np.asarray(np.divide(shared, union, out=np.zeros_like(shared), where=union > 0))
 
 
 def _areas(corners: Floats) -> Floats:
@@ -196,9 +215,14 @@ def placed(
         size: Width and height of the model's input, for coordinates from 0 to 1.
         placement: Where the original lies in the input; None: there is none, boxes stay in the input's pixels.
         labels: Names of the classes.
+
+    Raises:
+        errors.BadOutput: Boxes that reach beyond what numbers can hold.
     """
     if rules.coordinates == "normalized":
-        found = found._replace(corners=found.corners * np.array([*size, *size], np.float32))
+        with np.errstate(over="ignore"):
+            found = found._replace(corners=found.corners * np.array([*size, *size], np.float32))
+    check_finite("boxes", found.corners)
     if rules.format == "corners":  # the model has suppressed them itself
         chosen = np.argsort(-found.scores, kind="stable")[: rules.max_boxes]
     else:

@@ -30,9 +30,11 @@ def confidences(scores: ScoreRows, kind: Scores) -> Confidences:
     """Rows of scores -> rows of confidences: softmax of logits (one column: the sigmoid), probabilities as they are.
 
     Raises:
-        errors.BadOutput: NaN, or an infinity that leaves no order.
+        errors.BadOutput: No scores, NaN, or an infinity that leaves no order.
     """
     values = np.asarray(scores, dtype=np.float64)
+    if values.shape[1] == 0:
+        raise errors.BadOutput("The model gives no scores for this input: check its export.")
     if kind == "logits":
         with np.errstate(invalid="ignore", over="ignore"):
             values = _sigmoid(values) if values.shape[1] == 1 else _softmax(values)

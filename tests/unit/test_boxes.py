@@ -100,6 +100,34 @@ def test_what_is_no_number_is_refused():
         boxes.find(broken, Detection(format="corners"))
 
 
+HUGE = 3e38
+
+
+@pytest.mark.parametrize(
+    ("kind", "coordinates", "rows", "said"),
+    [
+        ("corners", "pixels", np.zeros((1, 4, 5)), "have 5 values"),
+        ("yolo_rows", "pixels", np.zeros((1, 9, 4)), "have 4 values"),
+        ("yolo", "pixels", np.zeros((1, 4, 9)), "have 4 values"),
+        ("yolo_objectness", "pixels", np.zeros((1, 9, 5)), "have 5 values"),
+        ("corners", "pixels", [[[*ONE, 0.9, -7]]], "classes that cannot be"),
+        ("corners", "pixels", [[[*ONE, 0.9, 1e30]]], "classes that cannot be"),
+        ("yolo_objectness", "pixels", [[[*ONE_CENTRED, HUGE, HUGE]]], "scores hold NaN or infinity"),
+        ("yolo_rows", "pixels", [[[HUGE, 0, HUGE, 1, 0.9]]], "boxes hold NaN or infinity"),
+        ("corners", "normalized", [[[0, 0, HUGE, 1, 0.9, 0]]], "boxes hold NaN or infinity"),
+    ],
+)
+def test_outputs_that_hold_no_boxes_are_refused(kind, coordinates, rows, said):
+    rules = Detection(format=kind, coordinates=coordinates)
+    with pytest.raises(errors.BadOutput, match=said):
+        boxes.placed(boxes.find(np.array(rows, np.float32), rules)[0], rules, (64, 64), None, None)
+
+
+def test_boxes_beyond_any_image_are_compared_all_the_same():
+    rows = np.array([[0, 0, HUGE, HUGE, 0.9, 0], [0, 0, 1e30, HUGE, 0.8, 0]], np.float32)
+    assert list(boxes.suppress(Found(rows[:, :4], rows[:, 4], rows[:, 5].astype(np.intp)), 0.5, 9)) == [0, 1]
+
+
 def plain_suppression(found: Found, threshold: float) -> list[int]:
     """The definition, box by box."""
     kept: list[int] = []

@@ -332,6 +332,11 @@ class TestPostprocess:
         with pytest.raises(errors.BadOutput, match="boxes"):
             check_finite("boxes", np.array([bad]))
 
+    @pytest.mark.parametrize("kind", ["logits", "probabilities"])
+    def test_no_scores_are_the_models_failure(self, kind: str) -> None:
+        with pytest.raises(errors.BadOutput, match="no scores"):
+            confidences(np.zeros((2, 0), np.float32), kind)  # type: ignore[arg-type]
+
     @given(st.lists(st.floats(-50, 50, width=32), min_size=2, max_size=30), st.integers(1, 40))
     def test_top_k_is_the_head_of_all(self, scores: list[float], k: int) -> None:
         row = confidences(np.array([scores], np.float32), "logits")[0]
