@@ -16,7 +16,7 @@ from shared.specs import SPLITS, Split
 
 DEFAULT = (80, 10, 10)
 FEW = 5
-"""From this many groups on, every class is in every part that is asked for."""
+"""From this many groups on, every stratum is in every part that is asked for."""
 
 NO_CLASS = -1
 
@@ -65,16 +65,23 @@ def divide(groups: Sequence[Group], parts: tuple[int, int, int], seed: int) -> d
 def _divide_stratum(
     members: list[Group], parts: tuple[int, int, int], owed: dict[Split, float], chosen: dict[str, Split]
 ) -> None:
-    """Each group goes where most is missing, the first to training. `owed` carries over what was rounded."""
+    """Each group goes where most is missing, the first to training. `owed` carries over what was rounded.
+
+    What is owed may be more than a stratum holds, so of `FEW` or more groups the last are kept for parts without any.
+    """
     total = sum(group.size for group in members)
     missing = {split: total * part / 100 + owed[split] for split, part in zip(SPLITS, parts, strict=True) if part}
-    floor = members[-1].size if len(members) >= FEW else 0
-    wanted = {split: max(missing[split], floor) for split in missing}
+    without = list(missing) if len(members) >= FEW else []
     for index, group in enumerate(members):
-        # Of equals the smaller part, so that val and test are not left out of small classes.
-        to = SPLITS[0] if index == 0 else max(reversed(SPLITS), key=lambda split: wanted.get(split, -total - 1.0))
+        if index == 0:
+            to = SPLITS[0]
+        elif len(members) - index <= len(without):
+            to = without[-1]
+        else:  # of equals the smaller part, so that val and test are not left out of small classes
+            to = max(reversed(missing), key=missing.__getitem__)
+        if to in without:
+            without.remove(to)
         chosen[group.key] = to
-        wanted[to] -= group.size
         missing[to] -= group.size
     owed.update(missing)
 
