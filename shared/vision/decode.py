@@ -20,7 +20,16 @@ MAX_SIDE = 32_767
 MAX_SCAN_PIXELS = 2_000_000_000
 """Pixels times scans: a progressive JPEG has about ten scans, and each costs a walk over all pixels."""
 
+MOST_PARTS = 65_536
+"""Segments before the pixels of a JPEG, its stray bytes among them, or chunks of a PNG: Pillow walks them in Python."""
+
+MOST_HEAD_BYTES = 16 * 2**20
+"""Before the pixels of a JPEG: pictures within the picture at most. Pillow joins EXIF segments one by one."""
+
 START_OF_SCAN = b"\xff\xda"
+NO_LENGTH = frozenset({0x00, 0x01, *range(0xD0, 0xDA)})
+"""Second bytes of JPEG markers that nothing follows."""
+
 ORIENTATION = 0x0112
 TURNED = {5, 6, 7, 8}
 """EXIF orientations that exchange width and height."""
@@ -83,12 +92,14 @@ def decode_reduced(data: bytes, shorter: int) -> tuple[Image.Image, tuple[int, i
 
 def _opened(data: bytes | memoryview, most_pixels: int) -> Image.Image:
     """The image with its header read and judged, its pixels not yet decoded."""
-    kind = _format(bytes(data[:16]))
+    data = bytes(data)
+    kind = _format(data[:16])
     with _damage(kind):
+        _check_parts(kind, data)
         image = Image.open(io.BytesIO(data), formats=(kind,))
         _check_size(image, most_pixels)
         if kind == "JPEG":
-            _check_scans(image, bytes(data).count(START_OF_SCAN))
+            _check_scans(image, data.count(START_OF_SCAN))
     return image
 
 
@@ -127,6 +138,37 @@ def _format(head: bytes) -> str:
     if head[4:8] == b"ftyp":
         other = "a HEIC, AVIF or video"
     raise errors.BadImage(f"This is {other}: send the bytes of a JPEG, PNG or WebP.")
+
+
+def _check_parts(kind: str, data: bytes) -> None:
+    parts = {"JPEG": _segments, "PNG": _chunks}.get(kind)
+    for number, start in enumerate(parts(data) if parts else ()):
+        if number == MOST_PARTS or (kind == "JPEG" and start > MOST_HEAD_BYTES):
+            raise errors.BadImage(f"The {kind} holds far more beside its pixels than a picture does. Save it again.")
+
+
+def _segments(data: bytes) -> Iterator[int]:
+    """Where a JPEG's segments begin, up to its pixels; stray bytes in between count as well."""
+    at = 2
+    while at + 1 < len(data):
+        yield at
+        marker = data[at + 1]
+        if data[at] != 0xFF or marker == 0xFF:
+            at += 1
+        elif marker in NO_LENGTH:
+            at += 2
+        elif marker == START_OF_SCAN[1]:
+            return
+        else:
+            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+
+
+def _chunks(data: bytes) -> Iterator[int]:
+    """Where a PNG's chunks begin."""
+    at = 8
+    while at < len(data):
+        yield at
+        at += 12 + int.from_bytes(data[at : at + 4], "big")
 
 
 def _check_size(image: Image.Image, most_pixels: int) -> None:

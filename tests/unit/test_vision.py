@@ -97,6 +97,26 @@ class TestDecode:
         exif = b"Exif\x00\x00" + b"II*\x00\x08\x00\x00\x00" + b"\xff" * 40
         assert decode(encoded(picture(), "JPEG", exif=exif)).size == (12, 8)
 
+    @pytest.mark.parametrize(
+        ("kind", "parts"),
+        [
+            pytest.param("JPEG", b"\xff\xfe\x00\x02" * 70_000, id="empty segments"),
+            pytest.param("JPEG", b"\xff" * 70_000, id="fill bytes"),
+            pytest.param("JPEG", b"stray bytes" * 7000, id="stray bytes"),
+            pytest.param("JPEG", (b"\xff\xe1\xff\xffExif\x00\x00" + bytes(65_527)) * 260, id="EXIF of 17 MB"),
+            pytest.param("PNG", (bytes(4) + b"abCd" + bytes(4)) * 70_000, id="empty chunks"),
+        ],
+    )
+    def test_more_beside_the_pixels_than_a_picture_has(self, kind: str, parts: bytes) -> None:
+        data, start = encoded(picture(), kind), 20 if kind == "JPEG" else 8  # behind what tells the format
+        with pytest.raises(errors.BadImage, match="far more beside its pixels"):
+            decode(data[:start] + parts + data[start:])
+
+    def test_some_segments_and_stray_bytes_are_no_matter(self) -> None:
+        data = encoded(picture(), "JPEG", comment=b"hello", progressive=True)
+        parts = (b"\xff\xe2\xff\xff" + bytes(65_533)) * 9 + b"stray\xff\xff"
+        assert decode(data[:20] + parts + data[20:]).size == (12, 8)
+
     def test_damaged_exif_tags_fill_no_log(self, tmp_path: Path) -> None:
         tags = b"".join(struct.pack("<HHLL", 0x9000 + number, 1, 60_000, 8) for number in range(200))
         exif = b"Exif\x00\x00II*\x00\x08\x00\x00\x00" + struct.pack("<H", 200) + tags + bytes(4)
