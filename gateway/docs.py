@@ -61,13 +61,19 @@ PREDICTION = {
 }
 
 
+MODEL_FILE = (
+    "One file of ONNX (.onnx), PyTorch (.pt, .pth, .pt2, .safetensors) or TensorFlow (.keras, .h5, frozen .pb), at "
+    "most 1 GiB; comes last."
+)
+
+
 @dataclass
 class ModelUploadOperation(Operation):
     """The model upload: a multipart body that the handler reads itself."""
 
     def __post_init__(self) -> None:
         """Describe the form."""
-        self.request_body = _upload(MODEL, "One .onnx file, at most 1 GiB; comes last.", UPLOAD)
+        self.request_body = _upload(MODEL, MODEL_FILE, UPLOAD)
 
 
 @dataclass

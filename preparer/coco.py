@@ -25,7 +25,7 @@ class _Image(msgspec.Struct):
 class _Annotation(msgspec.Struct):
     image_id: int | str
     category_id: int
-    bbox: list[float] | None = None
+    bbox: Any = None
     iscrowd: Any = 0
 
 
@@ -41,6 +41,11 @@ class _Document(msgspec.Struct):
 
 
 _Found = tuple[str, _Document]
+
+
+def is_coco(archive: Archive, findings: Findings) -> bool:
+    """Whether the archive has an annotation file."""
+    return any(_read(archive, name, findings) for name in sorted(archive.members))
 
 
 def coco_layout(archive: Archive, findings: Findings) -> Layout | None:
@@ -110,6 +115,16 @@ def _classes(documents: list[_Found]) -> tuple[dict[int, int], list[str]]:
     return {category: index for index, category in enumerate(order)}, [names[category] for category in order]
 
 
+def _is_box(value: Any) -> bool:
+    """One that is none costs its annotation, and not the whole document."""
+    return (
+        isinstance(value, list)
+        and len(value) == 4
+        and all(isinstance(edge, int | float) and math.isfinite(edge) for edge in value)
+        and min(value[2:]) > 0
+    )
+
+
 def _boxes_by_image(
     name: str, document: _Document, ids: dict[int, int], findings: Findings
 ) -> defaultdict[int | str, list[tuple[int, float, float, float, float]]]:
@@ -128,7 +143,7 @@ def _boxes_by_image(
             findings.add("row", where, "names an image or a category that the file does not have")
         elif annotation.iscrowd:
             findings.add("crowd", where, "marks a crowd instead of an object; left out")
-        elif box is None or len(box) != 4 or not all(map(math.isfinite, box)) or min(box[2:]) <= 0:
+        elif not _is_box(box):
             findings.add("row", where, "has no box [x, y, width, height] with a width and a height above 0")
         else:
             x, y, width, height = box

@@ -22,16 +22,16 @@ import numpy.typing as npt
 
 from preparer import DatasetOrder, duplicates, split
 from preparer.archive import Archive
-from preparer.coco import coco_layout
+from preparer.coco import coco_layout, is_coco
 from preparer.findings import Findings, shown
 from preparer.layouts import (
     EXPECTED,
     MOST_CLASSES,
-    SPLIT_WORDS,
     TABLES,
     Layout,
     folders,
     media,
+    part_called,
     seen,
     task_hint,
     warn_unlabelled,
@@ -64,6 +64,8 @@ REPORT_S = 0.5
 LARGEST_TABLE = 512 * 1024 * 1024
 LONGEST_LINE = 1 << 16
 FEW_IMAGES = 10
+HEADER = "a CSV needs a header with a column of files and one of labels, such as file,label"
+NO_CLASSES = {"images", "image", "labels"}
 
 Report = Callable[[dict[str, Any]], None]
 Triple = tuple[float, float, float]
@@ -84,7 +86,8 @@ def check(order: DatasetOrder, report: Report) -> DatasetSummary:
     with _archive(order, findings) as archive:
         layout = _understood(archive, _tables(order, archive, findings), order.task_type, findings)
         _check_classes(layout.classes)
-        warn_unlabelled(archive, {item.name for item in layout.items}, findings)
+        if layout.kind != "folders":  # there, each has been told already why it has no class
+            warn_unlabelled(archive, {item.name for item in layout.items}, findings)
         gathered = _Gathered(order, archive, layout, findings)
         threads = min(MOST_THREADS, os.cpu_count() or 1)
         walk = Pass(archive, order.task_type, order.frames_per_second, threads, findings)
@@ -116,18 +119,20 @@ def _tables(order: DatasetOrder, archive: Archive, findings: Findings) -> list[T
     if not _is_zip(path):
         if table := recognise("", _lines(path)):
             return [table]
-        start = shown(next(_lines(path))[:80].decode(errors="replace").strip())
-        raise errors.BadDataset(
-            f"A CSV needs a header with a column of files and one of labels, such as file,label; this begins {start}."
-        )
+        raise errors.BadDataset(f"{HEADER[0].upper()}{HEADER[1:]}; this begins {_start(_lines(path))}.")
     tables = []
     for name in sorted(archive.members):
         if name.lower().endswith(TABLES):
             if table := recognise(name, archive.lines(name)):
                 tables.append(table)
             else:
-                findings.add("file", name, "is not used: its header has no column of files and one of labels")
+                start = _start(archive.lines(name))
+                findings.add("file", name, f"is not used: {HEADER}; it begins {start}")
     return tables
+
+
+def _start(lines: Iterator[bytes]) -> str:
+    return shown(next(lines, b"")[:80].removeprefix(codecs.BOM_UTF8).decode(errors="replace").strip())
 
 
 def _is_zip(path: Path) -> bool:
@@ -168,10 +173,13 @@ def _understood(archive: Archive, tables: list[Table], task: Task, findings: Fin
         return yolo_layout(archive, findings)
     if tables:
         raise errors.BadDataset(task_hint(task, "a table without boxes"))
+    raise errors.BadDataset(f"There are no boxes in the upload. {seen(archive)}{_unread(findings)} {EXPECTED[task]}")
+
+
+def _unread(findings: Findings) -> str:
+    """Label files that say nothing to us, as a sentence that follows another: they may be what the user meant."""
     unread = findings.examples(("file",))
-    raise errors.BadDataset(
-        " ".join(f"There are no boxes in the upload. {seen(archive)} {unread} {EXPECTED[task]}".split())
-    )
+    return f" {unread}." if unread else ""
 
 
 def _for_classes(archive: Archive, tables: list[Table], names: list[str], findings: Findings) -> Layout:
@@ -180,13 +188,14 @@ def _for_classes(archive: Archive, tables: list[Table], names: list[str], findin
             raise errors.BadDataset(task_hint("classification", "a table of boxes"))
         return table_layout([table for table in tables if not table.has_boxes], names, "classification", findings)
     layout = folders(archive, findings)
-    classes = {name.lower() for name in layout.classes}
-    if classes <= {*SPLIT_WORDS, "images", "image", "labels"}:
+    if all(part_called(name) or name.lower() in NO_CLASSES for name in layout.classes):
         if is_yolo(archive, names):
             raise errors.BadDataset(task_hint("classification", "YOLO labels"))
+        if is_coco(archive, findings):
+            raise errors.BadDataset(task_hint("classification", "COCO annotations"))
         raise errors.BadDataset(
             f"The folders are called {', '.join(map(shown, layout.classes[:5]))}, which are no classes. "
-            f"{seen(archive)} {EXPECTED['classification']}"
+            f"{seen(archive)}{_unread(findings)} {EXPECTED['classification']}"
         )
     return layout
 
@@ -213,7 +222,7 @@ def _refuse_useless(gathered: _Gathered, skipped: int, layout: Layout, task: Tas
     if task == "classification" and len(present) < 2:
         raise errors.BadDataset(
             f"There is one class only ({shown(layout.classes[min(present, default=0)])}); a classifier needs two "
-            f"or more. {EXPECTED[task]}"
+            f"or more.{_unread(findings)} {EXPECTED[task]}"
         )
     if task == "detection" and not any(sample.boxes for sample in gathered.samples):
         raise errors.BadDataset(f"No image has a box that can be used. {findings.examples(('box', 'row'))}".strip())

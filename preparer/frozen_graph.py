@@ -73,9 +73,11 @@ def from_keras(model: Any, given: tuple[int, ...] | None) -> Frozen:
     infos = [_keras_input(tensor) for tensor in model.inputs]
     infos = _told(infos, given)
     names = _unique([str(name) for name in getattr(model, "output_names", [])] or ["output"])
+    # a loaded Sequential has one input and no `input`: that exists once it was called
+    structure = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
 
     def call(*tensors: Any) -> list[Any]:
-        packed = keras.tree.pack_sequence_as(model.input, list(tensors))
+        packed = keras.tree.pack_sequence_as(structure, list(tensors))
         return list(keras.tree.flatten(model(packed, training=False)))
 
     try:

@@ -114,11 +114,15 @@ def folders(archive: Archive, findings: Findings) -> Layout:
         split = part_called(path[0]) if parts_given and len(path) > 1 else None
         below = path[1:] if split else path
         if len(below) < 2 or (parts_given and split is None):
-            findings.add("no class", name, "lies in no class folder")
+            where = "in none of train/, val/ and test/" if parts_given and split is None else "in no class folder"
+            findings.add("no class", name, f"lies {where}")
         else:
             rows.append((name, below[0], split))
     if not rows:
-        raise errors.BadDataset(f"No image lies in a class folder. {seen(archive)} {EXPECTED['classification']}")
+        unread = findings.examples(("file",))
+        raise errors.BadDataset(
+            " ".join(f"No image lies in a class folder. {seen(archive)} {unread} {EXPECTED['classification']}".split())
+        )
     classes = sorted_classes({label for _, label, _ in rows})
     ids = {label: index for index, label in enumerate(classes)}
     items = [Item(name=name, label=Label(class_id=ids[label]), split=split) for name, label, split in rows]

@@ -55,21 +55,26 @@ def yolo_layout(archive: Archive, findings: Findings) -> Layout:
         errors.TooLarge: More classes than the limit.
     """
     names = _class_names(archive, findings)
-    items, highest = [], -1
+    items, highest, of_highest = [], -1, ""
     for image in media(archive):
         text = next((path for path in (label_name(image), beside(image)) if path in archive.members), None)
         if text is None:
             findings.add("unlabelled", image, "has no label file, so it counts as an image without objects")
         boxes = _boxes(archive, text, findings) if text else ()
-        highest = max([highest, *(box[0] for box in boxes)])
+        highest, of_highest = max([(highest, of_highest), *((box[0], text or "") for box in boxes)])
         items.append(Item(name=image, label=Label(boxes=boxes), split=split_of(image), relative=True))
     if highest >= MOST_CLASSES:
-        raise errors.TooLarge(f"A label file has class {highest:,}; at most {MOST_CLASSES:,} classes can be used.")
+        raise errors.TooLarge(
+            f"{shown(of_highest)} has class {highest:,}; at most {MOST_CLASSES:,} classes can be used."
+        )
     if names is None:
         names = [str(number) for number in range(highest + 1)]
         findings.add("names", "", "no data.yaml or classes.txt names the classes; they are called by their numbers")
     if highest >= len(names):
-        raise errors.BadDataset(f"A label file has class {highest}, but there are names for {len(names)} classes only.")
+        raise errors.BadDataset(
+            f"{shown(of_highest)} has class {highest}, but there are names for {len(names)} classes only, counted from "
+            "0. Add the missing names to data.yaml, or correct the labels."
+        )
     return Layout(kind="yolo", classes=names, items=items)
 
 

@@ -35,6 +35,8 @@ IMAGE_TYPES = ("image/jpeg", "image/jpg", "image/png", "image/webp")
 VIDEO_TYPES = ("video/mp4", "video/quicktime", "video/webm", "video/x-matroska", "video/x-msvideo", "video/avi")
 UNTYPED = ("", "application/octet-stream", "application/x-www-form-urlencoded")
 """What clients send that do not say what they send (curl --data-binary among them): then the first bytes decide."""
+HEIF = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1", b"avif", b"avis")
+"""What follows `ftyp` where a file in the container of MP4 is a picture."""
 
 _counter = itertools.count()
 
@@ -218,12 +220,20 @@ def _check_file(name: str, before: int) -> None:
 
 def _is_video(data: bytes) -> bool:
     """Whether it begins as MP4 and QuickTime, Matroska and WebM, or AVI files do."""
-    return data[4:8] == b"ftyp" or data[:4] == b"\x1aE\xdf\xa3" or (data[:4], data[8:12]) == (b"RIFF", b"AVI ")
+    return (
+        (data[4:8] == b"ftyp" and data[8:12] not in HEIF)
+        or data[:4] == b"\x1aE\xdf\xa3"
+        or (data[:4], data[8:12]) == (b"RIFF", b"AVI ")
+    )
 
 
 def _image(data: bytes, name: str = "The image") -> bytes:
     if data[:3] == b"\xff\xd8\xff" or data[:8] == b"\x89PNG\r\n\x1a\n" or (data[:4], data[8:12]) == (b"RIFF", b"WEBP"):
         return data
+    if data[4:8] == b"ftyp" and data[8:12] in HEIF:
+        raise errors.BadImage(f"{name} is HEIC or AVIF, as phones take them. Convert it to JPEG, PNG or WebP.")
+    if _is_video(data):
+        raise errors.BadImage(f"{name} is a video. Send it alone, as the body, with its Content-Type (video/mp4).")
     raise errors.BadImage(f"{name} is {'no JPEG, PNG or WebP' if data else 'empty'}.")
 
 

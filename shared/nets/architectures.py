@@ -158,7 +158,7 @@ def _module(name: str, num_classes: int) -> nn.Module:
         more = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
         module: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **more)
         return module
-    raise errors.InvalidInput(_unknown(name, known()))
+    raise errors.InvalidInput(_unknown(name, [*known(), *_twin_of_timm(name)]))
 
 
 def _of_timm(name: str, num_classes: int) -> nn.Module:
@@ -173,7 +173,19 @@ def _of_timm(name: str, num_classes: int) -> nn.Module:
     return module
 
 
+def _twin_of_timm(name: str) -> list[str]:
+    """The name with timm's prefix where that alone is missing."""
+    import timm
+
+    return [TIMM + name] if TIMM_NAME.fullmatch(name) and timm.is_model(name) else []
+
+
 def _unknown(name: str, names: Iterable[str]) -> str:
+    if name in torchvision.models.list_models():
+        return (
+            f"There is no architecture {name!r} here: of torchvision, the classification models can be named. Export "
+            "this one to ONNX and upload that; for detection, yolov8n to yolov8x can be named."
+        )
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(close)}?" if close else ""
     return (

@@ -211,7 +211,8 @@ def _shape(net: Net, given: Sequence[int] | None) -> tuple[int, ...]:
         return tuple(given)
     if net.architecture is None:
         raise errors.BadModel(
-            "A TorchScript archive does not say what it takes. Upload it with `preprocessing` or `input_shape`."
+            "A TorchScript archive does not say what it takes. Upload it again with `preprocessing` or "
+            "`input_shape`, such as [1, 3, 224, 224]."
         )
     return net.architecture.input_shape
 

@@ -121,6 +121,11 @@ def _archive(path: Path) -> Kind:
         return "torch"
     if {"config.json", "model.weights.h5"} <= names:
         return "keras"
+    if any(name.rpartition("/")[2] == "saved_model.pb" for name in names):
+        raise errors.BadModel(
+            "The archive holds a TensorFlow SavedModel. Save the Keras model as model.keras, or freeze the graph "
+            "(convert_variables_to_constants_v2), and upload that one file."
+        )
     raise errors.BadModel(
         "The archive holds no model: neither one of torch.save, TorchScript or torch.export, nor one of Keras."
     )

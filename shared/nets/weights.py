@@ -81,6 +81,7 @@ DTYPES = {
 }
 """The numbers of dtypes in a .pt2 archive."""
 REMEDY = "Save the weights alone: torch.save(model.state_dict(), path), or as safetensors."
+OWN_NETWORK = "For a network of your own, export it to ONNX (torch.onnx.export) and upload that."
 
 State = Mapping[str, Tensor]
 
@@ -138,8 +139,8 @@ def fitted(state: State, architecture: str | None, num_classes: int | None = Non
     """
     if architecture is None:
         raise errors.BadModel(
-            "The file holds weights without their network. Upload it again with `architecture`, the network's name."
-            + _proposal(state)
+            "The file holds weights; which network they belong to must be said, since no code of a file is run. Upload "
+            "it again with `architecture`, the network's name." + (_proposal(state) or f" {OWN_NETWORK}")
         )
     expected = skeleton(architecture)
     state = _unwrapped(state, expected)
@@ -256,7 +257,7 @@ def _refuse_strangers(named: Sequence[str]) -> None:
     if strangers:
         raise errors.BadModel(
             f"The file asks for {', '.join(strangers[:FEW])} when it is opened, which is neither data nor a layer of a "
-            f"known library; it was not opened. {REMEDY}"
+            f"known library; it was not opened. {REMEDY} {OWN_NETWORK}"
         )
 
 

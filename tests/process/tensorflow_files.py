@@ -43,6 +43,9 @@ def keras_models() -> None:
     model.save(FOLDER / "cnn.keras")
     model.save(FOLDER / "cnn.h5")
     model.save_weights(FOLDER / "only.weights.h5")
+    sequential = [keras.Input((16, 16, 3), name="image"), layers.Flatten(), layers.Dense(5, "softmax", name="scores")]
+    keras.Sequential(sequential).save(FOLDER / "sequential.keras")
+    keras.Sequential(sequential).save(FOLDER / "sequential.h5")
     fixed = keras.Input(batch_shape=(4, 16, 16, 3), name="image")
     keras.Model(fixed, cnn(fixed)).save(FOLDER / "fixed.keras")
     free = keras.Input((None, None, 3), name="image")

@@ -60,6 +60,8 @@ def convert(
     [
         ("cnn.keras", "Keras archive", {"image": ["batch", 16, 16, 3]}, {"scores": ["batch", 5]}),
         ("cnn.h5", "Keras HDF5 file", {"image": ["batch", 16, 16, 3]}, {"scores": ["batch", 5]}),
+        ("sequential.keras", "Keras archive", {"image": ["batch", 16, 16, 3]}, {"output": ["batch", 5]}),
+        ("sequential.h5", "Keras HDF5 file", {"image": ["batch", 16, 16, 3]}, {"output": ["batch", 5]}),
         ("keras.pb", "frozen TensorFlow graph", {"image": ["batch", 16, 16, 3]}, {"Identity": ["batch", 5]}),
         ("cnn.pb", "frozen TensorFlow graph", {"image": ["batch", 8, 8, 3]}, {"scores": ["batch", 4]}),
         ("efficientnet.keras", "Keras archive", {"input_layer": ["batch", 32, 32, 3]}, {"predictions": ["batch", 7]}),

@@ -91,6 +91,17 @@ class TestFolders:
         files = {f"{part}/{n}.jpg": picture(n) for part in ("train", "val") for n in range(3)}
         refused(zipped(path, files), "'train', 'val', which are no classes")
 
+    def test_images_beside_the_parts_are_told_once(self, path: Path):
+        found = check_here(zipped(path, of_classes({"a": 9, "b": 9}, "train/") | of_classes({"a": 1}, "new/")))
+        assert "new/a/0.jpg: lies in none of train/, val/ and test/" in found.said
+        assert "has no label" not in found.said
+
+    def test_a_table_that_is_not_understood_is_named(self, path: Path):
+        files = of_classes({"pics": 5}) | {"labels.csv": "\ufeffDateiname;Klasse\npics/0.jpg;cat\n"}
+        said = refused(zipped(path, files), "one class only")
+        assert "labels.csv: is not used: a CSV needs a header" in said
+        assert "begins 'Dateiname;Klasse'" in said
+
     def test_one_class(self, path: Path):
         refused(zipped(path, of_classes({"cat": 5})), "one class only")
 
@@ -266,7 +277,7 @@ class TestYolo:
         assert "they are called by their numbers" in found.said
 
     def test_a_class_without_a_name(self, path: Path):
-        with pytest.raises(errors.BadDataset, match="class 1, but there are names for 1 classes only"):
+        with pytest.raises(errors.BadDataset, match=r"txt' has class 1, but there are names for 1 classes only"):
             self.upload(path, **{"classes.txt": "cat"})
 
     @pytest.mark.parametrize(
@@ -338,6 +349,18 @@ class TestCoco:
         assert "annotation 2: marks a crowd" in found.said
         assert "annotation 3: has no box" in found.said
         assert "annotation 4: names an image or a category" in found.said
+
+    @pytest.mark.parametrize("box", [["1", 2, 3, 4], {"x": 1}, "1,2,3,4", [1, 2, None, 4], []])
+    def test_a_box_that_is_none_costs_its_annotation_only(self, box: object, path: Path):
+        document = self.document()
+        document["annotations"].append({"id": 9, "image_id": 1, "category_id": 7, "bbox": box})
+        found = check_here(zipped(path, self.images() | {"a.json": json.dumps(document)}), "detection")
+        assert f"annotation {len(document['annotations']) - 1}: has no box" in found.said
+
+    @pytest.mark.parametrize("folder", ["train2017/", "images/"])
+    def test_for_classification_the_task_is_named(self, folder: str, path: Path):
+        files = self.images(folder) | self.images("val2017/") | {"a.json": json.dumps(self.document())}
+        refused(zipped(path, files), "holds COCO annotations, which is for detection")
 
     def test_a_file_a_part(self, path: Path):
         files = self.images("train2017/") | self.images("val2017/")

@@ -216,7 +216,12 @@ def test_bad_forms(gateway: Gateway, model_id: str) -> None:
     field = b'--x\r\nContent-Disposition: form-data; name="top_k"\r\n\r\n1\r\n--x--\r\n'
     assert fields_of(ask(gateway, query, content=field, headers=no_image)) == {"image"}
     problem(ask(gateway, query, files=[("image", ("a", PNG))] * (predict.MAX_IMAGES + 1)), 413, "too_large")
-    for content, why in ((b"no", "is no JPEG, PNG or WebP."), (b"", "is empty.")):
+    for content, why in (
+        (b"no", "is no JPEG, PNG or WebP."),
+        (b"", "is empty."),
+        (b"\0\0\0\x18ftypheic", "is HEIC or AVIF, as phones take them. Convert it to JPEG, PNG or WebP."),
+        (b"\0\0\0\x18ftypisom", "is a video. Send it alone, as the body, with its Content-Type (video/mp4)."),
+    ):
         refused = problem(
             ask(gateway, query, files=[("image", ("a", PNG)), ("image", ("b.png", content))]), 422, "bad_image"
         )
