@@ -12,6 +12,14 @@ from shared.db.tables import Benchmark, BenchmarkResult, Job, Model, Report
 from shared.specs import BenchmarkSpec, JobStatus, Task
 from shared.trace import Origin
 
+_ROWS = (
+    Job.select(*jobs.LISTED, Job.spec, Benchmark.model_id, Report.id.alias("report_id"))
+    .join(Benchmark, on=(Benchmark.id == Job.id))
+    .join(Report, peewee.JOIN.LEFT_OUTER, on=(Report.benchmark_id == Job.id))
+)
+_BENCHMARKS = pages.List(_ROWS, Job.id, "job", model_id=Benchmark.model_id, status=Job.status)
+_REPORTS = pages.List(Report.select(), Report.id, "rep", model_id=Report.model_id, benchmark_id=Report.benchmark_id)
+
 
 def order(spec: BenchmarkSpec, user_id: str, limit: int, origin: Origin | None = None) -> str:
     """Insert the benchmark and its job inside the caller's `write()`; returns their id.
@@ -45,7 +53,7 @@ def find(benchmark_id: str) -> Any:
     Raises:
         errors.NotFound: No such benchmark.
     """
-    rows = pages.stored(_rows().where(Job.id == benchmark_id))
+    rows = pages.stored(_ROWS.where(Job.id == benchmark_id))
     if not rows:
         raise errors.NotFound(f"There is no benchmark {benchmark_id[:80]!r}; GET /api/v1/benchmark lists them.")
     return rows[0]
@@ -55,12 +63,7 @@ def listing(
     *, model_id: str | None = None, status: JobStatus | None = None, limit: int, cursor: str | None
 ) -> pages.Page[Any]:
     """Rows like those of `find`, newest first."""
-    query = _rows()
-    if model_id is not None:
-        query = query.where(Benchmark.model_id == model_id)
-    if status is not None:
-        query = query.where(Job.status == status)
-    return pages.page(query, Job.id, "job", limit, cursor, pages.stored)
+    return _BENCHMARKS.page(limit, cursor, model_id=model_id, status=status)
 
 
 def report_state(row: Any) -> tuple[JobStatus, str | None] | None:
@@ -116,17 +119,4 @@ def reports(
     *, model_id: str | None = None, benchmark_id: str | None = None, limit: int, cursor: str | None
 ) -> pages.Page[Any]:
     """Reports as `pages.stored`, newest first."""
-    query = Report.select()
-    if model_id is not None:
-        query = query.where(Report.model_id == model_id)
-    if benchmark_id is not None:
-        query = query.where(Report.benchmark_id == benchmark_id)
-    return pages.page(query, Report.id, "rep", limit, cursor, pages.stored)
-
-
-def _rows() -> Any:
-    return (
-        Job.select(*jobs.LISTED, Job.spec, Benchmark.model_id, Report.id.alias("report_id"))
-        .join(Benchmark, on=(Benchmark.id == Job.id))
-        .join(Report, peewee.JOIN.LEFT_OUTER, on=(Report.benchmark_id == Job.id))
-    )
+    return _REPORTS.page(limit, cursor, model_id=model_id, benchmark_id=benchmark_id)

@@ -44,16 +44,21 @@ def add(stored: Stored, user_id: str, *, limit: int, origin: Origin, archive_id:
     return dataset_id
 
 
+_DATASETS = pages.List(
+    Dataset.select(*BRIEF).where(Dataset.deleted_at_ms.is_null()),
+    Dataset.id,
+    "dst",
+    name=Dataset.name,
+    task_type=Dataset.task_type,
+    status=Dataset.status,
+)
+
+
 def listing(
     *, name: str | None = None, task_type: Task | None = None, status: str | None = None, limit: int, cursor: str | None
 ) -> pages.Page[Any]:
     """Datasets that are not deleted, as `pages.stored` without their summaries, newest first; None filters nothing."""
-    query = Dataset.select(*BRIEF).where(Dataset.deleted_at_ms.is_null())
-    wanted = ((Dataset.name, name), (Dataset.task_type, task_type), (Dataset.status, status))
-    for column, value in wanted:
-        if value is not None:
-            query = query.where(column == value)
-    return pages.page(query, Dataset.id, "dst", limit, cursor, pages.stored)
+    return _DATASETS.page(limit, cursor, name=name, task_type=task_type, status=status)
 
 
 def find(dataset_id: str) -> Dataset:

@@ -98,6 +98,8 @@ LISTED = (
     Job.finished_at_ms,
 )
 
+_JOBS = pages.List(Job.select(*LISTED), Job.id, "job", kind=Job.kind, status=Job.status)
+
 LOG = "log"
 """The event whose detail is the end of an attempt's log."""
 
@@ -306,12 +308,7 @@ def listing(
     *, kind: JobKind | None = None, status: JobStatus | None = None, limit: int, cursor: str | None
 ) -> pages.Page[Any]:
     """Rows like those of `find`, with the columns that lists show, newest first; None filters nothing."""
-    query = Job.select(*LISTED)
-    if kind is not None:
-        query = query.where(Job.kind == kind)
-    if status is not None:
-        query = query.where(Job.status == status)
-    return pages.page(query, Job.id, "job", limit, cursor, pages.stored)
+    return _JOBS.page(limit, cursor, kind=kind, status=status)
 
 
 def open_counts() -> list[Count]:

@@ -99,16 +99,21 @@ def add_model(stored: Stored, user_id: str, **fields: Any) -> str:
     return model_id
 
 
+_MODELS = pages.List(
+    Model.select().where(Model.deleted_at_ms.is_null()),
+    Model.id,
+    "mdl",
+    name=Model.name,
+    task_type=Model.task_type,
+    status=Model.status,
+)
+
+
 def models(
     *, name: str | None = None, task_type: Task | None = None, status: str | None = None, limit: int, cursor: str | None
 ) -> pages.Page[Any]:
     """Models that are not deleted, as `pages.stored`, newest first; None filters nothing."""
-    query = Model.select().where(Model.deleted_at_ms.is_null())
-    wanted = ((Model.name, name), (Model.task_type, task_type), (Model.status, status))
-    for column, value in wanted:
-        if value is not None:
-            query = query.where(column == value)
-    return pages.page(query, Model.id, "mdl", limit, cursor, pages.stored)
+    return _MODELS.page(limit, cursor, name=name, task_type=task_type, status=status)
 
 
 def model(model_id: str) -> Model:

@@ -122,8 +122,8 @@ MUTANTS = (
     Mutant(
         name="the last row of a page is the first of the next",
         file="shared/db/pages.py",
-        original="            raise _misfit()\n        query = query.where(key < cursor)\n",
-        mutated="            raise _misfit()\n        query = query.where(key <= cursor)\n",
+        original='[self._key < "" if name == _OLDER',
+        mutated='[self._key <= "" if name == _OLDER',
         killed_by=PAGES,
     ),
     Mutant(
