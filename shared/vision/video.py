@@ -123,7 +123,7 @@ def _check_facts(capture: cv2.VideoCapture) -> float:
 def _walk(
     capture: cv2.VideoCapture, fps: float, wanted: Wanted, most: int, expired: Callable[[], bool]
 ) -> Iterator[Frame]:
-    given, seen, last_s = 0, 0, -1.0
+    given, seen, last_s, due_s = 0, 0, -1.0, 0.0
     for number in range(MOST_DECODED):
         if expired():
             raise errors.DeadlineExceeded(f"{given} frames of the video were read in time; send a shorter one.")
@@ -134,12 +134,15 @@ def _walk(
         if not last_s < time_s < math.inf:
             time_s = number / fps
         last_s = time_s
-        if _is_wanted(wanted, given, number, time_s, 1 / fps):
+        middle_s = time_s + 1 / fps / 2
+        if _is_wanted(wanted, given, number, middle_s, due_s):
             good, pixels = capture.retrieve()
             if not good:
                 break
             yield Frame(number, round(time_s, 6), Image.fromarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)))
             given += 1
+            if wanted.rate is not None:  # what a gap in the video skipped is not made up for by frames after it
+                due_s = (math.floor(middle_s * wanted.rate) + 1) / wanted.rate
     if not seen:
         raise errors.BadImage("The video has no frame that can be decoded.")
 
@@ -148,10 +151,10 @@ def _done(wanted: Wanted, given: int) -> bool:
     return wanted.rate is None and given >= len(wanted.times) + len(wanted.numbers)
 
 
-def _is_wanted(wanted: Wanted, given: int, number: int, time_s: float, step_s: float) -> bool:
-    """Whether this frame is the next one to give."""
+def _is_wanted(wanted: Wanted, given: int, number: int, middle_s: float, due_s: float) -> bool:
+    """Whether this frame is the next one to give; `middle_s` lies between it and the next, `due_s` is of a rate."""
     if wanted.rate is not None:
-        return time_s + step_s / 2 > given / wanted.rate
+        return middle_s > due_s
     if wanted.numbers:
         return number == wanted.numbers[given]
-    return time_s + step_s / 2 > wanted.times[given]
+    return middle_s > wanted.times[given]

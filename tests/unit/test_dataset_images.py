@@ -19,10 +19,27 @@ from PIL import Image
 from shared import errors
 from shared.vision import prepared, sheet
 from shared.vision.decode import decode, decode_reduced
-from shared.vision.video import Wanted, frames
+from shared.vision.video import Wanted, _walk, frames
 from tests.dataset_kit import Checked, check_here, of_classes, picture, video, zipped
 
 GOOD = of_classes({"cat": 2, "dog": 3})
+
+
+class Clocked:
+    """A video of black frames that come at stated times."""
+
+    def __init__(self, times_s: list[float]) -> None:
+        self._times_s, self._at = times_s, -1
+
+    def grab(self) -> bool:
+        self._at += 1
+        return self._at < len(self._times_s)
+
+    def get(self, _: int) -> float:
+        return self._times_s[self._at] * 1000
+
+    def retrieve(self) -> tuple[bool, np.ndarray]:
+        return True, np.zeros((2, 2, 3), np.uint8)
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -205,6 +222,19 @@ class TestVideo:
         data = video(tmp_path / "a.avi")
         assert self.times(data, Wanted(times=(0.51, 1.2, 99.0))) == [(5, 0.5, 5), (12, 1.2, 12)]
         assert self.times(data, Wanted(numbers=(3, 4, 29))) == [(3, 0.3, 3), (4, 0.4, 4), (29, 2.9, 29)]
+
+    @pytest.mark.parametrize(
+        ("times_s", "rate", "given"),
+        [
+            ([n / 10 for n in range(30)], 1.0, [0, 10, 20]),
+            ([n / 10 for n in range(30)], 60.0, list(range(30))),
+            ([n / 10 for n in range(12)], 5.0, [0, 2, 4, 6, 8, 10]),
+            ([0, 0.1, *(10 + n / 10 for n in range(21))], 1.0, [0, 2, 12, 22]),
+        ],
+    )
+    def test_a_gap_in_a_video_is_not_made_up_for(self, times_s: list[float], rate: float, given: list[int]):
+        found = _walk(Clocked(times_s), 10.0, Wanted(rate), 100, lambda: False)  # type: ignore[arg-type]
+        assert [frame.number for frame in found] == given
 
     @pytest.mark.parametrize(
         ("content", "says"),
