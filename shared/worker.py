@@ -25,6 +25,11 @@ PROGRESS_S = 0.5
 LOG_LINES = 200
 """Last lines of a child that are kept for the job's user."""
 
+LOGGED_BYTES = 2_000_000
+"""What one attempt's child may add to our log, which is 40 MB long: hostile code in a model prints without end."""
+LINE_BYTES = 200
+"""What a line of the log takes besides its text."""
+
 LANES: tuple[Lane, ...] = get_args(Lane)
 PERSIST_S = 60.0
 """How long finished work waits for a database that does not answer, before it is done again."""
@@ -255,16 +260,22 @@ def _persist(write: Callable[[], T], stop: process.Stop) -> T:
 
 
 class _Log:
-    """What one attempt's child writes: every line goes into our log, the last ones to the job's user."""
+    """What one attempt's child writes: so much goes into our log as pushes nothing else out, the last to its user."""
 
     def __init__(self, job: jobs.Claimed) -> None:
         self._job = job
         self._lines: deque[str] = deque(maxlen=LOG_LINES)
+        self._left, self._full = LOGGED_BYTES, False
 
     def line(self, level: str, text: str) -> None:
         """The child wrote a line."""
         self._lines.append(text)
-        logger.log(log.LEVELS[level], "%s", text, extra={"from": "child"})
+        self._left -= len(text) + LINE_BYTES
+        if self._left > 0:
+            logger.log(log.LEVELS[level], "%s", text, extra={"from": "child"})
+        elif not self._full:
+            self._full = True
+            logger.warning("the job's process writes more than the log takes of one; the rest is left out")
 
     def keep(self) -> None:
         """Store the last lines; without a database they are only in our log."""

@@ -12,7 +12,7 @@ from shared import clock, errors, log
 from shared.db import accounts, connection, jobs
 from shared.log import JsonLines
 from shared.specs import ConvertSpec
-from shared.worker import LOG_LINES, _Log
+from shared.worker import LOG_LINES, LOGGED_BYTES, _Log
 from tests.unit.gateway_kit import Gateway, fresh_gateway_at, new_key, problem
 
 
@@ -67,6 +67,16 @@ def test_each_attempt_keeps_its_last_lines(gateway: Gateway, job: jobs.Claimed) 
     assert (attempt["lines"][0], attempt["lines"][-1]) == ("line 5", f"line {LOG_LINES + 4}")
     assert [event["event"] for event in told["events"]] == ["queued", "started", "put back"]
     assert told["events"] == gateway.get(f"/jobs/{job.id}").json()["events"], "lines are no events"
+
+
+def test_a_child_that_prints_without_end_fills_no_log(job: jobs.Claimed, caplog: pytest.LogCaptureFixture) -> None:
+    said = _Log(job)
+    for number in range(3000):
+        said.line("error", f"{number}: {'x' * 1000}")
+    assert sum(len(record.message) for record in caplog.records) < LOGGED_BYTES
+    assert "the rest is left out" in caplog.records[-1].message
+    said.keep()
+    assert "\n2999: x" in jobs.logs(job.id)[-1].detail, "its user still sees the end"
 
 
 def test_a_long_log_is_cut_at_its_beginning(job: jobs.Claimed) -> None:
