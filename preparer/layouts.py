@@ -171,12 +171,14 @@ class Finder:
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = set(names)
-        self._by_last: defaultdict[str, list[str]] = defaultdict(list)
+        self._by_end: defaultdict[str, list[str]] = defaultdict(list)
         for name in names:
-            last = name.rpartition("/")[2]
-            self._by_last[last].append(name)
-            if (stem := last.rpartition(".")[0]) not in ("", last):
-                self._by_last[stem].append(name)  # tables often name images without a suffix
+            parts = name.split("/")
+            stem = parts[-1].rpartition(".")[0]  # tables often name images without a suffix
+            for last in {parts[-1], stem} - {""}:
+                self._by_end[last].append(name)
+                if len(parts) > 1:  # in a folder a film each, a thousand images have the same last part
+                    self._by_end[f"{parts[-2]}/{last}"].append(name)
 
     def find(self, wanted: str, folder: str = "", split: Split | None = None) -> str | None:
         """Its name in the archive; None when there is no such file, or when several fit equally well."""
@@ -184,7 +186,7 @@ class Finder:
         for exact in (beside, wanted):
             if exact in self._names:
                 return exact
-        fits = self._by_last.get(wanted.rpartition("/")[2], [])
+        fits = self._by_end.get("/".join(wanted.split("/")[-2:]), [])
         if "/" in wanted:
             fits = [
                 name

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from preparer.layouts import sorted_classes
+from preparer.layouts import Finder, sorted_classes
 from shared import errors
 from shared.specs import Box, Task
 from tests.dataset_kit import Checked, Content, check_here, of_classes, picture, video, zipped
@@ -26,6 +28,24 @@ def refused(path: Path, says: str, task: Task = "classification", **more: Any) -
     with pytest.raises((errors.BadDataset, errors.TooLarge), match=says) as error:
         check_here(path, task, **more)
     return error.value.message
+
+
+PATHS = st.lists(st.sampled_from(["a", "b", "a.b", "1.jpg", "1", "2.png"]), min_size=1, max_size=3).map("/".join)
+
+
+@given(st.sets(PATHS, max_size=8), PATHS)
+def test_a_file_is_found_by_the_end_of_its_path(names: set[str], wanted: str):
+    ends = [name for name in names if f"/{name}".endswith(f"/{wanted}")]
+    ends += [name for name in names if f"/{name}".rpartition(".")[0].endswith(f"/{wanted}") and name not in ends]
+    expected = wanted if wanted in names else ends[0] if len(ends) == 1 else None
+    assert Finder(sorted(names)).find(wanted) == expected
+
+
+def test_many_folders_with_the_same_names_are_told_apart_at_once():
+    names = [f"films/{film}/{frame}.jpg" for film in range(20_000) for frame in range(2)]
+    finder = Finder(names)
+    assert max(map(len, (finder._by_end[f"{film}/1"] for film in range(20_000)))) == 1
+    assert finder.find("19999/1.jpg") == names[-1]
 
 
 class TestFolders:
