@@ -104,7 +104,7 @@ LAYOUTS: list[tuple[str, Make, dict[str, str], dict[str, int], str]] = [
     ("table", with_table, {"seed": "5"}, {"train": 16, "val": 2, "test": 2}, "made"),
     ("yolo", yolo, {"task_type": "detection"}, {"train": 3, "val": 3, "test": 0}, "given"),
     ("coco", coco, {"task_type": "detection"}, {"train": 16, "val": 2, "test": 2}, "made"),
-    ("folders", films, {"frames_per_second": "2"}, {"train": 42, "val": 6, "test": 12}, "made"),
+    ("folders", films, {"frames_per_second": "2"}, {"train": 36, "val": 12, "test": 12}, "made"),
 ]  # fmt: skip
 
 
