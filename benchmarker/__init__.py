@@ -10,7 +10,20 @@ from typing import Any
 
 import msgspec
 
-from shared.specs import BenchmarkSpec, Block, Candidate, MeasuredModel, ModelDescription, Stored, TensorInfo
+from shared.specs import (
+    Accuracy,
+    BenchmarkSpec,
+    Block,
+    Candidate,
+    EngineName,
+    MeasuredModel,
+    ModelDescription,
+    Parity,
+    Precision,
+    Stored,
+    Task,
+    TensorInfo,
+)
 
 ROUNDS = 10
 """Launches of each candidate. What a launch happens to get (memory layout, clock, neighbours) shifts all its calls, so
@@ -41,6 +54,8 @@ class MeasureOrder(msgspec.Struct, frozen=True, kw_only=True):
     """Path of the model's ONNX file."""
     store: str
     """Folder of the artifact store that gets the measurement set."""
+    models: str
+    """Folder of the one that gets golden samples."""
     model: MeasuredModel
     description: ModelDescription
     config: BenchmarkSpec
@@ -54,6 +69,8 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
 
     measurements: Stored
     rows: list[dict[str, Any]]
+    golden: list[Stored] = []
+    """In the store of the models."""
 
 
 class LaunchOrder(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,3 +92,43 @@ class Launched(msgspec.Struct, frozen=True, kw_only=True):
     block: Block
     provider: str
     device: str
+
+
+class ExamineOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """An engine and precision to examine, for a process of its own. The answer is an `Examined`."""
+
+    engine: EngineName
+    precision: Precision
+    artifact: str
+    """The model in that precision."""
+    task_type: Task
+    inputs: list[TensorInfo]
+    description: ModelDescription
+    batches: list[int]
+    """Ascending."""
+    threads: int
+    seed: int
+    dataset: DatasetFiles | None
+    calibration: list[int] | None = None
+    """Places in the dataset's index that INT8 was calibrated with; None: the whole part `train`."""
+    seconds: float
+    """No image of the test split is begun later."""
+    reference: int | None = None
+    """Descriptor to read the reference's answers from; None for the reference itself."""
+    answers: int | None = None
+    """Descriptor the reference writes them to."""
+    golden: int | None = None
+    """Descriptor that gets golden samples."""
+
+
+class Examined(msgspec.Struct, frozen=True, kw_only=True):
+    """What an examination found; the fields are those of `specs.GateResult`."""
+
+    provider: str
+    finite: bool | None
+    problems: list[str]
+    notes: list[str]
+    parity: list[Parity]
+    flips: int | None
+    checked: int
+    accuracy: Accuracy | None

@@ -49,6 +49,7 @@ class Measure:
             id=job.id,
             artifact=str(self._models.path(model.sha256)),
             store=str(self._reports.root),
+            models=str(self._models.root),
             model=model,
             description=description,
             config=spec,
@@ -77,6 +78,8 @@ class Measure:
 
         def commit() -> None:
             registry.keep_artifact(result.measurements, "reports")
+            for samples in result.golden:
+                registry.keep_artifact(samples, "models")
             Benchmark.update(measurements_sha256=result.measurements.sha256).where(Benchmark.id == job.id).execute()
             columns = BenchmarkResult._meta.fields
             for row in result.rows:

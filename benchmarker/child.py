@@ -11,7 +11,7 @@ from benchmarker import Measured, MeasureOrder
 from benchmarker.measure import run
 from shared import child, errors
 from shared.artifacts import ArtifactStore
-from shared.specs import MeasurementSet, Series, canonical_json
+from shared.specs import Accuracy, GateResult, MeasurementSet, Series, canonical_json
 from shared.verdict.metrics import summarise
 
 
@@ -19,18 +19,30 @@ def carry_out(order: MeasureOrder, report: child.Report) -> Measured:
     """Measure and store.
 
     Raises:
-        errors.EngineUnavailable: Not one candidate could be measured; the message has every reason.
+        errors.EngineUnavailable: Not one candidate could be run; the message has every reason.
     """
     result = run(order, report)
-    if not any(series.status == "measured" for series in result.series):
+    if not any(series.status in ("measured", "rejected") for series in result.series):
         raise errors.EngineUnavailable(_nothing_measured(result))
     stored = ArtifactStore(Path(order.store)).put(canonical_json(result))
-    return Measured(measurements=stored, rows=[_row(series) for series in result.series])
+    gates = {(gate.engine, gate.precision): gate for gate in result.gates}
+    rows = [
+        _row(series, gates.get((series.candidate.engine, series.candidate.precision)), result.reference)
+        for series in result.series
+    ]
+    return Measured(
+        measurements=stored, rows=rows, golden=[gate.golden for gate in result.gates if gate.golden is not None]
+    )
 
 
-def _row(series: Series) -> dict[str, Any]:
-    figures = {name: metric.value for name, metric in summarise(series).items()}
-    return msgspec.structs.asdict(series.candidate) | {"status": series.status, "reason": series.reason} | figures
+def _row(series: Series, gate: GateResult | None, reference: Accuracy | None) -> dict[str, Any]:
+    figures = {name: metric.value for name, metric in summarise(series, gate, reference).items()}
+    about = {
+        "status": series.status,
+        "reason": series.reason,
+        "golden_sha256": gate.golden.sha256 if gate and gate.golden else None,
+    }
+    return msgspec.structs.asdict(series.candidate) | about | figures
 
 
 def _nothing_measured(result: MeasurementSet) -> str:

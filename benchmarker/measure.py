@@ -1,20 +1,20 @@
-"""Measures the candidates of an order: interleaved launches, one process alive at a time, failures kept apart."""
+"""Measures the candidates of an order that pass the gate: interleaved launches, one process alive at a time."""
 
 from __future__ import annotations
 
 import logging
 import random
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
-from benchmarker import Launched, LaunchOrder, MeasureOrder
+from benchmarker import Launched, LaunchOrder, MeasureOrder, gate
 from benchmarker.candidates import Planned, candidates
 from benchmarker.conditions import disturbances, read
 from benchmarker.host import system_info
 from shared import child, clock, config, engines, errors, gpu
-from shared.specs import Block, Candidate, MeasurementSet, Series
+from shared.artifacts import ArtifactStore
+from shared.specs import Block, Candidate, MeasuredDataset, MeasurementSet, Precision, Series, SeriesStatus
 
 __all__ = ["MeasureOrder", "launch", "run", "schedule", "share"]
 
@@ -45,13 +45,17 @@ def launch(order: LaunchOrder, limit_s: float, module: str = "benchmarker.candid
         raise LaunchFailed(str(failure)) from failure
 
 
-def run(order: MeasureOrder, progress: child.Report, launch: Launch = launch) -> MeasurementSet:
-    """Measure. A candidate that crashes, hangs or runs out of memory is a failed candidate; the others go on.
+def run(
+    order: MeasureOrder, progress: child.Report, launch: Launch = launch, examine: gate.Examine = gate.examine
+) -> MeasurementSet:
+    """Check, then measure. What crashes, hangs or runs out of memory costs that engine or candidate; the others go on.
 
     Args:
         order: The benchmark.
-        progress: Told after each launch: `fraction`, `candidate`, `round`, `rounds`, and `p50_ms` or `failure`.
+        progress: Told before each check: `checking`; after each launch: `fraction`, `candidate`, `round`, `rounds`, and
+            `p50_ms` or `failure`.
         launch: Runs one candidate; replaced by tests.
+        examine: Examines one engine in one precision; replaced by tests.
 
     Raises:
         errors.BadModel: The model file is gone.
@@ -68,8 +72,11 @@ def run(order: MeasureOrder, progress: child.Report, launch: Launch = launch) ->
         unavailable=engines.unavailable,
     )
     size_bytes = artifact.stat().st_size
+    files: dict[Precision, Path] = {"fp32": artifact}
+    runnable = [plan.candidate for plan in planned if plan.unavailable is None]
+    gated = gate.check(order, runnable, files, progress, examine)
     before = read()
-    runs = _measure(order, planned, progress, launch)
+    runs = _measure(order, planned, gated.rejected(), progress, launch)
     return MeasurementSet(
         id=order.id,
         created_at=clock.iso(clock.now_ms()),
@@ -78,6 +85,22 @@ def run(order: MeasureOrder, progress: child.Report, launch: Launch = launch) ->
         system=system_info(),
         conditions=[*([SHARED] if order.config.isolation == "shared" else []), *disturbances(before, read())],
         series=[each.series(size_bytes) for each in runs],
+        dataset=_dataset(order),
+        reference=gated.reference,
+        gates=gated.kept(ArtifactStore(Path(order.models))),
+    )
+
+
+def _dataset(order: MeasureOrder) -> MeasuredDataset | None:
+    files = order.dataset
+    if files is None:
+        return None
+    return MeasuredDataset(
+        id=files.id,
+        name=files.name,
+        index_sha256=files.index_sha256,
+        classes=files.classes,
+        num_test=files.num_test,
     )
 
 
@@ -95,10 +118,18 @@ def share(total: int, rounds: int, at: int) -> int:
     return total // rounds + (1 if at < total % rounds else 0)
 
 
-def _measure(order: MeasureOrder, planned: Sequence[Planned], progress: child.Report, launch: Launch) -> list[_Run]:
+def _measure(
+    order: MeasureOrder,
+    planned: Sequence[Planned],
+    rejected: Mapping[gate.Pair, str],
+    progress: child.Report,
+    launch: Launch,
+) -> list[_Run]:
     rounds = min(order.rounds, order.config.num_iterations)
-    runs = {plan.candidate: _Run(plan) for plan in planned}
-    turns = schedule([plan.candidate for plan in planned if plan.unavailable is None], rounds, order.config.seed)
+    runs = {
+        plan.candidate: _Run(plan, rejected.get((plan.candidate.engine, plan.candidate.precision))) for plan in planned
+    }
+    turns = schedule([candidate for candidate, run in runs.items() if run.runnable], rounds, order.config.seed)
     for done, (at, candidate) in enumerate(turns, start=1):
         if runs[candidate].hopeless:
             continue
@@ -130,12 +161,17 @@ def _launch_order(order: MeasureOrder, candidate: Candidate, at: int, rounds: in
 class _Run:
     """What has come of one candidate so far."""
 
-    def __init__(self, plan: Planned) -> None:
-        self._plan = plan
+    def __init__(self, plan: Planned, rejected: str | None) -> None:
+        self._plan, self._rejected = plan, rejected
         self._blocks: list[Block] = []
         self._failures: list[str] = []
         self._provider: str | None = None
         self._device: str | None = None
+
+    @property
+    def runnable(self) -> bool:
+        """Whether it is measured at all."""
+        return self._plan.unavailable is None and self._rejected is None
 
     @property
     def hopeless(self) -> bool:
@@ -167,7 +203,9 @@ class _Run:
             failures=self._failures,
         )
 
-    def _outcome(self) -> tuple[Literal["measured", "unavailable", "failed"], str | None]:
+    def _outcome(self) -> tuple[SeriesStatus, str | None]:
         if self._plan.unavailable is not None:
             return "unavailable", self._plan.unavailable
+        if self._rejected is not None:
+            return "rejected", self._rejected
         return ("measured", None) if self._blocks else ("failed", self._failures[-1])

@@ -186,7 +186,7 @@ def _progress(job: dict[str, Any]) -> tuple[float, str]:
         return 1.0, "writing the report"
     at = job["progress"]
     if "fraction" not in at:
-        return 0.0, "starting"
+        return 0.0, f"checking {at['checking']}" if "checking" in at else "starting"
     outcome = f"{at['p50_ms']:.3f} ms" if "p50_ms" in at else "failed"
     return float(at["fraction"]), f"round {at['round']}/{at['rounds']}  {at['candidate']}  {outcome}"
 

@@ -23,7 +23,7 @@ def candidate_of(record: CandidateRecord) -> Candidate:
 
 def measured(report: Report) -> list[CandidateRecord]:
     """The candidates that have figures."""
-    return [record for record in report.candidates if record.metrics]
+    return [record for record in report.candidates if record.status == "measured" and record.metrics]
 
 
 def is_selected(report: Report, record: CandidateRecord) -> bool:

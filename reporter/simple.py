@@ -79,12 +79,26 @@ def _summary(report: Report) -> str:
     if report.decision.nearest:
         return f"{title(report.decision.nearest)} comes nearest."
     if not measured(report):
+        if any(record.status == "rejected" for record in report.candidates):
+            return "Every engine that runs on this machine was rejected before measuring."
         return "None of the engines that were asked for runs on this machine with this model."
     return f"A choice needs at least {samples_needed(0.95)} timed calls of each candidate."
 
 
 def _figures(record: CandidateRecord) -> list[KeyFigure]:
-    return [_response_time(record), _throughput(record), _memory(record)]
+    figures = [_response_time(record), _throughput(record), _memory(record)]
+    return [*figures, _accuracy(record)] if record.metrics["accuracy"].value is not None else figures
+
+
+def _accuracy(record: CandidateRecord) -> KeyFigure:
+    found, lost = record.metrics["accuracy"], record.metrics["accuracy_drop"]
+    drop = lost.note or f"{estimate(lost.value or 0.0, lost.low, lost.high)} less than the reference"
+    return KeyFigure(
+        label="Accuracy",
+        figure=figure(found.value or 0.0),
+        unit="",
+        meaning=f"on {plural(found.n, 'image')} of the test split{_range(record, 'accuracy')}; {drop}",
+    )
 
 
 def _response_time(record: CandidateRecord) -> KeyFigure:
@@ -126,13 +140,18 @@ def _why(report: Report) -> list[str]:
 
 def _kept(report: Report) -> str:
     found = measured(report)
-    limits = report.metadata.config.constraints
+    limits = found[0].constraints if found else []
     ran = f"{len(found)} of {plural(len(report.candidates), 'setup')} ran on this machine"
     if not limits:
-        return f"{ran}."
+        return f"{ran}{_rejected(report)}."
     keep = sum(all(judgement.verdict == "pass" for judgement in record.constraints) for record in found)
     phrase = listing([limit_of(constraint) for constraint in limits])
-    return f"{ran}; {keep} of them {'keeps' if keep == 1 else 'keep'} {phrase}."
+    return f"{ran}{_rejected(report)}; {keep} of them {'keeps' if keep == 1 else 'keep'} {phrase}."
+
+
+def _rejected(report: Report) -> str:
+    count = sum(record.status == "rejected" for record in report.candidates)
+    return f", {count} {'was' if count == 1 else 'were'} rejected before measuring" if count else ""
 
 
 def _against_others(report: Report) -> list[str]:

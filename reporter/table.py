@@ -44,6 +44,9 @@ def _row(report: Report, record: CandidateRecord) -> dict[str, Value]:
         row[f"{name}_low"] = found.low if found else None
         row[f"{name}_high"] = found.high if found else None
         row[f"{name}_n"] = found.n if found else None
+    row["parity_max_abs"] = record.parity.max_abs if record.parity else None
+    row["parity_max_rel"] = record.parity.max_rel if record.parity else None
+    row["flips"] = record.parity.flips if record.parity else None
     for index, judgement in enumerate(record.constraints, start=1):
         row[f"constraint_{index}"] = limit_of(judgement)
         row[f"constraint_{index}_verdict"] = judgement.verdict

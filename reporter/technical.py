@@ -93,7 +93,7 @@ class TechnicalView(msgspec.Struct, frozen=True, kw_only=True):
 def technical_view(report: Report) -> TechnicalView:
     """The view of a report."""
     tables = [_metrics_table(report, "Latency of a call", LATENCIES), _metrics_table(report, "Resources", RESOURCES)]
-    tables += [*_constraints_tables(report), *_deltas_tables(report)]
+    tables += [_accuracy_table(report), *_constraints_tables(report), *_deltas_tables(report)]
     return TechnicalView(
         report_id=report.id,
         model=report.metadata.model.name,
@@ -157,9 +157,55 @@ def _extent(counts: Sequence[int], noun: str) -> str:
     return plural(counts[0], noun) if len(counts) == 1 else f"{counts[0]:,} to {plural(counts[-1], noun)}"
 
 
+def _accuracy_table(report: Report) -> Table:
+    """Each engine and precision beside the reference: rejected ones as well."""
+    seen: dict[tuple[str, str], CandidateRecord] = {}
+    for record in report.candidates:
+        if record.parity is not None:
+            seen.setdefault((record.engine, record.precision), record)
+    return Table(
+        title="Beside ONNX Runtime on the CPU in FP32",
+        columns=[("Accuracy", ""), ("Accuracy drop", ""), ("Other answers", "images"), ("Largest difference", "")],
+        rows=[
+            Row(
+                key=f"{record.engine}/{record.precision}",
+                name=engine_title(candidate_of(record)),
+                selected=False,
+                cells=_beside(record),
+            )
+            for record in seen.values()
+        ],
+        note=_asked(report),
+    )
+
+
+def _beside(record: CandidateRecord) -> list[Cell]:
+    parity = record.parity
+    assert parity is not None  # the table leaves out the others
+    nothing = Metric(n=0)
+    relative = "" if parity.max_rel is None else f"({parity.max_rel:.2g} of its channel)"
+    verdict: Verdict | None = "fail" if record.status == "rejected" else None
+    return [
+        _cell(record.metrics.get("accuracy", nothing)),
+        _cell(record.metrics.get("accuracy_drop", nothing)),
+        Cell(text=NONE if parity.flips is None else f"{parity.flips:,}"),
+        Cell(text=f"{parity.max_abs:.3g}", detail=relative, tone=verdict),
+    ]
+
+
+def _asked(report: Report) -> str:
+    dataset, found = report.metadata.dataset, report.metadata.reference
+    if dataset is None or found is None or found.value is None:
+        return "Outputs on the same input; accuracy was not measured."
+    said = estimate(found.value, found.low, found.high)
+    return (
+        f"{plural(found.n, 'image')} of the test split of {dataset.name}; the reference has {said}. {found.note or ''}"
+    )
+
+
 def _constraints_tables(report: Report) -> list[Table]:
-    """Verdicts of every candidate, a few constraints a table."""
-    constraints = report.metadata.config.constraints
+    """Verdicts of every candidate, a few constraints a table; a dataset brings a limit on accuracy of its own."""
+    constraints = measured(report)[0].constraints if measured(report) else []
     tables = []
     for start in range(0, len(constraints), CONSTRAINTS_A_TABLE):
         part = slice(start, start + CONSTRAINTS_A_TABLE)
@@ -275,8 +321,17 @@ def _order_facts(report: Report) -> list[Fact]:
     return [
         Fact(label="Objective", text=config.objective),
         Fact(label="Ordered", text=f"{calls}, {warm_up}, {config.isolation}, seed {config.seed}"),
+        *_dataset_facts(report),
         *([Fact(label="Ran on", text="; ".join(providers))] if providers else []),
         Fact(label="Measured at", text=report.metadata.created_at),
         Fact(label="Measurements", text=f"{source.id}, SHA-256 {source.sha256}"),
         Fact(label="Report SHA-256", text=report.content_sha256),
     ]
+
+
+def _dataset_facts(report: Report) -> list[Fact]:
+    dataset = report.metadata.dataset
+    if dataset is None:
+        return []
+    about = f"{dataset.name} ({dataset.id}), {plural(dataset.num_test, 'image')} in the test split"
+    return [Fact(label="Dataset", text=about), Fact(label="Index SHA-256", text=dataset.index_sha256)]

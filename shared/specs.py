@@ -415,6 +415,12 @@ class BenchmarkSpec(Spec, frozen=True, kw_only=True):
         tuple[Constraint, ...],
         Meta(max_length=32, description="Limits the choice must keep; what is not measured does not pass."),
     ] = ()
+    accuracy_drop: Annotated[
+        float,
+        Meta(
+            ge=0, le=1, description="With a dataset: the largest accepted loss of accuracy against FP32; 0.01 is 1 %."
+        ),
+    ] = 0.01
     seed: Annotated[
         int, Meta(ge=0, le=2**32 - 1, description="Makes the order of the rounds and the input repeatable.")
     ] = 0
@@ -517,6 +523,8 @@ class Accuracy(msgspec.Struct, frozen=True, kw_only=True):
     """Of a detector: its mAP over images drawn again and again from the seed (bootstrap)."""
     drops: list[float] | None = None
     """Of a detector: the reference's mAP less this one's over the same draws."""
+    drop: float | None = None
+    """Of a detector: the reference's mAP less this one's, over all `n` images."""
 
 
 GateVerdict = Literal["pass", "fail", "inconclusive", "not_checked"]

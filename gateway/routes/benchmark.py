@@ -50,6 +50,8 @@ FIGURES = (
     "memory_mb",
     "vram_usage_mb",
     "power_draw_w",
+    "accuracy",
+    "accuracy_drop",
     "load_ms",
     "artifact_mb",
 )

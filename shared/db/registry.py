@@ -10,7 +10,7 @@ import peewee
 
 from shared import clock, errors, ids
 from shared.db import connection, jobs, pages
-from shared.db.tables import Artifact, Dataset, Deployment, Job, Model, Revision
+from shared.db.tables import Artifact, Benchmark, BenchmarkResult, Dataset, Deployment, Job, Model, Revision
 from shared.specs import EngineName, ModelDescription, Precision, Preprocessing, Scores, Stored, Task, TensorInfo
 
 DEFAULT_BATCH = 4
@@ -238,7 +238,8 @@ def delete_model(model_id: str, request_id: str | None = None) -> list[str]:
     Model.update(deleted_at_ms=clock.now_ms()).where(Model.id == model_id).execute()
     Deployment.update(status="retired").where(Deployment.model_id == model_id).execute()
     bump("models")
-    return drop_unused({row.file_sha256, row.onnx_sha256, row.weights_sha256})
+    golden = {result.golden_sha256 for result in _golden().where(Benchmark.model_id == model_id)}
+    return drop_unused({row.file_sha256, row.onnx_sha256, row.weights_sha256, *golden})
 
 
 def drop_unused(sha256s: Iterable[str | None]) -> list[str]:
@@ -253,8 +254,15 @@ def is_kept(sha256: str) -> bool:
     return bool(Artifact.select().where(Artifact.sha256 == sha256).exists())
 
 
+def _golden() -> Any:
+    """Candidates with golden samples, and whose they are: these live as long as the model."""
+    found = BenchmarkResult.select(BenchmarkResult.golden_sha256).where(BenchmarkResult.golden_sha256.is_null(False))
+    return found.join(Benchmark, on=(Benchmark.id == BenchmarkResult.benchmark_id))
+
+
 def _in_use(sha256: str) -> bool:
-    return any(
+    golden = _golden().join(Model, on=(Model.id == Benchmark.model_id)).where(Model.deleted_at_ms.is_null())
+    return golden.where(BenchmarkResult.golden_sha256 == sha256).exists() or any(
         table.select().where(table.deleted_at_ms.is_null() & (column == sha256)).exists()
         for table, columns in FILES.items()
         for column in columns

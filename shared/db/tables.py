@@ -281,6 +281,9 @@ class BenchmarkResult(Table):
     power_draw_w = peewee.FloatField(null=True)
     load_ms = peewee.FloatField(null=True)
     artifact_mb = peewee.FloatField(null=True)
+    accuracy = peewee.FloatField(null=True)
+    accuracy_drop = peewee.FloatField(null=True)
+    golden_sha256 = peewee.TextField(null=True)
 
     class Meta:
         """Name."""

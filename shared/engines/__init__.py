@@ -6,7 +6,7 @@ import importlib.util
 
 from shared import errors
 from shared.engines.base import Active, Engine, Feeds, Tensor, check_feeds, describe
-from shared.engines.onnxrt import OnnxRuntime
+from shared.engines.onnxrt import OnnxRuntime, Reference
 from shared.engines.openvino import OpenVino
 from shared.specs import ENGINES, EngineName, Precision
 
@@ -14,6 +14,7 @@ __all__ = [
     "Active",
     "Engine",
     "Feeds",
+    "Reference",
     "Tensor",
     "availability",
     "check_feeds",

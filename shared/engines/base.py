@@ -29,6 +29,8 @@ class Active(NamedTuple):
     provider: str
     """What really runs the model, as the library itself reports it."""
     device: str
+    asked: str | None = None
+    """The provider that was asked for, where there is a choice; another one is refused, never taken silently."""
 
 
 class Engine(ABC):
@@ -74,7 +76,9 @@ class Engine(ABC):
         if not self.artifact.is_file():
             raise errors.BadModel("The model file is gone. Upload the model again.")
         try:
-            self.inputs, self.outputs, self.provider, self.device = self._activate()
+            self.inputs, self.outputs, self.provider, self.device, asked = self._activate()
+            if asked not in (None, self.provider):
+                raise errors.EngineUnavailable(f"{self.name} was asked for {asked} and came up with {self.provider}.")
         except Exception as error:
             self._deactivate()
             if isinstance(error, errors.AppError):

@@ -48,8 +48,7 @@ def recommendations(measurements: MeasurementSet, assessments: Sequence[Assessme
         absent.add("ONNX Runtime on CUDA (no NVIDIA GPU found)")
     if absent:
         found.append(f"Not compared: {listing(sorted(absent))}. A machine that runs them may change the choice.")
-    if decision.selected:
-        found.append("Check accuracy on your own data before production: this benchmark measured speed, not accuracy.")
+    found += _accuracy(measurements, assessments, decision)
     return found
 
 
@@ -96,6 +95,25 @@ def _undecided(item: Assessment) -> bool:
     """Whether nothing but inconclusive verdicts keeps a candidate out."""
     verdicts = {judgement.verdict for judgement in item.constraints}
     return item.measured and "inconclusive" in verdicts and verdicts <= {"pass", "inconclusive"}
+
+
+def _accuracy(measurements: MeasurementSet, assessments: Sequence[Assessment], decision: Decision) -> list[str]:
+    chosen = next((item for item in assessments if item.candidate == decision.selected), None)
+    if chosen is not None and chosen.value("accuracy") is None:
+        return ["Check accuracy on your own data before production: this benchmark measured speed, not accuracy."]
+    unsure = [
+        item
+        for item in assessments
+        for judgement in item.constraints
+        if (judgement.metric, judgement.verdict) == ("accuracy_drop", "inconclusive")
+    ]
+    if not unsure or measurements.dataset is None:
+        return []
+    names = listing(list(dict.fromkeys(engine_title(item.candidate) for item in unsure)))
+    return [
+        f"The test split of {measurements.dataset.name} is too small to tell what {names} loses in accuracy; enlarge "
+        "it as the reasons say."
+    ]
 
 
 def _too_few(assessments: Sequence[Assessment]) -> list[str]:

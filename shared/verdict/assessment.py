@@ -6,9 +6,10 @@ import math
 from dataclasses import dataclass
 
 from shared.errors import InvalidInput
-from shared.specs import ENGINES, Block, Candidate, MeasurementSet, MetricName, Precision, Series
+from shared.specs import ENGINES, Accuracy, Block, Candidate, GateResult, MeasurementSet, MetricName, Precision, Series
 from shared.verdict.constraints import Judgement, judge_all
 from shared.verdict.figures import estimate, quantity
+from shared.verdict.gate import accuracy_limit
 from shared.verdict.metrics import Metric, summarise
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
@@ -21,6 +22,10 @@ class Assessment:
     series: Series
     metrics: dict[MetricName, Metric]
     constraints: list[Judgement]
+    gate: GateResult | None = None
+    """What was found about its engine and precision before anything was measured."""
+    reference: Accuracy | None = None
+    """What its accuracy is compared with."""
 
     @property
     def candidate(self) -> Candidate:
@@ -35,7 +40,7 @@ class Assessment:
     @property
     def measured(self) -> bool:
         """Whether there is at least one timed call."""
-        return bool(self.metrics)
+        return self.series.status == "measured" and bool(self.metrics)
 
     @property
     def eligible(self) -> bool:
@@ -72,11 +77,15 @@ def assess(measurements: MeasurementSet) -> list[Assessment]:
     Raises:
         InvalidInput: A candidate occurs twice, or a figure is not a positive number.
     """
+    gates = {(gate.engine, gate.precision): gate for gate in measurements.gates}
+    implied = accuracy_limit(measurements)
+    constraints = (*measurements.config.constraints, *([implied] if implied else []))
     found = []
     for series in sorted(measurements.series, key=lambda item: fixed_order(item.candidate)):
         _check(series)
-        metrics = summarise(series)
-        found.append(Assessment(series, metrics, judge_all(measurements.config.constraints, metrics)))
+        gate = gates.get((series.candidate.engine, series.candidate.precision))
+        metrics = summarise(series, gate, measurements.reference)
+        found.append(Assessment(series, metrics, judge_all(constraints, metrics), gate, measurements.reference))
     keys = [item.key for item in found]
     if twice := {key for key in keys if keys.count(key) > 1}:
         raise InvalidInput(f"The measurement set holds {min(twice)} more than once; store one series per candidate.")

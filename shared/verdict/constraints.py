@@ -47,8 +47,8 @@ class Relaxation(msgspec.Struct, frozen=True, kw_only=True):
 def judge(constraint: Constraint, metric: Metric | None) -> Verdict:
     """Pass when the whole interval keeps the limit, fail when none of it does, inconclusive when it straddles.
 
-    A figure without an interval is inconclusive, unless it is one of `AS_OBSERVED`; so is a percentile the sample was
-    too small for. No figure at all is not measured.
+    A figure without an interval is inconclusive, unless it is one of `AS_OBSERVED` or exact; so is a percentile the
+    sample was too small for. No figure at all is not measured.
     """
     if metric is None or not metric.n:
         return "not_measured"
@@ -85,7 +85,7 @@ def distance(relaxation: Relaxation) -> float:
 
 
 def _bounds(name: MetricName, metric: Metric) -> tuple[float, float] | None:
-    if metric.value is not None and name in AS_OBSERVED:
+    if metric.value is not None and (name in AS_OBSERVED or metric.exact):
         return metric.value, metric.value
     return None if metric.low is None or metric.high is None else (metric.low, metric.high)
 

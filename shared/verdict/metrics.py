@@ -7,11 +7,14 @@ from collections.abc import Iterable, Sequence
 import msgspec
 import numpy as np
 
-from shared.specs import Block, MetricName, Series
+from shared.specs import Accuracy, Block, GateResult, MetricName, Series
+from shared.verdict import accuracy
 from shared.verdict.figures import plural, round_significant
 from shared.verdict.intervals import Interval, NotEnoughSamples, mean_of_blocks, percentile, rate_of_blocks
 
 ONE_BLOCK = "one block gives no interval"
+IDENTICAL = "every image is answered as by the reference"
+NO_DATASET = "this benchmark had no dataset"
 
 PERCENTILES: dict[MetricName, float] = {"latency_p50_ms": 0.50, "latency_p95_ms": 0.95, "latency_p99_ms": 0.99}
 ON_GPU: tuple[MetricName, ...] = ("gpu_util_pct", "vram_usage_mb", "power_draw_w")
@@ -21,8 +24,8 @@ FROM_DATASET: tuple[MetricName, ...] = ("accuracy", "accuracy_drop")
 class Metric(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One figure of one candidate, to six significant digits.
 
-    `n` counts what the figure rests on: calls for percentiles, blocks (launches) for everything else, 0 when not
-    measured.
+    `n` counts what the figure rests on: calls for percentiles, images for accuracy, blocks (launches) for everything
+    else, 0 when not measured.
     """
 
     value: float | None = None
@@ -30,6 +33,8 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     high: float | None = None
     n: int
     note: str | None = None
+    exact: bool = False
+    """Judged by the value, whatever the interval: no answer differs, so there is nothing to be unsure of."""
 
 
 def usable(series: Series) -> list[Block]:
@@ -42,14 +47,19 @@ def latencies_ms(blocks: Iterable[Block]) -> np.ndarray:
     return np.concatenate([np.asarray(block.latencies_ns, dtype=np.float64) for block in blocks]) / 1e6
 
 
-def summarise(series: Series) -> dict[MetricName, Metric]:
-    """Every metric of a measured candidate, in a fixed order; empty for one that was not measured.
+def summarise(
+    series: Series, gate: GateResult | None = None, reference: Accuracy | None = None
+) -> dict[MetricName, Metric]:
+    """Every metric of a measured candidate, in a fixed order; of one that was rejected, its accuracy; else nothing.
 
     Percentiles are over all calls with exact order-statistic intervals; mean latency, CPU use and load time are means
     over blocks with Student intervals; throughput is all images over the wall time of all blocks; memory is the
     highest peak of the blocks.
     """
     blocks = usable(series)
+    right = from_dataset(gate, reference)
+    if series.status == "rejected" and right["accuracy"].n:
+        return right
     if series.status != "measured" or not blocks:
         return {}
     found: dict[MetricName, Metric] = {"latency_mean_ms": _mean(float(latencies_ms([b]).mean()) for b in blocks)}
@@ -61,7 +71,38 @@ def summarise(series: Series) -> dict[MetricName, Metric]:
     found["load_ms"] = _mean(b.load_ms for b in blocks)
     found["artifact_mb"] = _exact(series.artifact_bytes / 2**20)
     found |= {name: Metric(n=0, note=f"not measured: {_no_gpu(series)}") for name in ON_GPU}
-    return found | {name: Metric(n=0, note="not measured: this benchmark had no dataset") for name in FROM_DATASET}
+    return found | right
+
+
+def from_dataset(gate: GateResult | None, reference: Accuracy | None) -> dict[MetricName, Metric]:
+    """Accuracy and its drop of an engine and precision, or why there is none."""
+    if gate is None or gate.accuracy is None or reference is None:
+        why = NO_DATASET if reference is None else "it was not found out on the test split"
+        return {name: Metric(n=0, note=f"not measured: {why}") for name in FROM_DATASET}
+    return {"accuracy": accuracy_metric(gate.accuracy), "accuracy_drop": drop_metric(gate, reference)}
+
+
+def accuracy_metric(found: Accuracy) -> Metric:
+    """Share of right answers, or mAP, on the test split."""
+    if found.metric == "top1":
+        note = f"the best class is right; among the best five it is for {found.top5:.4g}" if found.top5 else None
+    else:
+        note = f"COCO mAP, IoU 0.50 to 0.95; at 0.50 it is {found.map50:.4g}" if found.map50 is not None else None
+    return _metric(accuracy.accuracy(found), found.n, note)
+
+
+def drop_metric(gate: GateResult, reference: Accuracy) -> Metric:
+    """How much less accurate than the reference; exact where every image is answered alike.
+
+    Raises:
+        InvalidInput: The answers do not fit their number.
+    """
+    if gate.accuracy is None:
+        return Metric(n=0, note="not measured: it was not found out on the test split")
+    found = accuracy.drop(reference, gate.accuracy)
+    same = gate.flips == 0 and not found.interval.value and not found.disagree
+    metric = _metric(found.interval, found.n, IDENTICAL if same else None)
+    return msgspec.structs.replace(metric, exact=True) if same else metric
 
 
 def remarks(series: Series) -> list[str]:

@@ -11,6 +11,8 @@ import msgspec
 from shared.specs import (
     BenchmarkSpec,
     EngineName,
+    GateResult,
+    MeasuredDataset,
     MeasuredModel,
     MeasurementSet,
     MetricName,
@@ -25,7 +27,7 @@ from shared.verdict.bootstrap import Bootstrap
 from shared.verdict.constraints import Judgement
 from shared.verdict.decision import Decision, decide
 from shared.verdict.figures import round_significant
-from shared.verdict.metrics import Metric, remarks
+from shared.verdict.metrics import Metric, accuracy_metric, remarks
 
 Schema = Literal["cvp.report/1", "cvp.report/2"]
 SCHEMA: Schema = "cvp.report/2"
@@ -51,6 +53,19 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True):
     created_at: str
     conditions: list[str]
     measurements: Source
+    dataset: MeasuredDataset | None = None
+    reference: Metric | None = None
+    """Accuracy of ONNX Runtime on the CPU in FP32, which all others are compared with."""
+
+
+class ParityRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """How far an engine in one precision is from ONNX Runtime on the CPU in FP32."""
+
+    max_abs: float
+    max_rel: float | None
+    """Against the largest value of the channel, at least 1."""
+    flips: int | None
+    """Images of the test split that are answered otherwise."""
 
 
 class CandidateRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -66,9 +81,10 @@ class CandidateRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     provider: str | None
     device: str | None
     metrics: dict[MetricName, Metric]
+    parity: ParityRecord | None = None
     constraints: list[Judgement]
     notes: list[str]
-    """What qualifies the figures: failed launches, blocks that had not settled."""
+    """What qualifies the figures: failed launches, blocks that had not settled, a part of the test split."""
 
 
 class Delta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -150,7 +166,8 @@ def _content_sha256(record: dict[str, object]) -> str:
 
 def _metadata(measurements: MeasurementSet) -> Metadata:
     ordered = sorted(measurements.series, key=lambda item: fixed_order(item.candidate))
-    stable = msgspec.structs.replace(measurements, series=ordered)
+    gates = sorted(measurements.gates, key=lambda gate: (gate.engine, gate.precision))
+    stable = msgspec.structs.replace(measurements, series=ordered, gates=gates)
     return Metadata(
         model=measurements.model,
         config=measurements.config,
@@ -163,6 +180,8 @@ def _metadata(measurements: MeasurementSet) -> Metadata:
             schema=measurements.schema,
             sha256=hashlib.sha256(canonical_json(stable)).hexdigest(),
         ),
+        dataset=measurements.dataset,
+        reference=accuracy_metric(measurements.reference) if measurements.reference else None,
     )
 
 
@@ -179,8 +198,20 @@ def _candidate(item: Assessment) -> CandidateRecord:
         provider=series.provider,
         device=series.device,
         metrics=item.metrics,
+        parity=_parity(item.gate),
         constraints=item.constraints,
-        notes=remarks(series),
+        notes=[*(item.gate.notes if item.gate else ()), *remarks(series)],
+    )
+
+
+def _parity(gate: GateResult | None) -> ParityRecord | None:
+    if gate is None or not gate.parity:
+        return None
+    relative = [each.max_rel_diff for each in gate.parity if each.max_rel_diff is not None]
+    return ParityRecord(
+        max_abs=round_significant(max(each.max_abs_diff for each in gate.parity)),
+        max_rel=round_significant(max(relative)) if relative else None,
+        flips=gate.flips,
     )
 
 

@@ -179,7 +179,7 @@ def suppress(found: Found, iou_threshold: float, most: int) -> Indices:
     for start in range(0, len(order), ROWS_AT_ONCE):
         end = start + ROWS_AT_ONCE
         rivals = classes[start:end, None] == classes[None, start:]
-        covered = rivals & (_iou(corners[start:end], corners[start:]) > iou_threshold)
+        covered = rivals & (iou(corners[start:end], corners[start:]) > iou_threshold)
         for row, covers in enumerate(covered):
             if not alive[start + row]:
                 continue
@@ -190,8 +190,8 @@ def suppress(found: Found, iou_threshold: float, most: int) -> Indices:
     return order[kept]
 
 
-def _iou(some: Floats, others: Floats) -> Floats:
-    """Intersection over union, `[n, 4]` and `[m, 4]` -> `[n, m]`; 0 where two boxes have no area."""
+def iou(some: Floats, others: Floats) -> Floats:
+    """Intersection over union of corners, `[n, 4]` and `[m, 4]` -> `[n, m]`; 0 where two boxes have no area."""
     with np.errstate(over="ignore", invalid="ignore"):  # of boxes beyond any image
         width = np.minimum(some[:, None, 2], others[:, 2]) - np.maximum(some[:, None, 0], others[:, 0])
         height = np.minimum(some[:, None, 3], others[:, 3]) - np.maximum(some[:, None, 1], others[:, 1])

@@ -121,7 +121,7 @@ class Installation:
         chosen = every[index % len(every)]
         names = {"index": chosen.id, "pack": chosen.file_sha256, "sheet": chosen.id}
         job: Any = SimpleNamespace(spec=msgspec.json.encode(DatasetSpec(dataset_id=chosen.id)))
-        with Outputs() as outputs:
+        with Outputs("tests") as outputs:
             for name, of in names.items():
                 write(outputs.stage(name, self.datasets), f"{name} {of}".encode())
             commit = CheckDataset(self.settings).finish(job, SUMMARY, outputs)
@@ -218,7 +218,7 @@ def test_a_model_that_was_deleted_while_it_was_converted_keeps_no_file(clean: st
     house.upload(1)
     spec = ConvertSpec(model_id=live()[0].id)
     job: Any = SimpleNamespace(spec=msgspec.json.encode(spec))
-    with Outputs() as outputs:
+    with Outputs("tests") as outputs:
         write(outputs.stage("onnx", house.models), b"converted")
         commit = Convert(house.settings).finish(job, Converted(description=DESCRIPTION, conversion=None), outputs)
         house.delete(0)

@@ -1,6 +1,7 @@
 """Measuring: launches interleave, one at a time, and what goes wrong in a candidate stays that candidate's."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarker import Launched, LaunchOrder, MeasureOrder, measure
+from benchmarker import Examined, ExamineOrder, Launched, LaunchOrder, MeasureOrder, measure
 from benchmarker.candidate import peak_memory_mb
-from shared import errors
-from shared.specs import BenchmarkSpec, Block, Candidate, MeasuredModel, ModelDescription, TensorInfo
+from shared import child, errors
+from shared.specs import BenchmarkSpec, Block, Candidate, MeasuredModel, MeasurementSet, ModelDescription, TensorInfo
 from tests.conftest import eventually
 from tests.unit import candidate_that
 
@@ -47,6 +48,7 @@ def order(artifact: Path = DIGITS, **config: Any) -> MeasureOrder:
         id="bench_1",
         artifact=str(artifact),
         store=str(artifact.parent),
+        models=str(artifact.parent),
         model=model,
         description=DESCRIPTION,
         config=BenchmarkSpec(**spec | config),
@@ -102,12 +104,31 @@ def ignore(body: dict[str, Any]) -> None:
     """Progress nobody looks at."""
 
 
+def sound(order: ExamineOrder, limit_s: float, fds: Sequence[int]) -> Examined:
+    """Finds nothing wrong; `test_gate.py` is about the gate."""
+    return Examined(
+        provider="Stub",
+        finite=True,
+        problems=[],
+        notes=[],
+        parity=[],
+        flips=None,
+        checked=0,
+        accuracy=None,
+    )
+
+
+def run(order: MeasureOrder, progress: child.Report, launch: measure.Launch) -> MeasurementSet:
+    """Measure what no gate keeps out."""
+    return measure.run(order, progress, launch, sound)
+
+
 # --- the order of things --------------------------------------------------------------------------------------------
 
 
 def test_launches_interleave_and_share_the_iterations() -> None:
     laboratory = Laboratory()
-    result = measure.run(order(num_iterations=702, max_seconds=30, num_warmup=7), ignore, laboratory)
+    result = run(order(num_iterations=702, max_seconds=30, num_warmup=7), ignore, laboratory)
     assert [each.round for each in laboratory.orders] == [at for at in range(1, 6) for _ in range(4)]
     assert all(len(set(keys)) == 4 for keys in laboratory.rounds())
     assert len({tuple(keys) for keys in laboratory.rounds()}) > 1, "every round has the same order"
@@ -124,7 +145,7 @@ def test_launches_interleave_and_share_the_iterations() -> None:
 def test_the_same_seed_gives_the_same_schedule_and_another_one_another() -> None:
     def launched(seed: int) -> list[list[str]]:
         laboratory = Laboratory()
-        measure.run(order(seed=seed), ignore, laboratory)
+        run(order(seed=seed), ignore, laboratory)
         return laboratory.rounds()
 
     assert launched(7) == launched(7)
@@ -140,7 +161,9 @@ def test_shares_add_up_and_are_even(total: int, rounds: int) -> None:
 
 def test_progress_is_told_after_each_launch() -> None:
     told: list[dict[str, Any]] = []
-    measure.run(order(engines=("onnxruntime",)), told.append, Laboratory({"onnxruntime/fp32/b8/t1/i1": {2}}))
+    run(order(engines=("onnxruntime",)), told.append, Laboratory({"onnxruntime/fp32/b8/t1/i1": {2}}))
+    assert told[:2] == [{"checking": "the reference"}, {"checking": "onnxruntime/fp32"}]
+    del told[:2]
     assert [body["fraction"] for body in told] == [n / 10 for n in range(1, 11)]
     assert {(body["candidate"], body["round"]) for body in told if "failure" in body} == {
         ("onnxruntime/fp32/b8/t1/i1", 2)
@@ -154,10 +177,10 @@ def test_progress_is_told_after_each_launch() -> None:
 
 def test_a_failed_launch_is_kept_apart_and_the_rest_counts() -> None:
     key = "onnxruntime/fp32/b1/t1/i1"
-    result = measure.run(order(), ignore, Laboratory({key: {1, 2, 4}}))
+    result = run(order(), ignore, Laboratory({key: {1, 2, 4}}))
     series = {each.candidate.key: each for each in result.series}
     assert series[key].status == "failed", "two failures at the start and no success: not tried again"
-    result = measure.run(order(), ignore, Laboratory({key: {2, 4}}))
+    result = run(order(), ignore, Laboratory({key: {2, 4}}))
     series = {each.candidate.key: each for each in result.series}
     assert series[key].status == "measured"
     assert [block.round for block in series[key].blocks] == [1, 3, 5]
@@ -168,7 +191,7 @@ def test_a_failed_launch_is_kept_apart_and_the_rest_counts() -> None:
 def test_a_candidate_that_never_works_is_given_up_and_says_why() -> None:
     key = "openvino/fp32/b8/t1/i1"
     laboratory = Laboratory({key: {1, 2, 3, 4, 5}})
-    result = measure.run(order(), ignore, laboratory)
+    result = run(order(), ignore, laboratory)
     series = next(each for each in result.series if each.candidate.key == key)
     assert (series.status, series.reason, series.blocks) == ("failed", "round 2 failed", [])
     assert len(series.failures) == measure.GIVE_UP_AFTER
@@ -177,7 +200,7 @@ def test_a_candidate_that_never_works_is_given_up_and_says_why() -> None:
 
 def test_unavailable_candidates_are_listed_and_never_launched() -> None:
     laboratory = Laboratory()
-    result = measure.run(order(engines=("tensorrt", "onnxruntime"), precisions=("fp32", "int8")), ignore, laboratory)
+    result = run(order(engines=("tensorrt", "onnxruntime"), precisions=("fp32", "int8")), ignore, laboratory)
     assert {each.candidate.key for each in laboratory.orders} == {
         "onnxruntime/fp32/b1/t1/i1",
         "onnxruntime/fp32/b8/t1/i1",
@@ -187,13 +210,13 @@ def test_unavailable_candidates_are_listed_and_never_launched() -> None:
 
 
 def test_a_shared_measurement_says_so() -> None:
-    assert measure.SHARED in measure.run(order(isolation="shared"), ignore, Laboratory()).conditions
-    assert measure.SHARED not in measure.run(order(), ignore, Laboratory()).conditions
+    assert measure.SHARED in run(order(isolation="shared"), ignore, Laboratory()).conditions
+    assert measure.SHARED not in run(order(), ignore, Laboratory()).conditions
 
 
 def test_a_model_file_that_is_gone_fails_the_job(tmp_path: Path) -> None:
     with pytest.raises(errors.BadModel, match="is gone"):
-        measure.run(order(tmp_path / "gone"), ignore, Laboratory())
+        run(order(tmp_path / "gone"), ignore, Laboratory())
 
 
 @pytest.mark.parametrize(
@@ -225,7 +248,7 @@ def test_never_two_candidates_are_alive(tmp_path: Path) -> None:
     def launch(order: LaunchOrder, limit_s: float) -> Launched:
         return measure.launch(order, limit_s, STUB)
 
-    result = measure.run(order(artifact, batch_sizes=(1,), num_iterations=5), ignore, launch)
+    result = run(order(artifact, batch_sizes=(1,), num_iterations=5), ignore, launch)
     assert [len(series.blocks) for series in result.series] == [5, 5], [series.failures for series in result.series]
 
 

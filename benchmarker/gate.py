@@ -1,0 +1,178 @@
+"""The gate before speed: every engine and precision is examined in a process of its own, beside one reference."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import msgspec
+
+from benchmarker import Examined, ExamineOrder, MeasureOrder
+from shared import child, config, errors
+from shared.artifacts import ArtifactStore
+from shared.specs import Accuracy, Candidate, EngineName, GateResult, Precision
+from shared.verdict import gate as rules
+
+SLACK_S = 300.0
+"""What an examination may take beside the test split: start, load, parity at every batch."""
+TEST_SPLIT_S = 300.0
+"""No image of the test split is begun later; what was seen by then is compared, and that is said."""
+
+logger = logging.getLogger(__name__)
+
+Pair = tuple[EngineName, Precision]
+Examine = Callable[[ExamineOrder, float, Sequence[int]], Examined]
+
+
+class Gated(NamedTuple):
+    """What came of the gate."""
+
+    reference: Accuracy | None
+    results: list[GateResult]
+    golden: dict[Pair, bytes]
+    """Not in the store yet: a file without a row is swept within the hour, and measuring may take longer."""
+
+    def rejected(self) -> dict[Pair, str]:
+        """Who is not measured, and why."""
+        return {
+            (result.engine, result.precision): " ".join(result.problems)
+            for result in self.results
+            if result.verdict == "fail"
+        }
+
+    def kept(self, store: ArtifactStore) -> list[GateResult]:
+        """The results, with their golden samples in the store."""
+        return [self._kept(result, store) for result in self.results]
+
+    def _kept(self, result: GateResult, store: ArtifactStore) -> GateResult:
+        samples = self.golden.get((result.engine, result.precision))
+        return msgspec.structs.replace(result, golden=store.put(samples)) if samples else result
+
+
+def examine(
+    order: ExamineOrder, limit_s: float, fds: Sequence[int], module: str = "benchmarker.examination"
+) -> Examined:
+    """Examine one engine and precision in a process of its own.
+
+    Raises:
+        errors.AppError: It refused, or had no result after `limit_s`.
+        child.ChildDied: It crashed or was killed.
+    """
+    return child.run(module, order, Examined, limits=child.Limits(wall_s=limit_s), pass_fds=fds)
+
+
+def check(
+    order: MeasureOrder,
+    candidates: Iterable[Candidate],
+    files: Mapping[Precision, Path],
+    progress: child.Report,
+    examine: Examine = examine,
+) -> Gated:
+    """Examine the engine and precision of every candidate once. Whatever goes wrong in one is that one's result.
+
+    Args:
+        order: The benchmark.
+        candidates: Those that can run here.
+        files: The model in each precision.
+        progress: Told before each examination: `checking`.
+        examine: Runs one examination; replaced by tests.
+    """
+    batches: dict[Pair, set[int]] = {}
+    for candidate in candidates:
+        batches.setdefault((candidate.engine, candidate.precision), set()).add(candidate.batch_size)
+    if not batches:
+        return Gated(None, [], {})
+    run = _Run(order, sorted(set().union(*batches.values())), files, examine)
+    with tempfile.TemporaryFile() as answers:
+        progress({"checking": "the reference"})
+        accuracy, broken = run.reference(answers)
+        results, golden = [], {}
+        for pair, sizes in batches.items():
+            progress({"checking": f"{pair[0]}/{pair[1]}"})
+            found, samples = run.pair(pair, sorted(sizes), answers, broken)
+            results.append(rules.judged(found, accuracy, order.config.accuracy_drop))
+            logger.info("%s in %s: %s %s", *pair, results[-1].verdict, " ".join(results[-1].problems))
+            if samples and results[-1].verdict != "fail":
+                golden[pair] = samples
+    return Gated(accuracy, results, golden)
+
+
+class _Run:
+    """The examinations of one benchmark."""
+
+    def __init__(
+        self, order: MeasureOrder, batches: list[int], files: Mapping[Precision, Path], examine: Examine
+    ) -> None:
+        self._order, self._files, self._examine = order, files, examine
+        few = [1, 2] if order.description.dynamic_batch else []
+        self._batches = sorted({*few, *batches})
+        self._few = few
+
+    def reference(self, answers: IO[bytes]) -> tuple[Accuracy | None, str | None]:
+        """Let the reference answer into the file; its accuracy, or why there is no reference."""
+        order = self._examination(("onnxruntime", "fp32"), self._batches)
+        try:
+            found = self._run(msgspec.structs.replace(order, answers=answers.fileno()), [answers])
+        except (errors.AppError, child.ChildDied) as failure:
+            return None, f"{rules.REFERENCE}, which everything is compared with, could not be run: {failure}"
+        return found.accuracy, None
+
+    def pair(
+        self, pair: Pair, sizes: list[int], answers: IO[bytes], broken: str | None
+    ) -> tuple[GateResult, bytes | None]:
+        """One engine and precision beside the reference's answers; with its golden samples."""
+        engine, precision = pair
+        began = time.monotonic()
+        nothing = GateResult(engine=engine, precision=precision, verdict="fail")
+        if broken is not None:
+            return msgspec.structs.replace(nothing, problems=[broken]), None
+        answers.seek(0)
+        order = self._examination(pair, sorted({*self._few, *sizes}))
+        with tempfile.TemporaryFile() as golden:
+            order = msgspec.structs.replace(order, reference=answers.fileno(), golden=golden.fileno())
+            try:
+                found = self._run(order, [answers, golden])
+            except (errors.AppError, child.ChildDied) as failure:
+                seconds = time.monotonic() - began
+                return msgspec.structs.replace(nothing, problems=[str(failure)], seconds=seconds), None
+            golden.seek(0)
+            result = GateResult(
+                engine=engine,
+                precision=precision,
+                verdict="not_checked",
+                problems=found.problems,
+                notes=found.notes,
+                finite=found.finite,
+                parity=found.parity,
+                flips=found.flips,
+                checked=found.checked,
+                accuracy=found.accuracy,
+                provider=found.provider,
+                seconds=time.monotonic() - began,
+            )
+            return result, golden.read() or None
+
+    def _run(self, order: ExamineOrder, files: Sequence[IO[bytes]]) -> Examined:
+        limit_s = SLACK_S + (TEST_SPLIT_S if order.dataset else 0)
+        return self._examine(order, limit_s, [file.fileno() for file in files])
+
+    def _examination(self, pair: Pair, batches: list[int]) -> ExamineOrder:
+        order = self._order
+        engine, precision = pair
+        return ExamineOrder(
+            engine=engine,
+            precision=precision,
+            artifact=str(self._files[precision]),
+            task_type=order.model.task_type,
+            inputs=order.model.inputs,
+            description=order.description,
+            batches=batches,
+            threads=config.cores(),
+            seed=order.config.seed,
+            dataset=order.dataset,
+            seconds=TEST_SPLIT_S,
+        )

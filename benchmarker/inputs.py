@@ -1,0 +1,152 @@
+"""What an examination feeds: the images of the test split, or input drawn from a seed; alike for every engine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarker import ExamineOrder
+from benchmarker.testsplit import Asked, asked
+from shared.engines import Feeds, Tensor
+from shared.engines.timing import synthetic_feeds
+from shared.runtime import Runtime
+from shared.specs import Sample
+from shared.vision.boxes import Placement
+from shared.vision.decode import decode
+from shared.vision.preprocess import placement, preprocess, shape
+from shared.vision.samples import SampleImages, read_index
+
+AT_ONCE = 16
+"""Images of the test split in one call, at most."""
+
+
+class Inputs:
+    """What is fed: rows of the test split where there is one, else drawn from the seed; equal in every examination."""
+
+    def __init__(self, order: ExamineOrder, runtime: Runtime) -> None:
+
+        self._order, self._runtime = order, runtime
+        self._images: SampleImages | None = None
+        self.asked = Asked([], 0)
+        if order.dataset is not None:
+            self._index = read_index(Path(order.dataset.index))
+            self.asked = asked(self._index, order.seed)
+            self._images = SampleImages(Path(order.dataset.archive), Path(order.dataset.pack))
+        usable = order.description.preprocessing is not None and self.asked.samples
+        self.source = "real" if usable else "synthetic"
+        self._rows: Feeds = {}
+
+    def __enter__(self) -> Inputs:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._images is not None:
+            self._images.__exit__()
+
+    def unfit(self) -> str | None:
+        """Why the test split cannot be answered, for all engines alike."""
+        contract = self._order.description.preprocessing
+        if contract is None:
+            return "Accuracy was not measured: the model takes no images (it has no preprocessing contract)."
+        if not self.asked.samples:
+            return "Accuracy was not measured: the test split is empty."
+        if not self._runtime.splits:
+            return "Accuracy was not measured: the model does not answer a batch row by row."
+        dimensions = len(self._order.description.outputs[0].shape)
+        if self._order.task_type == "classification":
+            return None if dimensions == 2 else "Accuracy was not measured: the first output is not one row an image."
+        return None if contract.detection else "Accuracy was not measured: nobody knows how its output holds boxes."
+
+    def calibration(self) -> list[Sample]:
+        """Samples that INT8 was calibrated with."""
+        assert self._order.dataset is not None
+        chosen = self._order.calibration
+        if chosen is not None:
+            return [self._index.samples[place] for place in chosen]
+        return [sample for sample in self._index.samples if sample.split == "train"]
+
+    def wanted_classes(self, count: int) -> list[int]:
+        """The model's ids of the true classes of the first `count` images."""
+        assert self._order.dataset is not None
+        ids = self._order.dataset.class_ids
+        return [-2 if sample.class_id is None else ids[sample.class_id] for sample in self.asked.samples[:count]]
+
+    def renamed(self, rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Boxes with the dataset's classes; others are left out, since nobody has marked such objects."""
+        assert self._order.dataset is not None
+        places = {model_id: place for place, model_id in enumerate(self._order.dataset.class_ids)}
+        classes = np.array([places.get(int(each), -1) for each in rows[:, 5]], np.float32)
+        known = rows[classes >= 0].copy()
+        known[:, 5] = classes[classes >= 0]
+        return known
+
+    def real(self, batch: int) -> Feeds:
+        """One batch; of a test split with fewer images they come again."""
+        if self.source == "synthetic":
+            return synthetic_feeds(self._order.inputs, batch, self._order.seed)
+        name = self._order.inputs[0].name
+        have = self._rows.get(name)
+        if have is None or len(have) < min(batch, len(self.asked.samples)):
+            self._rows = {name: self._prepared(0, batch)[0]}
+        rows = self._rows[name]
+        return {name: np.ascontiguousarray(rows[np.arange(batch) % len(rows)])}
+
+    def extreme(self, batch: int) -> Iterator[tuple[str, Feeds]]:
+        """Named inputs at the ends of what the model can be sent."""
+        drawn = synthetic_feeds(self._order.inputs, batch, self._order.seed + 1)
+        low, high = self._range()
+        for name, share in (("the darkest input", 0.0), ("the brightest input", 1.0), ("noise", None)):
+            feeds = {}
+            for key, array in drawn.items():
+                if array.dtype.kind == "f":
+                    spread = array.astype(np.float32) if share is None else np.full(array.shape, share, np.float32)
+                    feeds[key] = (low + spread * (high - low)).astype(array.dtype)
+                else:
+                    top = 255 if array.dtype == np.uint8 else 1
+                    feeds[key] = array if share is None else np.full_like(array, int(share * top))
+            yield name, feeds
+
+    def _range(self) -> tuple[float, float]:
+        """Between what a black and a white pixel become; without a contract -10 to 10, far beyond normalised data."""
+        contract = self._order.description.preprocessing
+        if contract is None:
+            return -10.0, 10.0
+        mean, std = np.asarray(contract.mean), np.asarray(contract.std)
+        ends = np.concatenate([(0.0 - mean) / std, (255.0 * contract.scale - mean) / std])
+        return float(ends.min()), float(ends.max())
+
+    def batches(self, seconds: float) -> Iterator[tuple[Feeds, list[Placement]]]:
+        """The test split, some images at a time, none begun after so many seconds; with where the originals lie."""
+        end = time.monotonic() + seconds
+        step = min(AT_ONCE, max(self._order.batches[-1], 1))
+        for start in range(0, len(self.asked.samples), step):
+            if start and time.monotonic() > end:
+                return
+            rows, places = self._prepared(start, step)
+            yield {self._order.inputs[0].name: rows}, places
+
+    def _prepared(self, start: int, count: int) -> tuple[Tensor, list[Placement]]:
+
+        contract = self._order.description.preprocessing
+        assert contract is not None and self._images is not None
+        samples = self.asked.samples[start : start + count]
+        rows, places = np.empty((len(samples), *shape(contract)), contract.dtype), []
+        for sample, row in zip(samples, rows, strict=True):
+            picture = decode(self._images.read(sample), contract.color)
+            preprocess(picture, contract, row)
+            place = placement(picture.size, contract.resize)
+            # the frame of a video is kept scaled down, and its objects are marked in the original's pixels
+            across, down = picture.width / sample.width, picture.height / sample.height
+            places.append(
+                place._replace(
+                    scale_x=place.scale_x * across,
+                    scale_y=place.scale_y * down,
+                    width=sample.width,
+                    height=sample.height,
+                )
+            )
+        return rows, places
