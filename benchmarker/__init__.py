@@ -110,7 +110,7 @@ class ExamineOrder(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     dataset: DatasetFiles | None
     calibration: list[int] | None = None
-    """Places in the dataset's index that INT8 was calibrated with; None: the whole part `train`."""
+    """Places in the dataset's index that INT8 was calibrated with; None where that was not recorded."""
     seconds: float
     """No image of the test split is begun later."""
     reference: int | None = None

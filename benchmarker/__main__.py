@@ -7,11 +7,11 @@ import sys
 import msgspec
 
 from benchmarker import DatasetFiles, Measured, MeasureOrder
-from shared import child, config, ids, process
+from shared import child, config, errors, ids, process
 from shared.artifacts import ArtifactStore, Outputs
 from shared.db import datasets, jobs, registry
 from shared.db.tables import Benchmark, BenchmarkResult
-from shared.specs import BenchmarkSpec, MeasuredModel, ModelDescription, ReportSpec
+from shared.specs import BenchmarkSpec, MeasuredModel, ModelDescription, ReportSpec, Stored
 from shared.worker import Commit, JobWorker
 
 
@@ -79,7 +79,7 @@ class Measure:
         def commit() -> None:
             registry.keep_artifact(result.measurements, "reports")
             for samples in result.golden:
-                registry.keep_artifact(samples, "models")
+                self._keep_golden(samples)
             Benchmark.update(measurements_sha256=result.measurements.sha256).where(Benchmark.id == job.id).execute()
             columns = BenchmarkResult._meta.fields
             for row in result.rows:
@@ -94,6 +94,16 @@ class Measure:
             )
 
         return commit
+
+    def _keep_golden(self, samples: Stored) -> None:
+        """Record golden samples that are in the store.
+
+        Raises:
+            errors.Unavailable: Another model with equal ones was deleted since, and its files with it.
+        """
+        registry.keep_artifact(samples, "models")
+        if not self._models.path(samples.sha256).is_file():
+            raise errors.Unavailable("The golden samples were removed with another model; benchmark once more.")
 
     def give_up(self, job: jobs.Claimed, reason: str) -> None:
         """A benchmark without measurements leaves no rows behind."""

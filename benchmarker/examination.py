@@ -216,7 +216,11 @@ class _Examination:
 
         if self._order.precision != "int8" or self._order.dataset is None:
             return
-        seen, near = overlap(inputs.calibration(), inputs.asked.samples, Path(self._order.dataset.pack))
+        calibration = inputs.calibration()
+        if calibration is None:
+            self._notes.append("It is not recorded which images it was calibrated with.")
+            return
+        seen, near = overlap(calibration, inputs.asked.samples, Path(self._order.dataset.pack))
         if seen:
             names = ", ".join(seen[:NAMED]) + (" and others" if len(seen) > NAMED else "")
             self._problems.append(

@@ -61,13 +61,10 @@ class Inputs:
             return None if dimensions == 2 else "Accuracy was not measured: the first output is not one row an image."
         return None if contract.detection else "Accuracy was not measured: nobody knows how its output holds boxes."
 
-    def calibration(self) -> list[Sample]:
-        """Samples that INT8 was calibrated with."""
-        assert self._order.dataset is not None
-        chosen = self._order.calibration
-        if chosen is not None:
-            return [self._index.samples[place] for place in chosen]
-        return [sample for sample in self._index.samples if sample.split == "train"]
+    def calibration(self) -> list[Sample] | None:
+        """Samples that INT8 was calibrated with; None where that was not recorded."""
+        places = self._order.calibration
+        return None if places is None else [self._index.samples[place] for place in places]
 
     def wanted_classes(self, count: int) -> list[int]:
         """The model's ids of the true classes of the first `count` images."""

@@ -73,7 +73,11 @@ def _summary(report: Report) -> str:
     selected = report.decision.selected
     if selected:
         images = plural(selected.batch_size, fed(report.metadata.model)) + " at a time"
-        limits = "it keeps every limit you set" if report.metadata.config.constraints else "no limit was set"
+        limits = "no limit was set"
+        if report.metadata.config.constraints:
+            limits = "it keeps every limit you set"
+        elif report.metadata.reference is not None:
+            limits = "its accuracy was compared with the reference's, no other limit was set"
         aim = "fastest answers" if report.metadata.config.objective == "latency" else "most images per second"
         return f"{images}, {plural(selected.threads, 'processor thread')}. Chosen for {aim}; {limits}."
     if report.decision.nearest:

@@ -12,12 +12,12 @@ from shared.verdict.constraints import Judgement, Verdict
 from shared.verdict.figures import (
     QUANTITIES,
     capital,
-    decimals,
     engine_title,
     estimate,
     factor,
     figure,
     listing,
+    places_for,
     plural,
     quantity,
     span,
@@ -137,11 +137,13 @@ def _metrics_table(report: Report, name: str, columns: Sequence[MetricName]) -> 
 def _cell(found: Metric) -> Cell:
     if found.value is None:
         return Cell(text=NONE, detail=found.note or "")
+    if found.exact:
+        return Cell(text=figure(found.value), detail=found.note or "")
     return Cell(text=figure(found.value), detail=_interval(found.value, found.low, found.high))
 
 
 def _interval(value: float, low: float | None, high: float | None) -> str:
-    return "" if low is None or high is None else f"({span(low, high, decimals(value))})"
+    return "" if low is None or high is None else f"({span(low, high, places_for(value, low, high))})"
 
 
 def _sample(records: Sequence[CandidateRecord]) -> str:
@@ -198,9 +200,7 @@ def _asked(report: Report) -> str:
     if dataset is None or found is None or found.value is None:
         return "Outputs on the same input; accuracy was not measured."
     said = estimate(found.value, found.low, found.high)
-    return (
-        f"{plural(found.n, 'image')} of the test split of {dataset.name}; the reference has {said}. {found.note or ''}"
-    )
+    return f"{plural(found.n, 'image')} of the test split of {dataset.name}; the reference has {said}: {found.note}."
 
 
 def _constraints_tables(report: Report) -> list[Table]:
@@ -228,7 +228,7 @@ def _verdict(record: CandidateRecord, judgement: Judgement) -> Cell:
     if found.value is None:
         detail = (found.note or "").removeprefix("not measured: ")
     else:
-        detail = estimate(found.value, found.low, found.high)
+        detail = found.note or "" if found.exact else estimate(found.value, found.low, found.high)
     return Cell(text=VERDICTS[judgement.verdict], detail=detail, tone=judgement.verdict)
 
 

@@ -68,3 +68,30 @@ def conv_model(path: Path) -> Path:
             "dense": random.standard_normal((8, 5)).astype(np.float32),
         },
     )
+
+
+def cell_detector(path: Path) -> Path:
+    """`image` [batch, 1, 64, 64] -> `boxes` [batch, 6, 16], in YOLO's format: a box for each of 4 x 4 cells, as sure as
+    the cell is bright (class 0), half as sure of class 1.
+    """
+    centres = [16 * cell + 8 for cell in range(4)]
+    fixed = np.array([[x, y, 16, 16] for y in centres for x in centres], np.float32).T[None]
+    return graph(
+        path,
+        [
+            helper.make_node("AveragePool", ["image"], ["cells"], kernel_shape=[16, 16], strides=[16, 16]),
+            helper.make_node("Reshape", ["cells", "flat"], ["scores"]),
+            helper.make_node("Mul", ["scores", "none"], ["zeros"]),
+            helper.make_node("Add", ["zeros", "fixed"], ["places"]),
+            helper.make_node("Mul", ["scores", "half"], ["others"]),
+            helper.make_node("Concat", ["places", "scores", "others"], ["boxes"], axis=1),
+        ],
+        {"image": (TensorProto.FLOAT, ["batch", 1, 64, 64])},
+        {"boxes": (TensorProto.FLOAT, ["batch", 6, 16])},
+        {
+            "flat": np.array([0, 1, 16], np.int64),
+            "none": np.array(0, np.float32),
+            "half": np.array(0.5, np.float32),
+            "fixed": fixed,
+        },
+    )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from shared.errors import InvalidInput
 from shared.specs import ENGINES, Accuracy, Block, Candidate, GateResult, MeasurementSet, MetricName, Precision, Series
 from shared.verdict.constraints import Judgement, judge_all
-from shared.verdict.figures import estimate, quantity
+from shared.verdict.figures import estimate, figure, quantity
 from shared.verdict.gate import accuracy_limit
 from shared.verdict.metrics import Metric, summarise
 
@@ -57,6 +57,8 @@ class Assessment:
         found = self.metrics[metric]
         if found.value is None:
             return found.note or "not measured"
+        if found.exact:
+            return f"{figure(found.value)} ({found.note})"
         return quantity(metric, estimate(found.value, found.low, found.high))
 
 

@@ -68,6 +68,11 @@ def figure(value: float, places: int | None = None) -> str:
     return f"{value:,.{decimals(value) if places is None else places}f}"
 
 
+def places_for(value: float, low: float | None, high: float | None) -> int:
+    """How many decimals show a value beside its interval; those of the bounds where the value is 0."""
+    return decimals(value) if value else max((decimals(bound, 2) for bound in (low, high) if bound), default=0)
+
+
 def span(low: float, high: float, places: int) -> str:
     """`1.20–1.27`."""
     return f"{figure(low, places)}–{figure(high, places)}"
@@ -77,7 +82,7 @@ def estimate(value: float, low: float | None, high: float | None) -> str:
     """`1.23 (1.20–1.27)`: bounds with as many decimals as the value; without bounds only the value."""
     if low is None or high is None:
         return figure(value)
-    places = decimals(value)
+    places = places_for(value, low, high)
     return f"{figure(value, places)} ({span(low, high, places)})"
 
 

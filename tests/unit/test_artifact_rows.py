@@ -20,11 +20,11 @@ from gateway.routes import models as routes
 from preparer import Converted, write
 from preparer.__main__ import CheckDataset, Convert
 from reporter.housekeeping import FILES_EVERY_S, ORPHAN_S, Housekeeping
-from shared import config
+from shared import config, ids
 from shared.artifacts import ArtifactStore, Outputs, Staging
-from shared.db import accounts, connection, registry
-from shared.db.tables import Artifact, Dataset, Job, JobEvent, Model
-from shared.specs import ConvertSpec, DatasetSpec, ModelDescription
+from shared.db import accounts, connection, jobs, registry
+from shared.db.tables import Artifact, Benchmark, BenchmarkResult, Dataset, Job, JobEvent, Model
+from shared.specs import BenchmarkSpec, ConvertSpec, DatasetSpec, ModelDescription, Stored
 from tests.unit.gateway_kit import SUMMARY
 
 DESCRIPTION = ModelDescription(
@@ -225,6 +225,37 @@ def test_a_model_that_was_deleted_while_it_was_converted_keeps_no_file(clean: st
         with connection.write():
             commit()
     assert rows() == house.files() == set()
+
+
+def test_golden_samples_live_as_long_as_a_model_that_has_them(clean: str, tmp_path: Path):
+    house = Installation(tmp_path, clean)
+    golden = house.models.put(b"golden")
+    try:
+        for content in (1, 2):
+            house.upload(content)
+            examined(live()[-1].id, clean, golden)
+        house.delete(0)
+        assert golden.sha256 in rows() & house.files()
+        house.delete(0)
+        assert rows() == house.files() == set()
+    finally:
+        with connection.write():
+            BenchmarkResult.delete().execute()
+            Benchmark.delete().execute()
+
+
+def examined(model_id: str, user_id: str, golden: Stored) -> None:
+    """A finished benchmark of a model whose two candidates share their golden samples."""
+    with connection.write():
+        job_id = jobs.insert("benchmark", BenchmarkSpec(model_id=model_id), user_id=user_id, job_id=ids.new_id("job"))
+        Job.update(status="completed", finished_at_ms=0).where(Job.id == job_id).execute()
+        Benchmark.insert(id=job_id, model_id=model_id, user_id=user_id, created_at_ms=0).execute()
+        registry.keep_artifact(golden, "models")
+        for batch in (1, 8):
+            BenchmarkResult.insert(
+                benchmark_id=job_id, engine="openvino", precision="fp32", batch_size=batch, threads=1, instances=1,
+                status="measured", golden_sha256=golden.sha256,
+            ).execute()  # fmt: skip
 
 
 @settings(deadline=None, max_examples=60)
