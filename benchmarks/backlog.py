@@ -72,6 +72,7 @@ def restart_s() -> tuple[float, float]:
     """With `QUEUED` jobs in line: seconds from `cvp up` to the first claim, and until it says that all serves."""
     with tempfile.TemporaryDirectory(prefix="cvp-bench-") as folder:
         env = os.environ | {"DATA_DIR": folder, "PORT": str(models.free_port()), "MAX_QUEUED_JOBS": str(2 * QUEUED)}
+        env["PRESETS"] = "false"
         _queue(_database(_settings(folder)))
         began = time.monotonic()
         up = subprocess.Popen([sys.executable, "-m", "console.cli", "up"], env=env, cwd=ROOT, stdout=subprocess.DEVNULL)

@@ -42,6 +42,7 @@ TABLE: dict[tuple[str, str], Minimum] = {
     ("PATCH", "/api/v1/users/{user_id}"): "admin",
     ("DELETE", "/api/v1/users/{user_id}"): "admin",
     ("POST", "/api/v1/models"): "engineer",
+    ("POST", "/api/v1/models/presets/{preset}"): "admin",
     ("GET", "/api/v1/models"): "engineer",
     ("GET", "/api/v1/models/{model_id}"): "engineer",
     ("DELETE", "/api/v1/models/{model_id}"): "admin",

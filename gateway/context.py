@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Any, Protocol
 
+from gateway import presets
 from gateway.access import SIGN_INS, Gate
 from gateway.alerts import Watch
 from gateway.audit import Trail
@@ -101,6 +102,7 @@ class Context:
         """Sweep what a predecessor left behind, fill the caches and keep them true. The database is open already."""
         try:
             await self.store.write(_tidy, (self.models, self.datasets))
+            await self.store.write(presets.prepare, self.settings, self.models)
             await self.caches.refresh()
             since_ms = clock.now_ms() - int(WINDOW_S * 1000)
             tries = await self.store.read(audit.tries, SIGN_INS, since_ms, TRIES)

@@ -211,6 +211,17 @@ class ModelForm(Spec, frozen=True, kw_only=True):
     labels: Annotated[Labels | None, Meta(description="Names of the classes, in the order of the output.")] = None
 
 
+class PresetFacts(View, frozen=True, kw_only=True):
+    """What is known of a preset before it is prepared, and how that went."""
+
+    name: str
+    num_classes: int
+    parameters: Annotated[int, Meta(description="Weights of the network, as it is trained.")]
+    weights: Annotated[str, Meta(description="Which it has, or will have, and why.")]
+    pretrained: Annotated[bool | None, Meta(description="Whether they have learned anything; null until it is ready.")]
+    source: Annotated[str | None, Meta(description="Where pretrained weights come from; null where there are none.")]
+
+
 class Model(View, frozen=True, kw_only=True):
     """A model. Shapes and contract are known once its status is `ready`."""
 
@@ -236,6 +247,7 @@ class Model(View, frozen=True, kw_only=True):
     conversion: Annotated[
         ConversionFacts | None, Meta(description="How the file became ONNX, and how near its source; null for ONNX.")
     ]
+    preset: Annotated[PresetFacts | None, Meta(description="Of a model that came with the platform; null for others.")]
     trainable: bool
     why_not: Annotated[str | None, Meta(description="What keeps the model from being trained further.")]
     parent_id: str | None
@@ -443,6 +455,7 @@ class ServedModel(View, frozen=True, kw_only=True):
     inputs: list[TensorInfo]
     outputs: list[TensorInfo]
     labels: list[str] | None
+    notes: Annotated[list[str], Meta(description="What whoever reads its answers should know.")]
     engine: EngineName
     precision: Precision
     batch_size: int

@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from shared.specs import Architecture, ConversionFacts, Framework, ModelDescription, Preprocessing, Task
+from shared.specs import Architecture, ConversionFacts, Framework, ModelDescription, Preprocessing, Preset, Task
 
 DatasetFile = Literal["index", "pack", "sheet"]
 
@@ -49,6 +49,10 @@ class ConversionOrder(msgspec.Struct, frozen=True, kw_only=True):
     """A file of another framework to make ONNX of. The answer is a `Conversion`."""
 
     path: str
+    seed: int | None = None
+    """The network gets initial weights of this seed, and nothing is read from the file."""
+    published: bool = False
+    """The weights are those that the architecture was published with, so its classes have their names."""
     outputs: dict[Literal["onnx", "weights"], int]
     """Descriptors the child inherits and writes into; `weights` gets those of a known network, as safetensors."""
     input_shape: tuple[int, ...] | None = None
@@ -74,6 +78,10 @@ class ConvertOrder(msgspec.Struct, frozen=True, kw_only=True):
     """An upload to make ready, whatever it is. The answer is a `Converted`."""
 
     path: str
+    preset: Preset | None
+    """What stands in the file, where it is the descriptor of a preset."""
+    pretrained: str | None
+    """The store of pretrained weights; None: they are not fetched."""
     framework: Framework
     task_type: Task
     architecture: str | None

@@ -41,6 +41,7 @@ class Convert:
 
     def __init__(self, settings: config.Settings) -> None:
         self._store = ArtifactStore(settings.models)
+        self._pretrained = str(settings.pretrained) if settings.preset_weights else None
 
     def order(self, job: jobs.Claimed, outputs: Outputs) -> tuple[ConvertOrder, child.Limits]:
         """Where the file is, and what its owner said about it."""
@@ -50,6 +51,8 @@ class Convert:
         lent = {name: outputs.stage(name, self._store) for name in names}
         facts = {
             "path": str(self._store.path(row.file_sha256)),
+            "preset": row.preset,
+            "pretrained": self._pretrained,
             "framework": row.framework,
             "task_type": row.task_type,
             "architecture": row.architecture,
@@ -94,8 +97,7 @@ class Convert:
     def give_up(self, job: jobs.Claimed, reason: str) -> None:
         """The model failed, with the reason; the upload itself is kept."""
         model_id = msgspec.json.decode(job.spec, type=ConvertSpec).model_id
-        Model.update(status="failed", error=reason).where(Model.id == model_id).execute()
-        registry.bump("models")
+        registry.set_failed(model_id, reason)
 
 
 class CheckDataset:

@@ -5,14 +5,16 @@ This process opens no file of a user. It starts the children that do, one after 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from preparer import Conversion, ConversionOrder, Converted, ConvertOrder, DescribeOrder
+from preparer import Conversion, ConversionOrder, Converted, ConvertOrder, DescribeOrder, pretrained
 from shared import child, config, errors, nets
-from shared.specs import Architecture, Framework, ModelDescription, Preprocessing
+from shared.artifacts import ArtifactStore
+from shared.specs import Architecture, Framework, ModelDescription, Preprocessing, Preset
 
 MB = 1024 * 1024
 
@@ -41,6 +43,10 @@ THREADS = 4
 SMALLEST_MB = 16
 """A description writes that much beyond its source; so may a conversion of next to nothing."""
 
+NICENESS = 10
+"""Of what prepares presets: others get ten times its processor time when there is not enough."""
+BYTES_PER_WEIGHT = 4
+
 Answer = TypeVar("Answer")
 
 
@@ -51,11 +57,51 @@ def convert(order: ConvertOrder, report: child.Report) -> Converted:
         errors.AppError: The file is refused; the message says why and what to do.
         errors.Unavailable: Something outside ended a child; another try may succeed.
     """
+    if order.preset is not None:
+        return _prepared(order, order.preset, report)
     if order.framework == "onnx":
         return Converted(description=_described(order, order.path, None, report), conversion=None)
     conversion = _converted(order, report)
     report({"stage": "describing the ONNX model"})
     return Converted(description=_described(order, order.converted, conversion, report), conversion=conversion)
+
+
+def _prepared(order: ConvertOrder, preset: Preset, report: child.Report) -> Converted:
+    """A preset, out of pretrained weights or, where those are not to be had, a seeded initialisation."""
+    os.nice(NICENESS)
+    if lacks := nets.missing("start again (`cvp restart gateway`)"):
+        raise errors.BadModel(lacks)
+    path, weights = _weights(order, preset, report)
+    asked = ConversionOrder(
+        path=order.path if path is None else str(path),
+        seed=preset.seed if path is None else None,
+        published=path is not None,
+        outputs={"onnx": order.outputs["converted"], "weights": order.outputs["weights"]},
+        task_type=order.task_type,
+        preprocessing=order.preprocessing,
+        architecture=preset.architecture.name,
+        num_classes=preset.architecture.num_classes,
+    )
+    made = _run("preparer.from_pytorch", asked, Conversion, order=order, bounds=BOUNDS["pytorch"], report=report)
+    made = msgspec.structs.replace(made, facts=msgspec.structs.replace(made.facts, source=weights))
+    report({"stage": "describing the ONNX model"})
+    description = _described(order, order.converted, made, report)
+    notes = [f"Weights: {weights}.", *description.notes]
+    return Converted(description=msgspec.structs.replace(description, notes=notes), conversion=made)
+
+
+def _weights(order: ConvertOrder, preset: Preset, report: child.Report) -> tuple[Path | None, str]:
+    """The file with pretrained weights, if it is to be had, and in words which weights the preset gets."""
+    seeded = f"seeded initialisation (seed {preset.seed}), nothing learned"
+    if preset.pretrained is None:
+        return None, seeded
+    if order.pretrained is None:
+        return None, f"{seeded}; pretrained ones were not fetched: PRESET_WEIGHTS is off"
+    try:
+        found = pretrained.fetch(preset.pretrained, ArtifactStore(Path(order.pretrained)), report)
+    except pretrained.NotFetched as reason:
+        return None, f"{seeded}; pretrained ones could not be fetched: {reason}"
+    return found, preset.pretrained.name
 
 
 def _converted(order: ConvertOrder, report: child.Report) -> Conversion:
@@ -115,6 +161,8 @@ def _run(
 ) -> Answer:
     size_mb = Path(asked.path).stat().st_size // MB
     seconds = min(order.max_runtime_s, bounds.seconds + bounds.seconds_per_mb * size_mb)
+    if order.preset is not None:  # its weights may come from no file, and it stands back on a busy machine
+        size_mb, seconds = order.preset.parameters * BYTES_PER_WEIGHT // MB, order.max_runtime_s
     limits = child.Limits(
         wall_s=seconds,
         cpu_s=int(seconds * THREADS),

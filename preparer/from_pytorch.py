@@ -29,22 +29,39 @@ def convert(order: ConversionOrder, report: Callable[[dict[str, Any]], None]) ->
     path = Path(order.path)
     sandbox.enter([Path(__file__).parent, path])
     nets.settle()
-    kind = kinds.kind_of(path)  # no PyTorch yet: what is no model at all is refused at once
-    if kind not in kinds.PYTORCH:
-        raise errors.BadModel(f"By its content this is a {kinds.IN_WORDS[kind]}, not a file of PyTorch.")
+    source = "seeded initialisation" if order.seed is not None else _source(path)
     report({"stage": "loading PyTorch"})
     from shared.nets import export, weights
 
-    report({"stage": f"reading the {kinds.IN_WORDS[kind]}"})
-    net = weights.read(path, order.architecture, order.num_classes, enclosed=not sandbox.missing())
+    report({"stage": f"reading the {source}"})
+    net = _network(order, path)
     _check_task(order, net)
     report({"stage": "converting to ONNX and comparing with PyTorch"})
-    made = export.export(net, _shape(order), source=kinds.IN_WORDS[kind])
+    made = export.export(net, _shape(order), source=source)
     write(order.outputs["onnx"], made.onnx)
     if net.architecture is not None:
         write(order.outputs["weights"], weights.state_bytes(net))
     facts = msgspec.structs.replace(made.facts, seconds=round(time.monotonic() - started, 3))
     return Conversion(facts=facts, architecture=net.architecture, labels=net.labels)
+
+
+def _source(path: Path) -> str:
+    """What the file is, in words; no PyTorch yet: what is no model at all is refused at once."""
+    kind = kinds.kind_of(path)
+    if kind not in kinds.PYTORCH:
+        raise errors.BadModel(f"By its content this is a {kinds.IN_WORDS[kind]}, not a file of PyTorch.")
+    return kinds.IN_WORDS[kind]
+
+
+def _network(order: ConversionOrder, path: Path) -> Net:
+    from shared.nets import architectures, weights
+
+    if order.seed is not None and order.architecture is not None:
+        return architectures.build(order.architecture, order.num_classes, seed=order.seed)
+    net = weights.read(path, order.architecture, order.num_classes, enclosed=not sandbox.missing())
+    if order.published and order.architecture is not None:
+        net = net._replace(labels=architectures.published_labels(order.architecture))
+    return net
 
 
 def _check_task(order: ConversionOrder, net: Net) -> None:

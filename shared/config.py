@@ -100,6 +100,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper"):
         1000
     )
 
+    presets: Annotated[bool, Meta(description="Offer the models that come with the platform.")] = True
+    preset_weights: Annotated[
+        bool, Meta(description="Fetch pretrained weights of presets from download.pytorch.org, some 120 MB in all.")
+    ] = True
+
     metrics_token: Annotated[
         Text, Meta(description="Bearer token that opens /metrics, for Prometheus; nothing else takes it.")
     ] = ""
@@ -154,6 +159,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper"):
     def run(self) -> Path:
         """Sockets, locks and pid files."""
         return Path(self.run_dir).absolute() if self.run_dir else self.root / "run"
+
+    @property
+    def pretrained(self) -> Path:
+        """Pretrained weights that were fetched: a store of its own, whose files can be fetched again."""
+        return self.root / "pretrained"
 
     @property
     def logs(self) -> Path:

@@ -8,7 +8,9 @@ import signal
 VARIABLE = "CVP_FAILPOINT"
 """`POINT` or `POINT:HITS` in the environment: SIGKILL when this process reaches the point for the HITS-th time."""
 
-TRANSACTIONS = frozenset({"accept", "cancel", "claim", "delete", "fail", "finish", "put_back", "recover", "retry"})
+TRANSACTIONS = frozenset(
+    {"accept", "cancel", "claim", "delete", "fail", "finish", "preset", "put_back", "recover", "retry"}
+)
 """Names of the durable transactions over jobs and files (`shared.db.connection.write`)."""
 
 POINTS = frozenset(

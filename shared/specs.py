@@ -186,6 +186,30 @@ class Architecture(msgspec.Struct, frozen=True, kw_only=True):
         return 3, self.preprocessing.resize.height, self.preprocessing.resize.width
 
 
+class Pretrained(msgspec.Struct, frozen=True, kw_only=True):
+    """Published weights of an architecture, and where they are fetched from."""
+
+    name: str
+    url: str
+    """Over HTTPS; the file's name ends with the first digits of its SHA-256, as all of torchvision's do."""
+    max_bytes: int
+    """A longer file is not the one that is meant."""
+
+
+class Preset(msgspec.Struct, frozen=True, kw_only=True):
+    """A model that comes with the platform; as JSON it is the file that an upload would be."""
+
+    schema: Literal["cvp.preset/1"] = "cvp.preset/1"
+    name: str
+    description: str
+    architecture: Architecture
+    parameters: int
+    """Weights of the network as it is trained, with the published number of classes."""
+    seed: int = 0
+    """Of the initial weights, where there are no pretrained ones."""
+    pretrained: Pretrained | None = None
+
+
 class Parity(msgspec.Struct, frozen=True, kw_only=True):
     """Two ways to run one model on the same input: a converted one beside its source, an engine beside another."""
 

@@ -37,6 +37,8 @@ PERSIST_S = 60.0
 PERSIST_EVERY_S = 0.5
 CANCELLED = "cancelled"
 STOPPED = "stopped"
+GAVE_WAY = "gave way"
+PUT_BACK = {STOPPED: "the worker was stopped", GAVE_WAY: "it gave way to what a user ordered"}
 
 logger = logging.getLogger(__name__)
 
@@ -232,8 +234,8 @@ class JobWorker:
         )
 
     def _interrupt(self, job: jobs.Claimed, duty: Duty, reason: str, stop: process.Stop) -> str:
-        if reason == STOPPED:
-            jobs.put_back(job)
+        if reason in PUT_BACK:
+            jobs.put_back(job, PUT_BACK[reason])
             return "queued"
         _persist(lambda: jobs.cancelled(job, lambda: duty.give_up(job, "It was cancelled.")), stop)
         return CANCELLED
@@ -294,20 +296,23 @@ class _Watch:
         self._job, self._stop, self._tell = job, stop, tell
         self._latest: dict[str, Any] = {}
         self._stored_at = 0.0
-        self._cancel = False
+        self._cancel = self._gives_way = False
 
     def progress(self, body: dict[str, Any]) -> None:
         self._latest = body
         self._tell(self._job, "running", body)
 
     def interrupted(self) -> str | None:
-        """Store the newest progress every `PROGRESS_S` and learn of a cancellation by the same write."""
+        """Store the newest progress every `PROGRESS_S` and learn by the same write of a cancellation; a background job
+        also looks whether somebody waits for it.
+        """
         if self._stop:
             return STOPPED
         if time.monotonic() - self._stored_at >= PROGRESS_S:
             self._stored_at = time.monotonic()
             try:
                 self._cancel = jobs.report_progress(self._job, self._latest)
+                self._gives_way = jobs.has_to_give_way(self._job, clock.now_ms())
             except errors.Unavailable as error:  # no reason to throw work away: only the progress is not stored
                 logger.warning("progress was not stored", extra={"error": error.message})
-        return CANCELLED if self._cancel else None
+        return CANCELLED if self._cancel else GAVE_WAY if self._gives_way else None

@@ -18,6 +18,7 @@ from shared.db import accounts, connection
 
 for setting in config.names():  # tests do not depend on the settings of the shell they are typed in
     os.environ.pop(setting, None)
+os.environ["PRESETS"] = "false"  # they would be prepared beside whatever is tested; tests of them say otherwise
 
 
 @pytest.fixture

@@ -67,6 +67,7 @@ def _served(entry: CatalogEntry) -> schemas.ServedModel:
         inputs=entry.inputs,
         outputs=entry.outputs,
         labels=entry.labels,
+        notes=entry.notes,
         engine=entry.serves.engine,
         precision=entry.serves.precision,
         batch_size=entry.serves.batch_size,

@@ -11,7 +11,7 @@ from litestar import Response, Router, delete, get, post
 from litestar.params import FromPath, FromQuery
 from litestar.response import File
 
-from gateway import schemas, uploads
+from gateway import presets, schemas, uploads
 from gateway.context import Context
 from gateway.docs import ModelUploadOperation
 from gateway.routes.common import (
@@ -36,9 +36,14 @@ from gateway.upload_kinds import MODEL
 from shared import clock, errors
 from shared.artifacts import Staging
 from shared.db import connection, idempotency, jobs, registry
-from shared.specs import ConvertSpec, Preprocessing, Stored, Task, TensorInfo
+from shared.specs import ConversionFacts, ConvertSpec, Preprocessing, Preset, Stored, Task, TensorInfo
 
 FINISHED_GRAPH = "{} is a finished graph; training needs a network by name: PyTorch weights with `architecture`."
+TO_BE_SEEDED = "not prepared yet: a seeded initialisation (seed {0.seed}), nothing learned"
+TO_BE_FETCHED = (
+    "not prepared yet: {0.pretrained.name}; where they cannot be fetched, a seeded initialisation (seed {0.seed}), "
+    "nothing learned"
+)
 SOURCES: dict[str, str] = {
     "onnx": "An ONNX file",
     "tensorflow": "A TensorFlow or Keras model",
@@ -63,6 +68,15 @@ async def upload(request: Http, context: Injected, idempotency_key: IdempotencyK
     return respond(answer)
 
 
+@post("/presets/{preset:str}", status_code=202, responses=problems(404, 409))
+async def renew_preset(request: Http, preset: FromPath[str], context: Injected) -> Response[bytes]:
+    """Bring back a preset that was deleted, or make one anew that failed or lacks its pretrained weights."""
+    answer = await context.store.write(_renew, context, preset, request)
+    await context.caches.refresh()
+    context.broker.doorbell("cpu")
+    return respond(answer)
+
+
 @get("/", responses=problems())
 async def list_models(
     *,
@@ -70,11 +84,12 @@ async def list_models(
     limit: Limit = 50,
     cursor: Cursor = None,
     name: FromQuery[str | None] = None,
+    model_type: FromQuery[Literal["preset", "custom"] | None] = None,
     task_type: FromQuery[Task | None] = None,
     status: FromQuery[Literal["converting", "ready", "failed"] | None] = None,
 ) -> Response[bytes]:
     """Models, newest first."""
-    wanted = {"name": name, "task_type": task_type, "status": status}
+    wanted = {"name": name, "model_type": model_type, "task_type": task_type, "status": status}
     return ready(await context.store.read(_listed, wanted, limit, cursor))
 
 
@@ -139,6 +154,12 @@ def _accept(
     return answer
 
 
+def _renew(context: Context, name: str, request: Http) -> idempotency.Answer:
+    model_id, unused = presets.renew(name, context.settings, context.models, origin_of(request))
+    remove_files(context.models, unused)
+    return accepted(_model(registry.stored_model(model_id)), f"{V1}/models/{model_id}")
+
+
 def _delete(context: Context, model_id: str, request: Http) -> None:
     with connection.write(durable=True, name="delete"):
         unused = registry.delete_model(model_id, origin_of(request).request_id)
@@ -160,6 +181,7 @@ def _listed(wanted: dict[str, Any], limit: int, cursor: str | None) -> bytes:
 def _model(row: Any) -> schemas.Model:
     """As the API shows it, from a stored row; what is only passed on stays the JSON it is."""
     found = None if row.description_json is None else FOUND.decode(row.description_json)
+    preset = None if row.preset is None else PRESET.decode(row.preset)
     contract = found.preprocessing if found else msgspec.json.decode(row.preprocessing or "null", type=Contract)
     return schemas.Model(
         id=row.id,
@@ -173,7 +195,7 @@ def _model(row: Any) -> schemas.Model:
         file_size=row.file_size,
         onnx_size=row.onnx_size,
         sha256=row.file_sha256,
-        input_shape=found.inputs[0].shape if found else None,
+        input_shape=found.inputs[0].shape if found else ["batch", *preset.architecture.input_shape] if preset else None,
         output_shape=found.outputs[0].shape if found else None,
         inputs=found.inputs if found else [],
         outputs=found.outputs if found else [],
@@ -182,11 +204,24 @@ def _model(row: Any) -> schemas.Model:
         notes=found.notes if found else [],
         architecture=row.architecture,
         conversion=raw(row.conversion),
+        preset=None if preset is None else _preset(preset, row.conversion),
         trainable=(why_not := _why_not_trainable(row)) is None,
         why_not=why_not,
         parent_id=row.parent_id,
         created_by=row.created_by,
         created_at=clock.iso(row.created_at_ms),
+    )
+
+
+def _preset(preset: Preset, conversion: str | None) -> schemas.PresetFacts:
+    source = None if conversion is None else CONVERSION.decode(conversion).source
+    return schemas.PresetFacts(
+        name=preset.name,
+        num_classes=preset.architecture.num_classes,
+        parameters=preset.parameters,
+        weights=source or (TO_BE_FETCHED if preset.pretrained else TO_BE_SEEDED).format(preset),
+        pretrained=None if source is None else presets.is_pretrained(preset, source),
+        source=preset.pretrained.url if preset.pretrained else None,
     )
 
 
@@ -206,8 +241,11 @@ class Found(msgspec.Struct, frozen=True):
 
 
 Contract = Preprocessing | None
+PRESET, CONVERSION = msgspec.json.Decoder(Preset), msgspec.json.Decoder(ConversionFacts)
 FOUND = msgspec.json.Decoder(Found)
 
 router = Router(
-    "/models", route_handlers=[upload, list_models, get_model, delete_model, download, deployment], tags=["models"]
+    "/models",
+    route_handlers=[upload, renew_preset, list_models, get_model, delete_model, download, deployment],
+    tags=["models"],
 )

@@ -24,6 +24,12 @@ ENDED = ("completed", "failed", "cancelled", "put back", "put off", "worker lost
 AGEING_MS = 300_000
 """Waiting this long counts as much as one step of priority, so nothing starves."""
 
+BACKGROUND = -100
+"""Priority, in the CPU lane, of what no user ordered: it starts when nothing else could, and stops for what comes."""
+
+LEISURE = 3
+"""Times as long a background job may take: it leaves the processor to others."""
+
 PATIENCE_MS = 10_000
 BACK_OFF_MS = 2_000
 MAX_BACK_OFF_MS = 60_000
@@ -58,6 +64,11 @@ class Ticket(msgspec.Struct, frozen=True):
     ordered_at_ms: int
     not_before_ms: int
 
+    @property
+    def background(self) -> bool:
+        """Whether no user waits for it."""
+        return self.lane == "cpu" and self.priority == BACKGROUND
+
 
 class Claimed(msgspec.Struct, frozen=True, kw_only=True):
     """A job this worker now runs; `attempt` fences its writes."""
@@ -69,6 +80,7 @@ class Claimed(msgspec.Struct, frozen=True, kw_only=True):
     """Canonical JSON of the kind's spec."""
     max_runtime_s: float
     created_by: str
+    priority: int
     ordered_at_ms: int
     request_id: str | None = None
     traceparent: str | None = None
@@ -123,7 +135,8 @@ def pick(open_jobs: Iterable[Ticket], lane: Lane, now_ms: int, quiet_since_ms: i
     Order: priority, then age; `AGEING_MS` of waiting is worth one step of priority. An exclusive job starts only when
     nothing else runs, and while one runs, or waits at the head of the accelerator lane, nothing younger starts. It lets
     older jobs of the other lanes go first (the report of the benchmark before it, a model to be checked), for
-    `PATIENCE_MS` after something last ended: by then their workers would have taken them, were they alive.
+    `PATIENCE_MS` after something last ended: by then their workers would have taken them, were they alive. A background
+    job is younger than everything, however long it has waited.
 
     Of heavy jobs one of a kind runs at a time, so that they leave workers to the others, and memory. An exclusive job
     that waits for a heavy one does not keep those others waiting with it.
@@ -147,6 +160,17 @@ def pick(open_jobs: Iterable[Ticket], lane: Lane, now_ms: int, quiet_since_ms: i
     return None if running or yields else head
 
 
+def gives_way(open_jobs: Iterable[Ticket], job_id: str, now_ms: int) -> bool:
+    """Whether a running background job would not be started now, did it still wait: somebody wants its place. Pure."""
+    jobs = {job.id: job for job in open_jobs}
+    ours = jobs.get(job_id)
+    if ours is None or not ours.background:
+        return False
+    jobs[job_id] = msgspec.structs.replace(ours, status="queued", not_before_ms=0)
+    chosen = pick(jobs.values(), "cpu", now_ms)
+    return chosen is None or not chosen.background
+
+
 def _holder(jobs: list[Ticket], now_ms: int) -> Callable[[Ticket], Ticket | None]:
     """Names what keeps a job from starting, whoever is ahead in its lane: a heavy job of its kind that runs, or an
     exclusive one that waits at the head of the accelerator lane.
@@ -158,7 +182,7 @@ def _holder(jobs: list[Ticket], now_ms: int) -> Callable[[Ticket], Ticket | None
     def holder(job: Ticket) -> Ticket | None:
         if job.heavy and job.kind in heavy:
             return heavy[job.kind]
-        if exclusive is not None and job.ordered_at_ms > exclusive.ordered_at_ms and (job.heavy or not heavy):
+        if exclusive is not None and _is_older(exclusive, job) and (job.heavy or not heavy):
             return exclusive
         return None
 
@@ -168,7 +192,12 @@ def _holder(jobs: list[Ticket], now_ms: int) -> Callable[[Ticket], Ticket | None
 def _goes_first(elder: Ticket, exclusive: Ticket, now_ms: int, quiet_since_ms: int) -> bool:
     """Whether the exclusive job still lets this one go before it."""
     quiet_ms = now_ms - max(quiet_since_ms, elder.ordered_at_ms)  # less than nothing: the clock was set back
-    return elder.ordered_at_ms < exclusive.ordered_at_ms and 0 <= quiet_ms < PATIENCE_MS
+    return _is_older(elder, exclusive) and 0 <= quiet_ms < PATIENCE_MS
+
+
+def _is_older(one: Ticket, other: Ticket) -> bool:
+    """Across lanes, where priorities do not count."""
+    return (one.background, one.ordered_at_ms) < (other.background, other.ordered_at_ms)
 
 
 def _head(jobs: list[Ticket], lane: Lane, now_ms: int, holder: Callable[[Ticket], Ticket | None]) -> Ticket | None:
@@ -180,8 +209,8 @@ def _ready(jobs: list[Ticket], lane: Lane, now_ms: int) -> list[Ticket]:
     return [job for job in waiting if not 0 < job.not_before_ms - now_ms <= MAX_BACK_OFF_MS]
 
 
-def _rank(job: Ticket) -> tuple[int, str]:
-    return job.ordered_at_ms - job.priority * AGEING_MS, job.id
+def _rank(job: Ticket) -> tuple[bool, int, str]:
+    return job.background, job.ordered_at_ms - job.priority * AGEING_MS, job.id
 
 
 def waiting_for(open_jobs: Iterable[Ticket], now_ms: int, quiet_since_ms: int = 0) -> dict[str, str]:
@@ -259,7 +288,7 @@ def insert(
         spec=spec,
         status="queued",
         priority=priority,
-        max_runtime_s=MAX_RUNTIME_S[kind],
+        max_runtime_s=MAX_RUNTIME_S[kind] * (LEISURE if priority == BACKGROUND else 1),
         ordered_at_ms=parent.ordered_at_ms if parent else now,
         parent_id=parent.id if parent else None,
         request_id=origin.request_id,
@@ -423,15 +452,23 @@ def retry(job: Claimed, reason: str, give_up: GiveUp) -> JobStatus:
     return status
 
 
-def put_back(job: Claimed) -> None:
-    """Return a running job to the queue because its worker is stopping; the attempt does not count.
+def has_to_give_way(job: Claimed, now_ms: int) -> bool:
+    """`gives_way` of the jobs as they are now; nothing is read for a job that a user ordered."""
+    if job.priority != BACKGROUND:
+        return False
+    with connection.read():
+        return gives_way(_tickets(), job.id, now_ms)
+
+
+def put_back(job: Claimed, why: str) -> None:
+    """Return a running job to the queue, since its worker stops or it gives way; the attempt does not count.
 
     Raises:
         Fenced: The job is no longer ours.
     """
     with connection.write(durable=True, name="put_back"):
         _mine(job, status="queued", worker=None, attempt=job.attempt - 1, progress={})
-        _note(job.id, job.attempt, "put back", "the worker was stopped", request_id=job.request_id)
+        _note(job.id, job.attempt, "put back", why, request_id=job.request_id)
 
 
 def request_cancel(job_id: str, request_id: str | None = None) -> JobStatus:

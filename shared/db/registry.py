@@ -11,7 +11,20 @@ import peewee
 from shared import clock, errors, ids
 from shared.db import connection, jobs, pages
 from shared.db.tables import Artifact, Benchmark, BenchmarkResult, Dataset, Deployment, Job, Model, Revision
-from shared.specs import EngineName, ModelDescription, Precision, Preprocessing, Scores, Stored, Task, TensorInfo
+from shared.specs import (
+    EngineName,
+    ModelDescription,
+    Precision,
+    Preprocessing,
+    Preset,
+    Scores,
+    Stored,
+    Task,
+    TensorInfo,
+)
+
+PLATFORM = "usr_platform"
+"""Owner of what comes with the platform: a user nobody can be."""
 
 DEFAULT_BATCH = 4
 """Largest batch the default deployment forms from waiting requests, for models with a dynamic batch."""
@@ -48,6 +61,7 @@ class CatalogEntry(msgspec.Struct, frozen=True, kw_only=True):
     labels: list[str] | None
     scores: Scores
     """What the model gives where `preprocessing` does not say it."""
+    notes: list[str]
     serves: Serves
 
 
@@ -84,10 +98,47 @@ def named(sha256s: Iterable[str]) -> set[str]:
 
 def add_model(stored: Stored, user_id: str, **fields: Any) -> str:
     """Insert an uploaded model that waits for its check, inside the caller's `write()`; returns its id."""
+    return _add(stored, user_id, model_type="custom", **fields)
+
+
+def add_preset(preset: Preset, stored: Stored) -> str:
+    """The same for a model that comes with the platform; `stored` is its descriptor."""
+    return _add(
+        stored,
+        PLATFORM,
+        model_type="preset",
+        preset=preset,
+        name=preset.name,
+        description=preset.description,
+        framework="pytorch",
+        task_type=preset.architecture.task,
+        architecture=preset.architecture.name,
+        preprocessing=preset.architecture.preprocessing,
+    )
+
+
+def presets() -> list[Model]:
+    """The presets there are and those that were deleted, oldest first."""
+    with connection.read():
+        return list(Model.select().where(Model.model_type == "preset").order_by(Model.id))
+
+
+def set_failed(model_id: str, reason: str) -> None:
+    """A model cannot be made ready; inside the caller's `write()`."""
+    Model.update(status="failed", error=reason).where(Model.id == model_id).execute()
+    bump("models")
+
+
+def set_converting(model_id: str) -> None:
+    """One that had failed is tried again; inside the caller's `write()`."""
+    Model.update(status="converting", error=None).where(Model.id == model_id).execute()
+    bump("models")
+
+
+def _add(stored: Stored, user_id: str, **fields: Any) -> str:
     model_id = ids.new_id("mdl")
     Model.insert(
         id=model_id,
-        model_type="custom",
         status="converting",
         file_sha256=stored.sha256,
         file_size=stored.size_bytes,
@@ -104,16 +155,23 @@ _MODELS = pages.List(
     Model.id,
     "mdl",
     name=Model.name,
+    model_type=Model.model_type,
     task_type=Model.task_type,
     status=Model.status,
 )
 
 
 def models(
-    *, name: str | None = None, task_type: Task | None = None, status: str | None = None, limit: int, cursor: str | None
+    *,
+    name: str | None = None,
+    model_type: str | None = None,
+    task_type: Task | None = None,
+    status: str | None = None,
+    limit: int,
+    cursor: str | None,
 ) -> pages.Page[Any]:
     """Models that are not deleted, as `pages.stored`, newest first; None filters nothing."""
-    return _MODELS.page(limit, cursor, name=name, task_type=task_type, status=status)
+    return _MODELS.page(limit, cursor, name=name, model_type=model_type, task_type=task_type, status=status)
 
 
 def model(model_id: str) -> Model:
@@ -215,6 +273,7 @@ def _entry(row: Model, active: Deployment | None) -> CatalogEntry:
         preprocessing=description.preprocessing,
         labels=description.labels,
         scores=description.scores,
+        notes=description.notes,
         serves=_serves(active, description),
     )
 

@@ -8,7 +8,7 @@ import msgspec
 import peewee
 
 from shared.db.connection import database
-from shared.specs import ConversionFacts, DatasetSummary, ModelDescription, canonical_json
+from shared.specs import ConversionFacts, DatasetSummary, ModelDescription, Preset, canonical_json
 
 
 class Json(peewee.TextField):
@@ -144,6 +144,7 @@ class Model(Table):
     architecture = peewee.TextField(null=True)
     weights_sha256 = peewee.TextField(null=True)
     conversion = Json(null=True, shape=ConversionFacts)
+    preset = Json(null=True, shape=Preset)
     parent_id = peewee.TextField(null=True)
     created_by = peewee.TextField()
     created_at_ms = peewee.IntegerField()

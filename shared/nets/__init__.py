@@ -18,11 +18,11 @@ THREADS = min(4, os.cpu_count() or 1)
 """Each thread takes address space, which a child is limited in; a conversion is mostly one thread's work."""
 
 
-def missing() -> str | None:
-    """What to do where PyTorch is not installed; None where it is."""
+def missing(then: str = "upload again") -> str | None:
+    """What to do where PyTorch is not installed, and what after that; None where it is."""
     if all(importlib.util.find_spec(name) for name in ("torch", "torchvision", "timm", "onnxscript", "safetensors")):
         return None
-    return "PyTorch is not installed here: run `make setup-train` and upload again."
+    return f"PyTorch is not installed here: run `make setup-train` and {then}."
 
 
 def settle() -> None:

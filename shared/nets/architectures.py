@@ -113,6 +113,11 @@ def known() -> list[str]:
     return [*CLASSES, *sorted(names, key=lambda name: not name.startswith(LIKELY))]
 
 
+def published_labels(name: str) -> list[str]:
+    """Names of the classes that the published weights of one of torchvision's architectures tell apart."""
+    return list(torchvision.models.get_model_weights(name).DEFAULT.meta["categories"])
+
+
 def num_classes_of(name: str, state: Mapping[str, Tensor]) -> int | None:
     """How many classes the head in these weights of an architecture has; None where they have no such head."""
     heads = [key for key, value in skeleton(name).items() if MARK in value.shape[:1]]

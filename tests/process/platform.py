@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ from typing import Any
 
 import httpx
 import psutil
+from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 DIGITS = ROOT / "examples" / "digits"
@@ -141,6 +143,14 @@ def upload_digits(client: httpx.Client, name: str = "digits") -> str:
     model_id = str(answer.json()["id"])
     assert settled(client, f"/models/{model_id}")["status"] == "ready"
     return model_id
+
+
+def photograph(width: int = 320, height: int = 240) -> bytes:
+    """A JPEG of something."""
+    image = Image.radial_gradient("L").resize((width, height))
+    buffer = io.BytesIO()
+    Image.merge("RGB", (image, image.rotate(90), image.transpose(Image.Transpose.FLIP_TOP_BOTTOM))).save(buffer, "JPEG")
+    return buffer.getvalue()
 
 
 def settled(client: httpx.Client, path: str, within_s: float = 90.0) -> dict[str, Any]:

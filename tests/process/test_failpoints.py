@@ -50,12 +50,12 @@ STOPPING = commits("put_back", hits=(1,))
 CHILD = [("artifact.before_rename", 1), ("artifact.after_rename", 1), ("child.before_result", 1)]
 UPLOADING = [*commits("accept"), *((f"artifact.{side}_rename", hit) for side in ("before", "after") for hit in HITS)]
 ORDERING = commits("accept", hits=(2,))
-CANCELLING, DELETING = commits("cancel"), commits("delete")
+CANCELLING, DELETING, OFFERING = commits("cancel"), commits("delete"), commits("preset")
 SAVING = [("backup.before_rename", 1), ("backup.after_rename", 1)]
 BRINGING_BACK = [*(("restore.before_move", hit) for hit in range(1, 10)), ("restore.after_moves", 1)]
 KILLS = [
     *(*WORKING, *FAILING, *RETRYING, *RECOVERING, *STOPPING, *CHILD),
-    *(*UPLOADING, *CANCELLING, *DELETING, *SAVING, *BRINGING_BACK),
+    *(*UPLOADING, *CANCELLING, *DELETING, *OFFERING, *SAVING, *BRINGING_BACK),
 ]
 """Every kill of the tests below; `test_there_is_no_point_without_its_kills` holds it against all points there are."""
 
@@ -79,8 +79,9 @@ def settings(tmp_path_factory: pytest.TempPathFactory, db_file: Path) -> config.
 def start(settings: config.Settings) -> Iterator[Start]:
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(*module: str, failpoint: Kill | None = None) -> subprocess.Popen[bytes]:
+    def start(*module: str, failpoint: Kill | None = None, presets: bool = False) -> subprocess.Popen[bytes]:
         env = os.environ | {"DATA_DIR": settings.data_dir, "DB_PATH": settings.db_path, "PORT": str(settings.port)}
+        env["PRESETS"] = str(presets).lower()
         env[failpoints.VARIABLE] = f"{failpoint[0]}:{failpoint[1]}" if failpoint else ""
         with (settings.logs / f"{module[0]}.log").open("a") as log:
             started.append(subprocess.Popen([sys.executable, "-m", *module], env=env, cwd=ROOT, stderr=log))
@@ -244,6 +245,38 @@ def test_a_worker_may_die_while_it_stops(kill: Kill, settings: config.Settings, 
     wait_for(settled, 30, "the end of all jobs")
     assert violations(settings, models) == []
     assert statuses() == [("completed", 2 if kill[0] == "put_back.before_commit" else 1)]
+
+
+@pytest.mark.parametrize("kill", STOPPING, ids=named)
+def test_a_worker_may_die_while_its_job_gives_way(kill: Kill, settings: config.Settings, admin: Account, start: Start):
+    (background,) = add_models(settings, admin, 1)
+    with connection.write():
+        tables.Job.update(priority=jobs.BACKGROUND).execute()
+    worker = start("tests.process.preparer_that", "slowly", failpoint=kill)
+    wait_for(lambda: statuses() == [("running", 1)], 30, "the start")
+    (ordered,) = add_models(settings, admin, 1)
+    assert died(worker)
+    start("tests.process.preparer_that", "serve")
+    wait_for(settled, 30, "the end of all jobs")
+    assert violations(settings, [background, ordered]) == []
+    assert statuses() == sorted([("completed", 1), ("completed", 2 if kill[0] == "put_back.before_commit" else 1)])
+
+
+@pytest.mark.parametrize("kill", OFFERING, ids=named)
+def test_every_preset_is_added_once_whenever_a_gateway_dies_of_it(
+    kill: Kill, settings: config.Settings, caller: Caller, start: Start
+):
+    assert died(start("gateway", failpoint=kill, presets=True))
+    added = [model.id for model in tables.Model.select()]
+    assert len(added) == kill[1] - (kill[0] == "preset.before_commit")
+    start("gateway", presets=True)
+    wait_for(caller.up, 30, "the gateway")
+    start("tests.process.preparer_that", "serve")
+    wait_for(settled, 30, "the end of all jobs")
+    models = list(tables.Model.select())
+    assert violations(settings, [model.id for model in models]) == []
+    assert sorted(model.name for model in models) == ["cnn32", "efficientnet_b0", "resnet50", "yolov8n", "yolov8s"]
+    assert {*added} <= {model.id for model in models}
 
 
 def test_a_job_that_takes_too_long_is_ended_with_its_bound_as_the_reason(

@@ -173,7 +173,7 @@ class Platform(RuleBasedStateMachine):
         endings = {
             "finish": lambda: jobs.finish(job, lambda: None),
             "fail": lambda: jobs.fail(job, "it could not be done"),
-            "put_back": lambda: jobs.put_back(job),
+            "put_back": lambda: jobs.put_back(job, "the worker was stopped"),
             "cancelled": lambda: jobs.cancelled(job),
             "retry": lambda: jobs.retry(job, "no space", lambda job, reason: None),
         }

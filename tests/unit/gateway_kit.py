@@ -167,7 +167,7 @@ class Gateway:
 
 
 def settings_at(folder: Path) -> config.Settings:
-    settings = config.load({"DATA_DIR": str(folder)})
+    settings = config.load({"DATA_DIR": str(folder), "PRESETS": "false"})
     settings.make_folders()
     return settings
 

@@ -71,6 +71,7 @@ POST /api/v1/users
 PATCH /api/v1/users/{user_id}
 DELETE /api/v1/users/{user_id}
 DELETE /api/v1/models/{model_id}
+POST /api/v1/models/presets/{preset}
 DELETE /api/v1/datasets/{dataset_id}
 """
 PLAIN = {"/api/v1/inference/predict": "POST", "/api/v1/events/ws": "GET"}

@@ -60,7 +60,7 @@ def test_each_attempt_keeps_its_last_lines(gateway: Gateway, job: jobs.Claimed) 
     for number in range(LOG_LINES + 5):
         said.line("info", f"line {number}")
     said.keep()
-    jobs.put_back(job)
+    jobs.put_back(job, "the worker was stopped")
     told = gateway.get(f"/jobs/{job.id}/log").json()
     [attempt] = told["attempts"]
     assert attempt["attempt"] == 1

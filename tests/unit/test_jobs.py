@@ -25,6 +25,9 @@ ONLY_THERE: dict[str, dict[str, object]] = {
 }
 """What jobs of the other lanes cannot be."""
 
+PRESET: dict[str, object] = {"kind": "convert", "heavy": True}
+"""What background jobs are."""
+
 tickets = st.lists(
     st.builds(
         dict,
@@ -33,10 +36,12 @@ tickets = st.lists(
         kind=st.sampled_from(["convert", "dataset"]),
         isolation=st.sampled_from(["exclusive", "shared"]),
         heavy=st.booleans(),
-        priority=st.integers(-3, 3),
+        priority=st.sampled_from([jobs.BACKGROUND, -3, 0, 0, 3]),
         ordered_at_ms=st.integers(0, NOW),
         not_before_ms=st.sampled_from([0, 0, NOW + 1]),
-    ).map(lambda row: row | ONLY_THERE[row["lane"]]),
+    )
+    .map(lambda row: row | ONLY_THERE[row["lane"]])
+    .map(lambda row: row | (PRESET if (row["lane"], row["priority"]) == ("cpu", jobs.BACKGROUND) else {})),
     max_size=8,
 ).map(lambda rows: [msgspec.convert(row | {"id": f"job_{i}"}, jobs.Ticket) for i, row in enumerate(rows)])
 
@@ -171,7 +176,46 @@ def test_nothing_younger_overtakes_a_waiting_exclusive_job(open_jobs):
     other = jobs.pick(open_jobs, "cpu", NOW)
     waits_for_long = any(job.heavy and job.status == "running" for job in open_jobs)
     if head and head.isolation == "exclusive" and other and (other.heavy or not waits_for_long):
-        assert other.ordered_at_ms <= head.ordered_at_ms
+        assert other.ordered_at_ms <= head.ordered_at_ms and not other.background
+
+
+def preset(name: str, **changes: object) -> jobs.Ticket:
+    return ticket(name, **PRESET | {"priority": jobs.BACKGROUND} | changes)
+
+
+@given(tickets, quiet)
+def test_a_background_job_starts_and_stays_only_while_no_user_waits_for_its_place(open_jobs, quiet_since_ms):
+    """However long it has waited."""
+    ours = preset("ours", ordered_at_ms=-jobs.AGEING_MS * 1000)
+    starts = jobs.pick([*open_jobs, ours], "cpu", NOW, quiet_since_ms) == ours
+    stays = not jobs.gives_way([*open_jobs, msgspec.structs.replace(ours, status="running")], "ours", NOW)
+    assert starts == stays, "else it would be stopped and started for ever"
+    ready = [job for job in open_jobs if job.status == "queued" and job.not_before_ms <= NOW]
+    head = jobs._head(open_jobs, "accelerator", NOW, lambda job: None)
+    alone = head is not None and head.isolation == "exclusive"
+    small = any(job.lane == "cpu" and not job.heavy for job in ready)
+    assert not stays or not (alone or small)
+
+
+def test_whoever_orders_while_five_presets_wait_and_one_runs_waits_for_none_of_them():
+    line = [preset(f"preset {i}", ordered_at_ms=i) for i in range(5)]
+    runs, back = preset("runs", status="running"), preset("runs")
+    benchmark = ticket("benchmark", isolation="exclusive", ordered_at_ms=50)
+    upload, model = ticket("upload", kind="convert", ordered_at_ms=60), ticket("model", kind="convert", heavy=True)
+    assert not jobs.gives_way([runs, *line], "runs", 100)
+    for ordered in ([benchmark], [upload], [model], [benchmark, upload]):
+        assert jobs.gives_way([runs, *line, *ordered], "runs", 100)
+    assert jobs.pick([back, *line, benchmark], "cpu", 100, 99) is None
+    assert jobs.pick([back, *line, benchmark], "accelerator", 100, 99) == benchmark, "its patience is not for these"
+    assert jobs.pick([back, *line, upload], "cpu", 100, 99) == upload
+    assert jobs.pick([back, *line, model], "cpu", 100, 99) == model
+    shared = ticket("shared", ordered_at_ms=50)
+    assert not jobs.gives_way([runs, *line, shared], "runs", 100), "the two may run beside each other"
+    checks = ticket("checks", kind="dataset", heavy=True, status="running")
+    waits = ticket("waits", kind="dataset", heavy=True)
+    assert not jobs.gives_way([runs, checks, waits], "runs", 100), "that one waits for its like"
+    ordered_by_a_user = ticket("low", priority=jobs.BACKGROUND, status="running")
+    assert not jobs.gives_way([ordered_by_a_user, benchmark], "low", 100)
 
 
 def ticket(name: str, **changes: object) -> jobs.Ticket:
@@ -263,7 +307,7 @@ def test_a_worker_that_was_given_up_changes_nothing(queued: str, late: str):
         "fail": lambda: jobs.fail(zombie, "late"),
         "cancelled": lambda: jobs.cancelled(zombie),
         "progress": lambda: jobs.report_progress(zombie, {"fraction": 1}),
-        "put_back": lambda: jobs.put_back(zombie),
+        "put_back": lambda: jobs.put_back(zombie, "late"),
     }
     with pytest.raises(jobs.Fenced):
         writes[late]()
@@ -316,7 +360,7 @@ def test_a_live_worker_keeps_its_job(queued: str):
 
 
 def test_putting_back_does_not_count_as_an_attempt(queued: str):
-    jobs.put_back(claim())
+    jobs.put_back(claim(), "the worker was stopped")
     assert claim().attempt == 1
 
 
