@@ -166,7 +166,7 @@ def show(found: list[Figure]) -> bool:
         table.add_column(heading, justify="right" if heading in ("value", "goal") else "left")
     for one in found:
         goal = "" if one.goal is None else f"<= {one.goal:g}"
-        table.add_row(one.name, f"{one.value:.1f} {one.unit}", goal, one.note or ("" if one.met else "missed"))
+        table.add_row(one.name, one.measured, goal, one.note or ("" if one.met else "missed"))
     Console().print(table)
     return all(one.met for one in found)
 

@@ -36,11 +36,11 @@ def convert(order: ConversionOrder, report: Callable[[dict[str, Any]], None]) ->
     report({"stage": f"reading the {source}"})
     net = _network(order, path)
     _check_task(order, net)
+    if net.architecture is not None:  # before the export, which holds as much again
+        write(order.outputs["weights"], weights.state_bytes(net))
     report({"stage": "converting to ONNX and comparing with PyTorch"})
     made = export.export(net, _shape(order), source=source)
     write(order.outputs["onnx"], made.onnx)
-    if net.architecture is not None:
-        write(order.outputs["weights"], weights.state_bytes(net))
     facts = msgspec.structs.replace(made.facts, seconds=round(time.monotonic() - started, 3))
     return Conversion(facts=facts, architecture=net.architecture, labels=net.labels)
 

@@ -112,6 +112,7 @@ def _attempt(net: Net, shape: tuple[int, ...], *, dynamic: bool) -> _Made | str:
     if strange := {node.domain for node in model.graph.node} - {"", "ai.onnx"}:
         return f"The export needs operators outside the ONNX standard ({', '.join(sorted(strange))})."
     opset = next(each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
+    del model, given  # the comparison takes memory enough
     parity = _compared(net, content, shape, BATCHES if dynamic else (1,))
     return parity if isinstance(parity, str) else _Made(content, opset, parity, dynamic)
 

@@ -195,11 +195,13 @@ class YOLOv8(nn.Module):
         """
         kept: dict[int, Tensor] = {}
         joins = {11: 6, 14: 4, 17: 12, 20: 9}
+        heads = (15, 18, 21)
         x = images
         for index, layer in enumerate(self.model[:-1]):
             x = torch.cat([x, kept[joins[index]]], 1) if index in joins else layer(x)
-            kept[index] = x
-        return self.model[-1]([kept[15], kept[18], kept[21]])
+            if index in heads or index in joins.values():
+                kept[index] = x
+        return self.model[-1]([kept[index] for index in heads])
 
 
 def cells(sizes: list[tuple[int, int]], like: Tensor) -> tuple[Tensor, Tensor]:
