@@ -20,6 +20,7 @@ from shared.specs import (
     ModelDescription,
     Parity,
     Precision,
+    PreparedFile,
     Stored,
     Task,
     TensorInfo,
@@ -28,6 +29,9 @@ from shared.specs import (
 ROUNDS = 10
 """Launches of each candidate. What a launch happens to get (memory layout, clock, neighbours) shifts all its calls, so
 the spread between launches decides how sure a comparison is; with five, twofold differences stayed unsettled."""
+
+
+Recipe = dict[str, str | int | float | bool]
 
 
 class DatasetFiles(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,6 +50,30 @@ class DatasetFiles(msgspec.Struct, frozen=True, kw_only=True):
     """Of each class, in the dataset's order: the model's id for it."""
 
 
+class PrecisionOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """A model's file in another precision to make. The answer is a `Made`."""
+
+    precision: Precision
+    artifact: str
+    """Path of the FP32 file."""
+    task_type: Task
+    description: ModelDescription
+    dataset: DatasetFiles | None
+    scratch: str
+    """Path of an empty folder that its parent removes."""
+    output: int
+    """Descriptor that gets the file, with contract and labels in its metadata."""
+    keep_sensitive: bool = False
+    """FP16, second try: what overflows first stays FP32."""
+
+
+class Made(msgspec.Struct, frozen=True, kw_only=True):
+    """How a file in another precision came about; the fields mean what they mean in `specs.PreparedFile`."""
+
+    recipe: Recipe
+    notes: list[str]
+
+
 class MeasureOrder(msgspec.Struct, frozen=True, kw_only=True):
     """A benchmark, for the job's child. The answer is a `Measured`."""
 
@@ -55,11 +83,16 @@ class MeasureOrder(msgspec.Struct, frozen=True, kw_only=True):
     store: str
     """Folder of the artifact store that gets the measurement set."""
     models: str
-    """Folder of the one that gets golden samples."""
+    """Folder of the one that has the models, and gets golden samples."""
     model: MeasuredModel
     description: ModelDescription
     config: BenchmarkSpec
     dataset: DatasetFiles | None = None
+    known: list[PreparedFile] = []
+    """What earlier benchmarks of the model have made."""
+    outputs: dict[Precision, int] = {}
+    """Descriptors of the files that may be made, and `staged` where these lie."""
+    staged: dict[Precision, str] = {}
     rounds: int = ROUNDS
     """Launches of each candidate, at most; iterations and seconds are divided among them."""
 
@@ -69,6 +102,8 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
 
     measurements: Stored
     rows: list[dict[str, Any]]
+    files: list[PreparedFile] = []
+    """Beside FP32."""
     golden: list[Stored] = []
     """In the store of the models."""
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 
 import msgspec
 
 from benchmarker import DatasetFiles, Measured, MeasureOrder
-from shared import child, config, errors, ids, process
+from benchmarker.candidates import precisions
+from shared import child, config, errors, gpu, ids, process
 from shared.artifacts import ArtifactStore, Outputs
 from shared.db import datasets, jobs, registry
 from shared.db.tables import Benchmark, BenchmarkResult
-from shared.specs import BenchmarkSpec, MeasuredModel, ModelDescription, ReportSpec, Stored
+from shared.specs import BenchmarkSpec, MeasuredModel, ModelDescription, PreparedFile, ReportSpec, Stored
 from shared.worker import Commit, JobWorker
+
+logger = logging.getLogger(__name__)
 
 
 class Measure:
@@ -45,15 +49,19 @@ class Measure:
             },
             MeasuredModel,
         )
+        made = [each for each in precisions(spec, gpu=gpu.described() is not None) if each != "fp32"]
         order = MeasureOrder(
             id=job.id,
             artifact=str(self._models.path(model.sha256)),
             store=str(self._reports.root),
-            models=str(self._models.root),
             model=model,
             description=description,
             config=spec,
             dataset=self._dataset(spec.dataset_id, description) if spec.dataset_id else None,
+            models=str(self._models.root),
+            known=registry.engine_files(row.id),
+            outputs={precision: outputs.stage(precision, self._models) for precision in made},
+            staged={precision: str(outputs.path(precision)) for precision in made},
         )
         return order, child.Limits(wall_s=job.max_runtime_s)
 
@@ -74,12 +82,19 @@ class Measure:
         )
 
     def finish(self, job: jobs.Claimed, result: Measured, outputs: Outputs) -> Commit:
-        """Keep the measurements; rows for history and a report job follow in the finishing transaction."""
+        """Keep the measurements and the files that were made; rows for history and a report job follow."""
+        model_id = msgspec.json.decode(job.spec, type=BenchmarkSpec).model_id
+        new = [file for file in result.files if not file.reused]
+        for file in new:
+            _check(outputs.seal(file.precision), file)
 
         def commit() -> None:
             registry.keep_artifact(result.measurements, "reports")
             for samples in result.golden:
                 self._keep_golden(samples)
+            for file in new:
+                registry.keep_engine_file(model_id, file)
+                outputs.publish(file.precision)
             Benchmark.update(measurements_sha256=result.measurements.sha256).where(Benchmark.id == job.id).execute()
             columns = BenchmarkResult._meta.fields
             for row in result.rows:
@@ -109,9 +124,22 @@ class Measure:
         """A benchmark without measurements leaves no rows behind."""
 
 
+def _check(sealed: Stored, file: PreparedFile) -> None:
+    """What is served must be what was measured.
+
+    Raises:
+        errors.Unavailable: The file changed after it was measured.
+    """
+    if sealed.sha256 != file.sha256:
+        raise errors.Unavailable(f"The {file.precision.upper()} file changed while it was measured.")
+
+
 def main(settings: config.Settings, stop: process.Stop) -> None:
     """Serve the accelerator lane until asked to stop; the index comes from the command line."""
-    JobWorker(settings, f"benchmarker-{sys.argv[1]}", "accelerator", {"benchmark": Measure(settings)}).run(stop)
+    name = f"benchmarker-{sys.argv[1]}"
+    if leftovers := ArtifactStore(settings.models).clear_staging(name):
+        logger.info("removed what an interrupted benchmark left behind", extra={"files": leftovers})
+    JobWorker(settings, name, "accelerator", {"benchmark": Measure(settings)}).run(stop)
 
 
 if __name__ == "__main__":

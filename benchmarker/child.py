@@ -1,4 +1,4 @@
-"""The child of a benchmark job: measures every candidate, stores the measurement set, answers with the figures."""
+"""The child of a benchmark job: makes files, measures every candidate, stores what it measured."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from benchmarker import Measured, MeasureOrder
+from benchmarker.files import Files
 from benchmarker.measure import run
 from shared import child, errors
 from shared.artifacts import ArtifactStore
@@ -21,7 +22,9 @@ def carry_out(order: MeasureOrder, report: child.Report) -> Measured:
     Raises:
         errors.EngineUnavailable: Not one candidate could be run; the message has every reason.
     """
-    result = run(order, report)
+    files = Files(order)
+    files.prepare(report)
+    result = run(order, report, files=files)
     if not any(series.status in ("measured", "rejected") for series in result.series):
         raise errors.EngineUnavailable(_nothing_measured(result))
     stored = ArtifactStore(Path(order.store)).put(canonical_json(result))
@@ -30,9 +33,8 @@ def carry_out(order: MeasureOrder, report: child.Report) -> Measured:
         _row(series, gates.get((series.candidate.engine, series.candidate.precision)), result.reference)
         for series in result.series
     ]
-    return Measured(
-        measurements=stored, rows=rows, golden=[gate.golden for gate in result.gates if gate.golden is not None]
-    )
+    golden = [gate.golden for gate in result.gates if gate.golden is not None]
+    return Measured(measurements=stored, rows=rows, files=files.prepared, golden=golden)
 
 
 def _row(series: Series, gate: GateResult | None, reference: Accuracy | None) -> dict[str, Any]:

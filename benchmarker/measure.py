@@ -11,10 +11,11 @@ from pathlib import Path
 from benchmarker import Launched, LaunchOrder, MeasureOrder, gate
 from benchmarker.candidates import Planned, candidates
 from benchmarker.conditions import disturbances, read
+from benchmarker.files import Files
 from benchmarker.host import system_info
-from shared import child, clock, config, engines, errors, gpu
+from shared import child, clock, config, errors, gpu
 from shared.artifacts import ArtifactStore
-from shared.specs import Block, Candidate, MeasuredDataset, MeasurementSet, Precision, Series, SeriesStatus
+from shared.specs import Block, Candidate, MeasurementSet, Series, SeriesStatus
 
 __all__ = ["MeasureOrder", "launch", "run", "schedule", "share"]
 
@@ -46,7 +47,12 @@ def launch(order: LaunchOrder, limit_s: float, module: str = "benchmarker.candid
 
 
 def run(
-    order: MeasureOrder, progress: child.Report, launch: Launch = launch, examine: gate.Examine = gate.examine
+    order: MeasureOrder,
+    progress: child.Report,
+    launch: Launch = launch,
+    examine: gate.Examine = gate.examine,
+    *,
+    files: Files | None = None,
 ) -> MeasurementSet:
     """Check, then measure. What crashes, hangs or runs out of memory costs that engine or candidate; the others go on.
 
@@ -56,27 +62,26 @@ def run(
             `p50_ms` or `failure`.
         launch: Runs one candidate; replaced by tests.
         examine: Examines one engine in one precision; replaced by tests.
+        files: The model in other precisions; none unless given.
 
     Raises:
         errors.BadModel: The model file is gone.
     """
-    artifact = Path(order.artifact)
-    if not artifact.is_file():
+    if not Path(order.artifact).is_file():
         raise errors.BadModel("The model file is gone. Upload the model again.")
+    files = files or Files(order)
     planned = candidates(
         order.config,
         order.model.inputs,
         dynamic_batch=order.description.dynamic_batch,
         cores=config.cores(),
         gpu=gpu.described() is not None,
-        unavailable=engines.unavailable,
+        unavailable=files.unavailable,
     )
-    size_bytes = artifact.stat().st_size
-    files: dict[Precision, Path] = {"fp32": artifact}
     runnable = [plan.candidate for plan in planned if plan.unavailable is None]
-    gated = gate.check(order, runnable, files, progress, examine)
+    gated = gate.check(order, runnable, files.paths, progress, examine)
     before = read()
-    runs = _measure(order, planned, gated.rejected(), progress, launch)
+    runs = _measure(order, planned, files, gated.rejected(), progress, launch=launch)
     return MeasurementSet(
         id=order.id,
         created_at=clock.iso(clock.now_ms()),
@@ -84,23 +89,11 @@ def run(
         config=order.config,
         system=system_info(),
         conditions=[*([SHARED] if order.config.isolation == "shared" else []), *disturbances(before, read())],
-        series=[each.series(size_bytes) for each in runs],
-        dataset=_dataset(order),
+        series=[each.series(files) for each in runs],
+        files=files.prepared,
+        dataset=files.dataset,
         reference=gated.reference,
         gates=gated.kept(ArtifactStore(Path(order.models))),
-    )
-
-
-def _dataset(order: MeasureOrder) -> MeasuredDataset | None:
-    files = order.dataset
-    if files is None:
-        return None
-    return MeasuredDataset(
-        id=files.id,
-        name=files.name,
-        index_sha256=files.index_sha256,
-        classes=files.classes,
-        num_test=files.num_test,
     )
 
 
@@ -121,8 +114,10 @@ def share(total: int, rounds: int, at: int) -> int:
 def _measure(
     order: MeasureOrder,
     planned: Sequence[Planned],
+    files: Files,
     rejected: Mapping[gate.Pair, str],
     progress: child.Report,
+    *,
     launch: Launch,
 ) -> list[_Run]:
     rounds = min(order.rounds, order.config.num_iterations)
@@ -133,7 +128,7 @@ def _measure(
     for done, (at, candidate) in enumerate(turns, start=1):
         if runs[candidate].hopeless:
             continue
-        outcome = runs[candidate].launch(_launch_order(order, candidate, at, rounds), launch)
+        outcome = runs[candidate].launch(_launch_order(order, candidate, files, at, rounds), launch)
         where = {"fraction": done / len(turns), "candidate": candidate.key, "round": at + 1, "rounds": rounds}
         progress(where | outcome)
         logger.info("%s, launch %d of %d: %s", candidate.key, at + 1, rounds, _told(outcome))
@@ -144,12 +139,12 @@ def _told(outcome: dict[str, object]) -> str:
     return f"p50 {outcome['p50_ms']:.3f} ms" if "p50_ms" in outcome else f"failed: {outcome['failure']}"
 
 
-def _launch_order(order: MeasureOrder, candidate: Candidate, at: int, rounds: int) -> LaunchOrder:
+def _launch_order(order: MeasureOrder, candidate: Candidate, files: Files, at: int, rounds: int) -> LaunchOrder:
     spec = order.config
     return LaunchOrder(
         candidate=candidate,
         round=at + 1,
-        artifact=order.artifact,
+        artifact=str(files.path(candidate.precision)),
         inputs=order.model.inputs,
         seed=spec.seed,
         calls=share(spec.num_iterations, rounds, at),
@@ -189,7 +184,7 @@ class _Run:
         self._provider, self._device = launched.provider, launched.device
         return {"p50_ms": statistics.median(launched.block.latencies_ns) / 1e6}
 
-    def series(self, artifact_bytes: int) -> Series:
+    def series(self, files: Files) -> Series:
         """All there is, for the measurement set."""
         status, reason = self._outcome()
         return Series(
@@ -198,7 +193,7 @@ class _Run:
             reason=reason,
             provider=self._provider,
             device=self._device,
-            artifact_bytes=artifact_bytes,
+            artifact_bytes=files.path(self._plan.candidate.precision).stat().st_size,
             blocks=self._blocks,
             failures=self._failures,
         )

@@ -12,7 +12,7 @@ from shared import config
 from shared.artifacts import ArtifactStore
 from shared.db import connection
 from shared.db.jobs import LOG
-from shared.db.tables import Artifact, Benchmark, BenchmarkResult, Dataset, Job, JobEvent, Model, Report
+from shared.db.tables import Artifact, Benchmark, BenchmarkResult, Dataset, EngineFile, Job, JobEvent, Model, Report
 
 TERMINAL = ("completed", "failed", "cancelled")
 STEPS = {
@@ -138,6 +138,7 @@ def _references() -> Iterator[tuple[str, str]]:
     for dataset in Dataset.select().where(Dataset.deleted_at_ms.is_null()):
         files = (dataset.file_sha256, dataset.index_sha256, dataset.pack_sha256, dataset.sheet_sha256)
         yield from ((sha256, dataset.id) for sha256 in files if sha256)
+    yield from ((file.sha256, file.model_id) for file in EngineFile.select())
     for benchmark in Benchmark.select().where(Benchmark.measurements_sha256.is_null(False)):
         yield benchmark.measurements_sha256, benchmark.id
     for report in Report.select():

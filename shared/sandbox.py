@@ -34,6 +34,8 @@ SECCOMP_MODE_FILTER = 2
 
 LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 444, 445, 446
 READ_FILE, READ_DIR = 1 << 2, 1 << 3
+SCRATCH_RIGHTS = 1 << 1 | READ_FILE | READ_DIR | 0b11 << 4 | 0b11 << 7 | 1 << 14
+"""Writing, removing and making files and folders, and cutting files off."""
 FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15}
 """How many rights over files a version of Landlock knows; from 5 on 16."""
 TCP_RIGHTS = 0b11
@@ -123,13 +125,14 @@ def missing() -> list[str]:
     return lacks
 
 
-def enter(readable: Iterable[Path]) -> None:
+def enter(readable: Iterable[Path], scratch: Path | None = None) -> None:
     """Shut this process in, as far as the machine can (`missing`).
 
     Call it before a library starts threads: Landlock holds for the calling thread and those it starts.
 
     Args:
         readable: Files and folders that stay readable besides Python, the libraries and facts about the processor.
+        scratch: The one folder in which files may be made, for libraries that work through files.
 
     Raises:
         RuntimeError: There are other threads already, which would stay outside.
@@ -141,7 +144,7 @@ def enter(readable: Iterable[Path]) -> None:
     if platform.machine() in ARCH:
         _drop_capabilities()
     if _landlock_version() >= 1:
-        _allow_reading([*libraries(), *readable])
+        _allow([*libraries(), *readable], scratch)
     if _has_seccomp():
         _filter_calls()
 
@@ -170,18 +173,19 @@ def _has_seccomp() -> bool:
     return platform.machine() in ARCH and _libc.prctl(PR_GET_SECCOMP, 0, 0, 0, 0) >= 0
 
 
-def _allow_reading(paths: Iterable[Path]) -> None:
-    """Every right over files that the kernel can take away is taken; reading these is given back."""
+def _allow(readable: Iterable[Path], scratch: Path | None) -> None:
+    """Every right over files that the kernel can take away is taken; reading these is given back, and the scratch."""
     version = _landlock_version()
-    attribute = struct.pack("=QQQ", (1 << FILE_RIGHTS.get(version, 16)) - 1, TCP_RIGHTS, SCOPES)
+    known = (1 << FILE_RIGHTS.get(version, 16)) - 1
+    attribute = struct.pack("=QQQ", known, TCP_RIGHTS, SCOPES)
     size = 24 if version >= 6 else 16 if version >= 4 else 8
     ruleset = _check(_libc.syscall(LANDLOCK_CREATE, attribute, ctypes.c_size_t(size), 0), "landlock")
-    for path in paths:
+    granted = [(path, READ_FILE | READ_DIR if path.is_dir() else READ_FILE) for path in readable]
+    for path, rights in [*granted, *([(scratch, SCRATCH_RIGHTS & known)] if scratch else [])]:
         try:
             fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
         except FileNotFoundError:
             continue
-        rights = READ_FILE | READ_DIR if path.is_dir() else READ_FILE
         _check(_libc.syscall(LANDLOCK_ADD, ruleset, 1, struct.pack("=Qi", rights, fd), 0), f"landlock {path}")
         os.close(fd)
     _check(_libc.syscall(LANDLOCK_RESTRICT, ruleset, 0), "landlock")

@@ -10,11 +10,12 @@ import peewee
 
 from shared import clock, errors, ids
 from shared.db import connection, jobs, pages
-from shared.db.tables import Artifact, Benchmark, BenchmarkResult, Dataset, Deployment, Job, Model, Revision
+from shared.db.tables import Artifact, Benchmark, BenchmarkResult, Dataset, Deployment, EngineFile, Job, Model, Revision
 from shared.specs import (
     EngineName,
     ModelDescription,
     Precision,
+    PreparedFile,
     Preprocessing,
     Preset,
     Scores,
@@ -34,7 +35,7 @@ FILES: dict[type[Any], tuple[peewee.Field, ...]] = {
     Model: (Model.file_sha256, Model.onnx_sha256, Model.weights_sha256),
     Dataset: (Dataset.file_sha256, Dataset.index_sha256, Dataset.pack_sha256, Dataset.sheet_sha256),
 }
-"""The columns that name files of rows which users delete."""
+"""The columns that name files of rows which users delete; those of engine files go with their model."""
 
 
 class Serves(msgspec.Struct, frozen=True, kw_only=True):
@@ -278,6 +279,28 @@ def _entry(row: Model, active: Deployment | None) -> CatalogEntry:
     )
 
 
+def engine_files(model_id: str) -> list[PreparedFile]:
+    """The model's files in other precisions, newest first."""
+    columns = (EngineFile.precision, EngineFile.sha256, EngineFile.size_bytes, EngineFile.recipe, EngineFile.notes)
+    with connection.read():
+        query = EngineFile.select(*columns).where(EngineFile.model_id == model_id)
+        return msgspec.convert(list(query.order_by(EngineFile.created_at_ms.desc()).dicts()), list[PreparedFile])
+
+
+def keep_engine_file(model_id: str, file: PreparedFile) -> None:
+    """Record a published file of a model in another precision, inside the caller's `write()`."""
+    keep_artifact(Stored(sha256=file.sha256, size_bytes=file.size_bytes), "models")
+    EngineFile.insert(
+        model_id=model_id,
+        precision=file.precision,
+        sha256=file.sha256,
+        size_bytes=file.size_bytes,
+        recipe=file.recipe,
+        notes=file.notes,
+        created_at_ms=clock.now_ms(),
+    ).on_conflict_ignore().execute()
+
+
 def delete_model(model_id: str, request_id: str | None = None) -> list[str]:
     """Hide a model and drop the artifact rows nobody else uses; returns their SHA-256 for the store to remove.
 
@@ -298,7 +321,9 @@ def delete_model(model_id: str, request_id: str | None = None) -> list[str]:
     Deployment.update(status="retired").where(Deployment.model_id == model_id).execute()
     bump("models")
     golden = {result.golden_sha256 for result in _golden().where(Benchmark.model_id == model_id)}
-    return drop_unused({row.file_sha256, row.onnx_sha256, row.weights_sha256, *golden})
+    made = {file.sha256 for file in engine_files(model_id)}
+    EngineFile.delete().where(EngineFile.model_id == model_id).execute()
+    return drop_unused({row.file_sha256, row.onnx_sha256, row.weights_sha256, *golden, *made})
 
 
 def drop_unused(sha256s: Iterable[str | None]) -> list[str]:
@@ -321,8 +346,12 @@ def _golden() -> Any:
 
 def _in_use(sha256: str) -> bool:
     golden = _golden().join(Model, on=(Model.id == Benchmark.model_id)).where(Model.deleted_at_ms.is_null())
-    return golden.where(BenchmarkResult.golden_sha256 == sha256).exists() or any(
-        table.select().where(table.deleted_at_ms.is_null() & (column == sha256)).exists()
-        for table, columns in FILES.items()
-        for column in columns
+    return (
+        golden.where(BenchmarkResult.golden_sha256 == sha256).exists()
+        or any(
+            table.select().where(table.deleted_at_ms.is_null() & (column == sha256)).exists()
+            for table, columns in FILES.items()
+            for column in columns
+        )
+        or bool(EngineFile.select().where(EngineFile.sha256 == sha256).exists())
     )

@@ -156,6 +156,24 @@ class Model(Table):
         table_name = "models"
 
 
+class EngineFile(Table):
+    """A model's file in another precision, made by a benchmark; a row goes with its model."""
+
+    model_id = peewee.TextField()
+    precision = peewee.TextField()
+    sha256 = peewee.TextField()
+    size_bytes = peewee.IntegerField()
+    recipe = Json()
+    notes = Json()
+    created_at_ms = peewee.IntegerField()
+
+    class Meta:
+        """Name and key."""
+
+        table_name = "engine_files"
+        primary_key = peewee.CompositeKey("model_id", "sha256")
+
+
 class Dataset(Table):
     """A dataset somebody uploaded. Counts and files are there once it is ready."""
 

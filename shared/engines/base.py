@@ -19,6 +19,7 @@ Tensor = npt.NDArray[np.generic]
 Feeds = Mapping[str, Tensor]
 
 REASON_MAX = 300
+NO_GPU = "it runs on the CPU here, where FP16 gains nothing: the arithmetic is done in FP32"
 
 
 class Active(NamedTuple):

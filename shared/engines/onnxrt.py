@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from shared import errors
-from shared.engines.base import REASON_MAX, Active, Engine, Feeds, Tensor, axis_name, numpy_dtype
+from shared.engines.base import NO_GPU, REASON_MAX, Active, Engine, Feeds, Tensor, axis_name, numpy_dtype
 from shared.specs import Precision, TensorInfo
 
 # Read when the library is loaded: without it, it makes a device id and a store of events to send to its vendor.
@@ -54,7 +54,7 @@ class OnnxRuntime(Engine):
         """Why it cannot run in this precision here; None when it can."""
         if importlib.util.find_spec("onnxruntime") is None:
             return "the onnxruntime package is not installed"
-        return None if precision == "fp32" else f"no {precision.upper()} artifact: this version does not make one yet"
+        return NO_GPU if precision == "fp16" and not cuda_works() else None
 
     def _activate(self) -> Active:
         import onnxruntime

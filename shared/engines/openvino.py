@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from shared.engines.base import Active, Engine, Feeds, Tensor, axis_name, numpy_dtype
+from shared.engines.base import NO_GPU, Active, Engine, Feeds, Tensor, axis_name, numpy_dtype
 from shared.specs import Precision, TensorInfo
 
 # With this package OpenVINO tells its vendor that it was imported, under an id that it keeps in the home folder. Where
@@ -37,7 +37,7 @@ class OpenVino(Engine):
         """Why it cannot run in this precision here; None when it can."""
         if importlib.util.find_spec("openvino") is None:
             return "the openvino package is not installed"
-        return None if precision == "fp32" else f"no {precision.upper()} artifact: this version does not make one yet"
+        return NO_GPU if precision == "fp16" else None
 
     def _activate(self) -> Active:
         import openvino

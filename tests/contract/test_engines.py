@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -19,6 +20,7 @@ from shared.engines.base import Engine
 from shared.engines.fake import Fake
 from shared.engines.onnxrt import OnnxRuntime, cuda_works
 from shared.engines.openvino import OpenVino
+from shared.engines.precisions import Network
 from shared.specs import ENGINES, TensorInfo
 from tests.onnx_graphs import conv_model, graph, mean_model
 
@@ -130,12 +132,37 @@ class TestLife:
             cls(tmp_path / "gone", threads=1).activate()
 
     def test_another_precision_is_unavailable_and_says_why(self, cls: type[Engine], mean: Path) -> None:
-        with pytest.raises(errors.EngineUnavailable, match="INT8"):
-            cls(mean, precision="int8", threads=1).activate()
+        reason = cls.unavailable("fp16")
+        if reason is None:
+            pytest.skip("there is a GPU")
+        with pytest.raises(errors.EngineUnavailable, match=re.escape(reason)):
+            cls(mean, precision="fp16", threads=1).activate()
+
+
+@pytest.fixture(scope="module")
+def quantised(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`conv_model` in INT8."""
+    folder = tmp_path_factory.mktemp("int8")
+    network = Network(conv_model(folder / "model.onnx"), folder)
+    return network.int8([images(1, side=16)] * 8, "image", "minmax", keep_ends=False)
 
 
 @pytest.mark.parametrize("cls", REAL, ids=lambda cls: cls.name)
 class TestRealModels:
+    def test_one_int8_file_serves_them_all(self, cls: type[Engine], quantised: Path, tmp_path: Path) -> None:
+        given = images(3, side=16)
+        with cls(conv_model(tmp_path / "fp32"), threads=1) as engine:
+            expected = engine.infer({"image": given})["scores"]
+        with cls(quantised, precision="int8", threads=1) as engine:
+            together = engine.infer({"image": given})["scores"]
+            alone = [engine.infer({"image": given[index : index + 1]})["scores"] for index in range(3)]
+            assert (engine.inputs[0].dtype, engine.inputs[0].shape[1:]) == ("float32", [3, 16, 16])
+            with pytest.raises(errors.BadTensor):
+                engine.infer({"image": given.astype(np.uint8)})
+        np.testing.assert_allclose(np.concatenate(alone), together, atol=1e-5)
+        np.testing.assert_allclose(together, expected, atol=0.05 * np.abs(expected).max())
+        assert not np.array_equal(together, expected)
+
     def test_they_agree_on_a_network(self, cls: type[Engine], tmp_path: Path) -> None:
         given = images(3, side=16)
         with OnnxRuntime(conv_model(tmp_path / "conv"), threads=1) as reference:
@@ -244,7 +271,10 @@ def test_availability_lists_every_engine_and_says_why_not() -> None:
     assert {name for name, _ in listed} == set(ENGINES)
     assert listed["onnxruntime", "fp32"] is None
     assert listed["openvino", "fp32"] is None
-    assert all(reason for (_, precision), reason in listed.items() if precision != "fp32")
+    assert listed["onnxruntime", "int8"] is None
+    assert listed["openvino", "int8"] is None
+    assert "FP16 gains nothing" in (listed["openvino", "fp16"] or "")
+    assert (listed["onnxruntime", "fp16"] is None) == cuda_works()
     assert listed["tensorrt", "fp32"] in {
         "the tensorrt package is not installed",
         "this version has no tensorrt engine yet",

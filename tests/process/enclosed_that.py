@@ -25,6 +25,7 @@ class Order(msgspec.Struct, frozen=True):
     act: str
     path: str = ""
     readable: str = ""
+    scratch: str = ""
 
 
 class Came(msgspec.Struct, frozen=True):
@@ -107,7 +108,8 @@ def work(order: Order, _report: Any) -> Came:
             sandbox.enter([])
             return Came(None)
         return Came("RuntimeError")
-    sandbox.enter([Path(order.readable)] if order.readable else [])
+    readable = [Path(order.readable)] if order.readable else []
+    sandbox.enter(readable, Path(order.scratch) if order.scratch else None)
     try:
         ACTS[order.act](order.path)
     except Exception as error:

@@ -26,8 +26,8 @@ LIMITS = child.Limits(wall_s=20, memory_mb=2048, file_mb=1)
 pytestmark = pytest.mark.skipif(bool(sandbox.missing()), reason="; ".join(sandbox.missing()))
 
 
-def attempt(act: str, path: Path | str = "", readable: Path | str = "") -> str | None:
-    order = Order(act, str(path), str(readable))
+def attempt(act: str, path: Path | str = "", readable: Path | str = "", scratch: Path | str = "") -> str | None:
+    order = Order(act, str(path), str(readable), str(scratch))
     return child.run("tests.process.enclosed_that", order, Came, limits=LIMITS).error
 
 
@@ -52,6 +52,19 @@ def test_its_own_file_only_to_read(act: str, tmp_path: Path):
     assert attempt("read", artifact, artifact) is None
     assert attempt(act, artifact, artifact) == "PermissionError"
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"mine"]
+
+
+def test_a_scratch_folder_is_the_one_place_to_write(tmp_path: Path):
+    scratch, other = tmp_path / "scratch", tmp_path / "other"
+    scratch.mkdir()
+    other.write_bytes(b"other")
+    for act, name in (("write", "new"), ("append", "new"), ("make a folder", "folder"), ("remove", "new")):
+        assert attempt(act, scratch / name, scratch=scratch) is None, act
+    assert attempt("write", tmp_path / "new", scratch=scratch) == "PermissionError"
+    for act in ("read", "write", "append", "remove"):
+        assert attempt(act, other, scratch=scratch) == "PermissionError"
+    assert attempt("run a program", scratch=scratch) == "PermissionError"
+    assert other.read_bytes() == b"other"
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "/proc/self/environ", "/proc/1/cmdline", "~/.ssh/id_rsa"])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import tempfile
+import unittest.mock
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarker import Measured
+from benchmarker.__main__ import Measure
 from gateway import schemas
 from gateway.routes import datasets as dataset_routes
 from gateway.routes import models as routes
@@ -23,8 +27,8 @@ from reporter.housekeeping import FILES_EVERY_S, ORPHAN_S, Housekeeping
 from shared import config, ids
 from shared.artifacts import ArtifactStore, Outputs, Staging
 from shared.db import accounts, connection, jobs, registry
-from shared.db.tables import Artifact, Benchmark, BenchmarkResult, Dataset, Job, JobEvent, Model
-from shared.specs import BenchmarkSpec, ConvertSpec, DatasetSpec, ModelDescription, Stored
+from shared.db.tables import Artifact, Benchmark, BenchmarkResult, Dataset, EngineFile, Job, JobEvent, Model
+from shared.specs import BenchmarkSpec, ConvertSpec, DatasetSpec, ModelDescription, PreparedFile, Stored
 from tests.unit.gateway_kit import SUMMARY
 
 DESCRIPTION = ModelDescription(
@@ -38,6 +42,8 @@ STEPS = st.lists(
         st.tuples(st.just("upload"), SMALL),
         st.tuples(st.just("delete"), SMALL),
         st.tuples(st.just("measure"), SMALL),
+        st.tuples(st.just("quantise"), SMALL),
+        st.tuples(st.just("quantise dies before its commit"), SMALL),
         st.tuples(st.just("upload a dataset"), SMALL),
         st.tuples(st.just("check a dataset"), SMALL),
         st.tuples(st.just("delete a dataset"), SMALL),
@@ -107,6 +113,25 @@ class Installation:
         with connection.write():
             registry.keep_artifact(stored, "reports")
 
+    def quantise(self, index: int, *, dies: bool = False) -> None:
+        """Another model's file may have the same bytes."""
+        alive = live()
+        if not alive:
+            return
+        spec = BenchmarkSpec(model_id=alive[index % len(alive)].id)
+        job: Any = SimpleNamespace(id="job_1", created_by=self.user_id, spec=msgspec.json.encode(spec))
+        content = b"int8 of %d" % (index % 2)
+        with Outputs("benchmarker-0") as outputs:
+            write(outputs.stage("int8", self.models), content)
+            sha256 = hashlib.sha256(content).hexdigest()
+            file = PreparedFile(precision="int8", sha256=sha256, size_bytes=len(content), recipe={}, notes=[])
+            measured = Measured(measurements=self.reports.put(b"measurements"), rows=[], files=[file])
+            commit = Measure(self.settings).finish(job, measured, outputs)
+            with connection.write(), unittest.mock.patch.object(jobs, "insert"):
+                commit()
+                if dies:
+                    raise Died
+
     def upload_dataset(self, content: int) -> None:
         with self.datasets.stage() as staging:
             staging.write(b"dataset %d" % content)
@@ -151,14 +176,15 @@ def live(table: Any = Model) -> list[Any]:
 
 
 def named() -> set[str]:
-    """The files that models and datasets refer to."""
-    return {
+    """The files that models and datasets refer to, and those that were made of models."""
+    uploaded = {
         sha256
         for table, columns in registry.FILES.items()
         for row in live(table)
         for column in columns
         if (sha256 := getattr(row, column.name)) is not None
     }
+    return uploaded | {file.sha256 for model in live() for file in registry.engine_files(model.id)}
 
 
 def rows() -> set[str]:
@@ -178,7 +204,7 @@ def user_id(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def clean(user_id: str) -> str:
     with connection.write():
-        for table in (JobEvent, Job, Model, Dataset, Artifact):
+        for table in (EngineFile, JobEvent, Job, Model, Dataset, Artifact):
             table.delete().execute()
     return user_id
 
@@ -262,7 +288,7 @@ def examined(model_id: str, user_id: str, golden: Stored) -> None:
 @given(steps=STEPS)
 def test_no_row_without_its_file_and_in_the_end_no_file_without_a_row(user_id: str, steps: list[tuple[str, int]]):
     with connection.write():
-        for table in (JobEvent, Job, Model, Dataset, Artifact):
+        for table in (EngineFile, JobEvent, Job, Model, Dataset, Artifact):
             table.delete().execute()
     with tempfile.TemporaryDirectory() as folder:
         house = Installation(Path(folder), user_id)
@@ -270,6 +296,7 @@ def test_no_row_without_its_file_and_in_the_end_no_file_without_a_row(user_id: s
             "upload": house.upload,
             "delete": house.delete,
             "measure": house.measure,
+            "quantise": house.quantise,
             "upload a dataset": house.upload_dataset,
             "check a dataset": house.check_dataset,
             "delete a dataset": house.delete_dataset,

@@ -1,0 +1,266 @@
+"""Makes a model's file in another precision, in a process that has shut itself in; INT8 learns its ranges from images.
+
+The images are a seeded draw of the dataset's part `train`. Half of them calibrate, by each method in turn; the others
+decide which result is kept: the one that agrees best with FP32. A sample that is in `val` or `test` as well is refused.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from benchmarker import DatasetFiles, Made, PrecisionOrder, Recipe
+from shared import child, clock, config, errors, metadata, sandbox
+from shared.specs import DatasetIndex, Preprocessing, Sample
+
+if TYPE_CHECKING:
+    from benchmarker.agreement import Agreement, Outputs
+    from shared.engines import Tensor
+    from shared.engines.precisions import Method, Network
+    from shared.vision.samples import SampleImages
+
+SEED = 0
+CALIBRATING, DECIDING = 64, 64
+"""Images, at most; more change the ranges little and cost a second each."""
+LEAST = 8
+INPUT_BYTES = 256 * 2**20
+"""Of the inputs that are held at once."""
+TRY_S = 300.0
+"""No method is begun that would, taking as long as the one before, end later than this."""
+ENOUGH = 0.98
+"""Share of answers like FP32's below which the first and last layers are tried in FP32."""
+NAMED = 3
+
+
+def enclosed(order: PrecisionOrder, report: child.Report) -> Made:
+    """Carry the order out with the model, the dataset and a scratch folder in reach, and nothing else.
+
+    Raises:
+        errors.AppError: The file cannot be made; the message says why.
+    """
+    data = order.dataset
+    images = [Path(path) for path in (data.index, data.pack, data.archive)] if data else []
+    sandbox.enter([Path(__file__).parent, Path(order.artifact), *images], scratch=Path(order.scratch))
+    tempfile.tempdir = order.scratch  # what the tools put aside as well
+    return make(order, report)
+
+
+def make(order: PrecisionOrder, report: child.Report) -> Made:
+    """Carry the order out in this process.
+
+    Raises:
+        errors.AppError: As `enclosed`.
+    """
+    from shared.engines.precisions import Network  # its libraries start threads, which must be inside as well
+
+    description = order.description
+    network = Network(Path(order.artifact), Path(order.scratch))
+    if order.precision == "fp16":
+        path = network.fp16(keep_sensitive=order.keep_sensitive)
+        made = Made(recipe={"sensitive_in_fp32": order.keep_sensitive}, notes=[])
+    else:
+        path, made = _int8(order, network, report)
+    metadata.write(path, order.output, metadata.describing(description.preprocessing, description.labels))
+    return made
+
+
+# --- images -----------------------------------------------------------------------------------------------------------
+
+
+class Drawn(NamedTuple):
+    """Samples of the part `train`: some calibrate, others decide."""
+
+    calibrating: list[Sample]
+    deciding: list[Sample]
+    refused: list[str]
+    """Names of those that are in `val` or `test` as well."""
+
+
+def draw(index: DatasetIndex, images: SampleImages, most: int) -> Drawn:
+    """Draw at most `most` samples of each kind, the same ones every time.
+
+    Raises:
+        errors.InvalidInput: `train` has fewer than `LEAST` that can be used.
+    """
+    others: dict[int, list[Sample]] = {}
+    for sample in index.samples:
+        if sample.split != "train":
+            others.setdefault(sample.dhash, []).append(sample)
+    train = [sample for sample in index.samples if sample.split == "train"]
+    random.Random(SEED).shuffle(train)
+    chosen: list[Sample] = []
+    refused: list[str] = []
+    for sample in train:
+        if len(chosen) == min(most, CALIBRATING) + min(most, DECIDING):
+            break
+        if _is_among(sample, others.get(sample.dhash, []), images):
+            refused.append(sample.member)
+        else:
+            chosen.append(sample)
+    if len(chosen) < LEAST:
+        raise errors.InvalidInput(
+            f"INT8 is calibrated on at least {LEAST} images of the part `train` that are in no other part; the dataset "
+            f"has {len(chosen)}. Upload one with more."
+        )
+    half = len(chosen) // 2
+    drawn = Drawn(chosen[half:], chosen[:half], refused)
+    assert {sample.split for sample in (*drawn.calibrating, *drawn.deciding)} == {"train"}
+    return drawn
+
+
+def _is_among(sample: Sample, lookalikes: list[Sample], images: SampleImages) -> bool:
+    """Whether one of them is the same frame or the same file, under whatever name."""
+    if any((other.member, other.time_s) == (sample.member, sample.time_s) for other in lookalikes):
+        return True
+    return bool(lookalikes) and images.read(sample) in [images.read(other) for other in lookalikes]
+
+
+# --- INT8 -------------------------------------------------------------------------------------------------------------
+
+
+def _int8(order: PrecisionOrder, network: Network, report: child.Report) -> tuple[Path, Made]:
+    from shared.engines.precisions import SCHEME
+    from shared.vision.samples import SampleImages, read_index
+
+    data, contract = _needs(order)
+    with SampleImages(Path(data.archive), Path(data.pack)) as images:
+        report({"stage": "INT8: reading images of the part `train`"})
+        most = max(LEAST // 2, INPUT_BYTES // (2 * _row_bytes(contract)))
+        drawn = draw(read_index(Path(data.index)), images, most)
+        calibrating = _batches(order, list(images.tensors(drawn.calibrating, contract)))
+        deciding = _batches(order, list(images.tensors(drawn.deciding, contract)))
+    trial = _Trial(order, network, calibrating, deciding, contract)
+    name, path, reached = _best(trial, report)
+    recipe: Recipe = {
+        "scheme": SCHEME,
+        "seed": SEED,
+        "method": name.removesuffix(ENDS),
+        "first_and_last_layers_in_fp32": name.endswith(ENDS),
+        "calibration_images": len(drawn.calibrating),
+        "deciding_images": len(drawn.deciding),
+        "agreement": round(reached.same, 6),
+        "relative_error": round(-reached.closeness, 6),
+    }
+    tried: Recipe = {
+        f"agreement_{each.replace(' ', '_')}": round(got.same, 6) for each, (_, got) in trial.results.items()
+    }
+    return path, Made(recipe=recipe | tried, notes=[*_told(drawn.refused), *trial.notes])
+
+
+ENDS = " with ends"
+"""After the name of a method: the first and last layers are FP32."""
+
+
+class _Trial:
+    """Tries ways to quantise and remembers what came of each."""
+
+    def __init__(
+        self,
+        order: PrecisionOrder,
+        network: Network,
+        calibrating: list[Tensor],
+        deciding: list[Tensor],
+        contract: Preprocessing,
+    ) -> None:
+        self._order, self._network, self._contract = order, network, contract
+        self._calibrating, self._deciding = calibrating, deciding
+        self._input = order.description.inputs[0].name
+        self._expected = self._answers(Path(order.artifact))
+        self.results: dict[str, tuple[Path, Agreement]] = {}
+        self.notes: list[str] = []
+
+    def run(self, method: Method, *, keep_ends: bool = False) -> None:
+        """Try one; a method that fails is a note, and the others go on."""
+        from benchmarker.agreement import agreement
+
+        name = method + (ENDS if keep_ends else "")
+        try:
+            path = self._network.int8(self._calibrating, self._input, method, keep_ends=keep_ends)
+            found = agreement(self._expected, self._answers(path), self._order.task_type, self._contract)
+        except (errors.AppError, MemoryError) as failure:
+            self.notes.append(f"INT8 by {name} failed: {str(failure) or 'it needs more memory than it may use.'}")
+        else:
+            self.results[name] = path, found
+
+    def _answers(self, path: Path) -> list[Outputs]:
+        from shared.engines.onnxrt import loaded
+
+        run = loaded(path.read_bytes(), config.cores())
+        return [run({self._input: batch}) for batch in self._deciding]
+
+
+def _best(
+    trial: _Trial, report: child.Report, monotonic: clock.Monotonic = time.monotonic
+) -> tuple[str, Path, Agreement]:
+    """Try the methods, and the ladder's one step where none agrees well.
+
+    Raises:
+        errors.BadModel: All failed.
+    """
+    from shared.engines.precisions import METHODS
+
+    start = now = monotonic()
+    for method in METHODS:
+        before, now = now, monotonic()
+        if now - start + (now - before) > TRY_S:
+            trial.notes.append(f"INT8 by {method} was not tried, for want of time.")
+            continue
+        report({"stage": f"INT8: calibrating by {method}"})
+        trial.run(method)
+    if not trial.results:
+        raise errors.BadModel(" ".join(trial.notes))
+    name, path, reached = _leader(trial)
+    if reached.same < ENOUGH:
+        report({"stage": "INT8: the first and last layers in FP32"})
+        trial.run(next(method for method in METHODS if method == name), keep_ends=True)
+        whole = reached.same
+        name, path, reached = _leader(trial)
+        outcome = f"improved that to {reached.same:.0%}" if name.endswith(ENDS) else "did not improve that"
+        trial.notes.append(
+            f"Whole in INT8, {whole:.0%} of the answers were as in FP32; the first and last layers in FP32 {outcome}."
+        )
+    return name, path, reached
+
+
+def _leader(trial: _Trial) -> tuple[str, Path, Agreement]:
+    name = max(trial.results, key=lambda each: trial.results[each][1])
+    return name, *trial.results[name]
+
+
+def _needs(order: PrecisionOrder) -> tuple[DatasetFiles, Preprocessing]:
+    """What calibration takes; the plan has asked for it already."""
+    contract = order.description.preprocessing
+    if order.dataset is None or contract is None:
+        raise errors.InvalidInput("INT8 is calibrated on images: it takes a dataset, and a model with `preprocessing`.")
+    return order.dataset, contract
+
+
+def _row_bytes(contract: Preprocessing) -> int:
+    return contract.channels * contract.resize.height * contract.resize.width * 4
+
+
+def _batches(order: PrecisionOrder, rows: list[Tensor]) -> list[Tensor]:
+    """Rows one by one, or as many at once as the model's batch is fixed at, the first ones again at the end."""
+    import numpy as np
+
+    axis = order.description.inputs[0].shape[0]
+    size = axis if isinstance(axis, int) else 1
+    return [np.concatenate([rows[(at + row) % len(rows)] for row in range(size)]) for at in range(0, len(rows), size)]
+
+
+def _told(refused: list[str]) -> Iterator[str]:
+    if refused:
+        some = ", ".join(repr(name[:80]) for name in refused[:NAMED])
+        more = f" and {len(refused) - NAMED} more" if len(refused) > NAMED else ""
+        yield (
+            f"Images of the part `train` that are in `val` or `test` as well did not calibrate: {some}{more}. Accuracy "
+            "that is measured on them says too much."
+        )
+
+
+if __name__ == "__main__":
+    child.main(PrecisionOrder, enclosed)

@@ -1,0 +1,132 @@
+"""How a calibration is judged, and which of several is kept."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pytest
+
+from benchmarker import quantize
+from benchmarker.agreement import Agreement, agreement
+from benchmarker.quantize import _best, _Trial
+from shared.specs import Detection, Preprocessing, Resize
+
+CONTRACT = Preprocessing(resize=Resize(height=8, width=8))
+DETECTOR = Preprocessing(resize=Resize(height=8, width=8), detection=Detection(format="corners", score_threshold=0.5))
+
+
+def scores(*rows: list[float]) -> list[dict[str, np.ndarray]]:
+    return [{"scores": np.array([row], np.float32)} for row in rows]
+
+
+def test_equal_answers_agree_wholly() -> None:
+    given = scores([1, 2], [3, 0])
+    assert agreement(given, given, "classification", CONTRACT) == Agreement(1.0, 0.0)
+
+
+def test_flips_count_and_distance_settles_the_rest() -> None:
+    expected = scores([1, 2], [3, 0])
+    near, far = scores([1, 2.1], [3, 0]), scores([1, 2.9], [3, 0])
+    flipped = scores([2, 1.9], [3, 0])
+    ranked = [agreement(expected, found, "classification", CONTRACT) for found in (near, far, flipped)]
+    assert ranked == sorted(ranked, reverse=True)
+    assert [each.same for each in ranked] == [1.0, 1.0, 0.5]
+
+
+def test_what_is_not_finite_agrees_with_nothing() -> None:
+    found = agreement(scores([1, 2]), scores([np.nan, 2]), "classification", CONTRACT)
+    assert found == Agreement(0.0, -np.inf)
+
+
+def boxes(*rows: tuple[float, ...]) -> list[dict[str, np.ndarray]]:
+    return [{"boxes": np.array([rows], np.float32).reshape(1, -1, 6)}]
+
+
+@pytest.mark.parametrize(
+    ("found", "same"),
+    [
+        (boxes((0, 0, 4, 4, 0.9, 1), (5, 5, 8, 8, 0.8, 0)), 1.0),
+        (boxes((0, 0, 4, 3.5, 0.6, 1), (5, 5, 8, 8, 0.8, 0)), 1.0),
+        (boxes((0, 0, 4, 4, 0.9, 1), (5, 5, 8, 8, 0.8, 2)), 0.5),  # another class
+        (boxes((0, 0, 4, 4, 0.9, 1), (5, 5, 8, 8, 0.3, 0)), 2 / 3),  # not sure enough
+        (boxes(), 0.0),
+    ],
+)
+def test_boxes_agree_by_class_and_place(found: list[dict[str, np.ndarray]], same: float) -> None:
+    expected = boxes((0, 0, 4, 4, 0.9, 1), (5, 5, 8, 8, 0.8, 0))
+    padded = [{"boxes": np.zeros_like(expected[0]["boxes"])}]
+    padded[0]["boxes"][:, : found[0]["boxes"].shape[1]] = found[0]["boxes"]
+    assert agreement(expected, padded, "detection", DETECTOR).same == pytest.approx(same)
+
+
+def test_images_without_objects_agree() -> None:
+    nothing = boxes((0, 0, 4, 4, 0.1, 1))
+    assert agreement(nothing, nothing, "detection", DETECTOR).same == 1.0
+
+
+class Tried:
+    """Stands for the trials: what each way comes to is given."""
+
+    def __init__(self, comes_to: dict[str, Agreement | None]) -> None:
+        self.comes_to = comes_to
+        self.ran: list[str] = []
+        self.results: dict[str, tuple[Path, Agreement]] = {}
+        self.notes: list[str] = []
+
+    def run(self, method: str, *, keep_ends: bool = False) -> None:
+        name = method + (quantize.ENDS if keep_ends else "")
+        self.ran.append(name)
+        if (reached := self.comes_to.get(name)) is not None:
+            self.results[name] = Path(name), reached
+        else:
+            self.notes.append(f"{name} failed")
+
+
+def best(comes_to: dict[str, Agreement | None], *times: float) -> tuple[str, Tried]:
+    tried = Tried(comes_to)
+    at = itertools.chain(times, itertools.repeat(0.0))
+    return _best(cast(_Trial, tried), lambda _body: None, lambda: next(at))[0], tried
+
+
+GOOD, FAIR, BAD = Agreement(1.0, -0.01), Agreement(1.0, -0.02), Agreement(0.5, -0.5)
+
+
+@pytest.mark.parametrize(
+    ("comes_to", "kept"),
+    [
+        ({"minmax": GOOD, "percentile": FAIR, "entropy": FAIR}, "minmax"),
+        ({"minmax": FAIR, "percentile": GOOD, "entropy": BAD}, "percentile"),
+        ({"minmax": FAIR, "percentile": FAIR, "entropy": FAIR}, "minmax"),
+        ({"minmax": None, "percentile": None, "entropy": FAIR}, "entropy"),
+    ],
+)
+def test_the_method_that_agrees_best_is_kept(comes_to: dict[str, Agreement | None], kept: str) -> None:
+    name, tried = best(comes_to)
+    assert name == kept
+    assert len(tried.ran) == 3
+
+
+def test_where_none_agrees_well_the_ends_are_left_out_of_it() -> None:
+    name, tried = best({"minmax": BAD, "percentile": BAD, "entropy": BAD, "minmax with ends": FAIR})
+    assert name == "minmax with ends"
+    assert tried.notes == [
+        "Whole in INT8, 50% of the answers were as in FP32; the first and last layers in FP32 improved that to 100%."
+    ]
+    name, tried = best({"minmax": BAD, "percentile": BAD, "entropy": BAD, "minmax with ends": BAD})
+    assert name == "minmax"
+    assert "did not improve that" in tried.notes[0]
+
+
+def test_all_failures_are_told() -> None:
+    with pytest.raises(Exception, match="minmax failed percentile failed entropy failed"):
+        best({})
+
+
+def test_no_method_is_begun_that_would_end_too_late() -> None:
+    reached: dict[str, Agreement | None] = {"minmax": GOOD, "percentile": GOOD, "entropy": GOOD}
+    name, tried = best(reached, 0, 0, 200, 400)
+    assert (name, tried.ran) == ("minmax", ["minmax"])
+    assert tried.notes == [f"INT8 by {method} was not tried, for want of time." for method in ("percentile", "entropy")]
