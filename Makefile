@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed-$(EXTRA)
 TRAIN := $(VENV)/.with-train
 TENSORFLOW := .venv-tensorflow
 
-.PHONY: help setup setup-train setup-tensorflow run demo test check bench bench-dataset bench-convert chaos coverage mutants clean
+.PHONY: help setup setup-train setup-tensorflow run demo test check bench bench-dataset bench-convert bench-referee chaos coverage mutants clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | while IFS='|' read -r name text; \
@@ -62,6 +62,9 @@ bench-dataset: setup  ## a generated dataset through the API (GB=10: that large)
 
 bench-convert: setup-train setup-tensorflow  ## model files of every format through the API to predictions: how near, how long
 	@$(BIN)/python -m benchmarks.conversions
+
+bench-referee: setup  ## whether a benchmark's verdict can be trusted (ONLY="coverage bare": those checks): half an hour
+	@$(BIN)/python -m benchmarks.referee $(ONLY)
 
 chaos: setup  ## kill processes under load for three minutes (KILLS=1000: that many), then check every promise
 	@$(BIN)/python -m benchmarks.chaos

@@ -18,6 +18,7 @@ from shared.specs import (
     EngineName,
     MeasuredModel,
     ModelDescription,
+    NoiseFloor,
     Parity,
     Precision,
     PreparedFile,
@@ -93,6 +94,12 @@ class MeasureOrder(msgspec.Struct, frozen=True, kw_only=True):
     outputs: dict[Precision, int] = {}
     """Descriptors of the files that may be made, and `staged` where these lie."""
     staged: dict[Precision, str] = {}
+    incumbent: Candidate | None = None
+    """What was activated for the model."""
+    noise_floor: NoiseFloor | None = None
+    """As remembered for this machine."""
+    broker: str | None = None
+    """Endpoint of the broker, which counts the predictions that disturb the run."""
     rounds: int = ROUNDS
     """Launches of each candidate, at most; iterations and seconds are divided among them."""
 
@@ -106,6 +113,8 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     """Beside FP32."""
     golden: list[Stored] = []
     """In the store of the models."""
+    noise_floor: NoiseFloor | None = None
+    """Where this run measured it and nothing disturbed that: to be remembered."""
 
 
 class LaunchOrder(msgspec.Struct, frozen=True, kw_only=True):

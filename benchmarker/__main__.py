@@ -9,9 +9,10 @@ import msgspec
 
 from benchmarker import DatasetFiles, Measured, MeasureOrder
 from benchmarker.candidates import precisions
+from benchmarker.host import system_info
 from shared import child, config, errors, gpu, ids, process
 from shared.artifacts import ArtifactStore, Outputs
-from shared.db import datasets, jobs, registry
+from shared.db import benchmarks, datasets, jobs, registry
 from shared.db.tables import Benchmark, BenchmarkResult
 from shared.specs import BenchmarkSpec, MeasuredModel, ModelDescription, PreparedFile, ReportSpec, Stored
 from shared.worker import Commit, JobWorker
@@ -29,6 +30,7 @@ class Measure:
         self._models = ArtifactStore(settings.models)
         self._datasets = ArtifactStore(settings.datasets)
         self._reports = ArtifactStore(settings.reports)
+        self._broker = settings.broker_endpoint
 
     def order(self, job: jobs.Claimed, outputs: Outputs) -> tuple[msgspec.Struct, child.Limits]:
         """The model as it is now, and the benchmark as it was ordered."""
@@ -62,6 +64,9 @@ class Measure:
             known=registry.engine_files(row.id),
             outputs={precision: outputs.stage(precision, self._models) for precision in made},
             staged={precision: str(outputs.path(precision)) for precision in made},
+            incumbent=registry.incumbent(row.id),
+            noise_floor=benchmarks.noise_floor(system_info().fingerprint),
+            broker=self._broker,
         )
         return order, child.Limits(wall_s=job.max_runtime_s)
 
@@ -100,6 +105,8 @@ class Measure:
             for row in result.rows:
                 known = {name: value for name, value in row.items() if name in columns}
                 BenchmarkResult.insert(benchmark_id=job.id, **known).execute()
+            if result.noise_floor:
+                benchmarks.remember_noise_floor(result.noise_floor)
             jobs.insert(
                 "report",
                 ReportSpec(benchmark_id=job.id),

@@ -33,8 +33,14 @@ def carry_out(order: MeasureOrder, report: child.Report) -> Measured:
         _row(series, gates.get((series.candidate.engine, series.candidate.precision)), result.reference)
         for series in result.series
     ]
-    golden = [gate.golden for gate in result.gates if gate.golden is not None]
-    return Measured(measurements=stored, rows=rows, files=files.prepared, golden=golden)
+    noise = result.noise_floor
+    return Measured(
+        measurements=stored,
+        rows=rows,
+        files=files.prepared,
+        golden=[gate.golden for gate in result.gates if gate.golden is not None],
+        noise_floor=noise if noise and noise.benchmark_id == result.id and not result.dirty else None,
+    )
 
 
 def _row(series: Series, gate: GateResult | None, reference: Accuracy | None) -> dict[str, Any]:

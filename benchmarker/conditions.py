@@ -10,6 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from shared import gpu
+from shared.gpu import Use
+from shared.wire.client import ask_status
+
 OTHERS_SHARE = 0.05
 """Of all cores: what other processes may use on average before it is told."""
 STEAL_SHARE = 0.01
@@ -40,14 +44,21 @@ class Reading(NamedTuple):
     heat_events: int | None
     """How often cores slowed down because of heat."""
     governors: frozenset[str]
+    clock_share: float = 1.0
+    """Of the fastest clock of the processor, what it is allowed now."""
+    gpu: Use | None = None
+    predictions: tuple[str, int] | None = None
+    """The broker's boot and the predictions it has answered since; None without a broker."""
 
 
-def read(root: Path = Path("/")) -> Reading:
+def read(root: Path = Path("/"), broker: str | None = None) -> Reading:
     """The machine now. Children that are to count as ours must have been waited for.
 
     Args:
         root: Where `proc` and `sys` are; another folder in tests.
+        broker: Endpoint of the broker, which counts predictions; None does not ask.
     """
+    status = ask_status(broker) if broker else None
     cores, busy_s, steal_s = _processor_time(_text(root / "proc/stat"))
     stopped = re.search(r"^throttled_usec (\d+)$", _text(root / "sys/fs/cgroup/cpu.stat"), re.MULTILINE)
     heat = [int(_text(path)) for path in root.glob(f"{_CPUS}/cpu[0-9]*/thermal_throttle/core_throttle_count")]
@@ -61,17 +72,24 @@ def read(root: Path = Path("/")) -> Reading:
         stopped_s=int(stopped[1]) / 1e6 if stopped else None,
         heat_events=sum(heat) if heat else None,
         governors=frozenset(_text(path).strip() for path in root.glob(f"{_CPUS}/cpu[0-9]*/cpufreq/scaling_governor")),
+        clock_share=_clock_share(root),
+        gpu=gpu.use(),
+        predictions=(status.boot_id, status.completed + status.failed) if status else None,
     )
 
 
 def disturbances(before: Reading, after: Reading) -> list[str]:
-    """What a reader of the figures should know, one sentence each; empty for a clean run."""
-    return [*_load(before, after), *_quota_limits(before, after), *_clock(before, after)]
+    """What was at work beside the measurement, one sentence each: these make a run dirty."""
+    return [*_load(before, after), *_stopped(before, after), *_slowed(before, after), *_predictions(before, after)]
+
+
+def circumstances(before: Reading, after: Reading) -> list[str]:
+    """What a reader should know of the machine, one sentence each, although nothing disturbed the run."""
+    return [*_unread(before, after), *_limits(after)]
 
 
 def _load(before: Reading, after: Reading) -> Iterator[str]:
     if before.busy_s is None or after.busy_s is None or before.steal_s is None or after.steal_s is None:
-        yield "The load of other processes could not be read on this machine."
         return
     elapsed_s = max(after.at_s - before.at_s, _TICKS_S)
     others = (after.busy_s - before.busy_s - (after.own_s - before.own_s)) / elapsed_s
@@ -82,20 +100,55 @@ def _load(before: Reading, after: Reading) -> Iterator[str]:
         yield f"The hypervisor withheld {steal:.1%} of the processor time; latencies may be too high."
 
 
-def _quota_limits(before: Reading, after: Reading) -> Iterator[str]:
-    if after.quota_cores is not None and after.quota_cores < after.cores:
-        yield f"A quota allows this container the time of {after.quota_cores:g} of {after.cores} cores."
+def _stopped(before: Reading, after: Reading) -> Iterator[str]:
     elapsed_s = after.at_s - before.at_s
     stopped_s = (after.stopped_s or 0) - (before.stopped_s or 0)
     if stopped_s > QUOTA_SHARE * elapsed_s:
         yield f"The quota stopped this container for {stopped_s:.1f} s of {elapsed_s:.1f} s; latencies are too high."
 
 
-def _clock(before: Reading, after: Reading) -> Iterator[str]:
+def _slowed(before: Reading, after: Reading) -> Iterator[str]:
     if heat := (after.heat_events or 0) - (before.heat_events or 0):
         yield f"The processor slowed down {heat} times because of heat; latencies may be too high."
+    uses = [use for use in (before.gpu, after.gpu) if use]
+    if most := max((use.processes for use in uses), default=0):
+        yield f"Other processes were at work on the GPU ({most} at the most, before or after the run)."
+    if slowed_by := sorted({reason for use in uses for reason in use.slowed_by}):
+        yield f"The GPU was slowed down by {', '.join(slowed_by)}."
+
+
+def _predictions(before: Reading, after: Reading) -> Iterator[str]:
+    if before.predictions is None or after.predictions is None:
+        return
+    (first_boot, at_first), (last_boot, at_last) = before.predictions, after.predictions
+    answered = at_last - (at_first if first_boot == last_boot else 0)
+    if answered:
+        was = "prediction was" if answered == 1 else "predictions were"
+        yield f"{answered:,} {was} answered by this platform during the run; latencies may be too high."
+
+
+def _unread(before: Reading, after: Reading) -> Iterator[str]:
+    if before.busy_s is None or after.busy_s is None:
+        yield "The load of other processes could not be read on this machine."
+
+
+def _limits(after: Reading) -> Iterator[str]:
+    if after.quota_cores is not None and after.quota_cores < after.cores:
+        yield f"A quota allows this container the time of {after.quota_cores:g} of {after.cores} cores."
     if varying := sorted(after.governors - {"performance"}):
         yield f"The processor's clock follows the load (governor {', '.join(varying)})."
+    if after.clock_share < 1:
+        yield f"The processor's clock is held at {after.clock_share:.0%} of the highest it has."
+
+
+def _clock_share(root: Path) -> float:
+    """The least share of its highest clock that a core is allowed; 1 where the machine does not say."""
+    shares = [1.0]
+    for folder in root.glob(f"{_CPUS}/cpu[0-9]*/cpufreq"):
+        allowed, highest = _text(folder / "scaling_max_freq"), _text(folder / "cpuinfo_max_freq")
+        if allowed and highest:
+            shares.append(int(allowed) / int(highest))
+    return min(shares)
 
 
 def _processor_time(stat: str) -> tuple[int, float | None, float | None]:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import logging
 import random
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from benchmarker import Launched, LaunchOrder, MeasureOrder, gate
 from benchmarker.candidates import Planned, candidates
-from benchmarker.conditions import disturbances, read
+from benchmarker.conditions import circumstances, disturbances, read
 from benchmarker.files import Files
 from benchmarker.host import system_info
 from shared import child, clock, config, errors, gpu
 from shared.artifacts import ArtifactStore
-from shared.specs import Block, Candidate, MeasurementSet, Series, SeriesStatus
+from shared.specs import Block, Candidate, MeasurementSet, NoiseFloor, Series, SeriesStatus
+from shared.verdict.bootstrap import noise_floor
+from shared.verdict.figures import round_significant
 
 __all__ = ["MeasureOrder", "launch", "run", "schedule", "share"]
 
@@ -23,10 +26,13 @@ LAUNCH_SLACK_S = 120.0
 """What a launch may take beside its warm-up and its measured block: start, load, the last call."""
 GIVE_UP_AFTER = 2
 """Failed launches after which a candidate that never succeeded is not tried again."""
+NO_NOISE_FLOOR = "The noise floor was not measured: fewer than two rounds in which both of its launches succeeded."
+NOT_REMEMBERED = "The noise floor was measured while the run was disturbed: it counts here and is not remembered."
 SHARED = "Measured with isolation `shared`: another job may have run beside it."
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Launch = Callable[[LaunchOrder, float], Launched]
 
 
@@ -78,18 +84,37 @@ def run(
         gpu=gpu.described() is not None,
         unavailable=files.unavailable,
     )
-    runnable = [plan.candidate for plan in planned if plan.unavailable is None]
-    gated = gate.check(order, runnable, files.paths, progress, examine)
-    before = read()
-    runs = _measure(order, planned, files, gated.rejected(), progress, launch=launch)
+    available = [plan.candidate for plan in planned if plan.unavailable is None]
+    gated = gate.check(order, available, files.paths, progress, examine)
+    rejected = gated.rejected()
+    runs = [_Run(plan, rejected.get((plan.candidate.engine, plan.candidate.precision))) for plan in planned]
+    runnable = [each for each in runs if each.runnable]
+    twin = runnable[0].twin() if runnable and order.config.noise_floor else None
+    before = read(broker=order.broker)
+    _measure(order, [*runnable, *([twin] if twin else [])], files, progress, launch)
+    after = read(broker=order.broker)
+    system, created_at = system_info(), clock.iso(clock.now_ms())
+    noise = order.noise_floor if order.noise_floor and order.noise_floor.fingerprint == system.fingerprint else None
+    disturbed = [*([SHARED] if order.config.isolation == "shared" else []), *disturbances(before, after)]
+    said = [*circumstances(before, after), *_rows(order)]
+    if twin:
+        pair = [each.series(files) for each in (runnable[0], twin)]
+        noise = noise_of(order, pair, system.fingerprint, created_at) or noise
+        if noise is None or noise.benchmark_id != order.id:
+            said.append(NO_NOISE_FLOOR)
+        elif disturbed:
+            said.append(NOT_REMEMBERED)
     return MeasurementSet(
         id=order.id,
-        created_at=clock.iso(clock.now_ms()),
+        created_at=created_at,
         model=order.model,
         config=order.config,
-        system=system_info(),
-        conditions=[*([SHARED] if order.config.isolation == "shared" else []), *disturbances(before, read())],
+        system=system,
+        conditions=[*disturbed, *said],
+        dirty=bool(disturbed),
         series=[each.series(files) for each in runs],
+        noise_floor=noise,
+        incumbent=order.incumbent,
         files=files.prepared,
         dataset=files.dataset,
         reference=gated.reference,
@@ -97,7 +122,32 @@ def run(
     )
 
 
-def schedule(runnable: Sequence[Candidate], rounds: int, seed: int) -> list[tuple[int, Candidate]]:
+def _rows(order: MeasureOrder) -> list[str]:
+    """Whether the batch that is counted is one: a fixed first axis that no answer has may be anything."""
+    axes = [info.shape[0] if info.shape else None for info in (*order.model.inputs, *order.description.outputs)]
+    if order.description.dynamic_batch or len(set(axes)) == 1:
+        return []
+    return [
+        f"The model has no batch axis that inputs and answers share: the first axis of its first input, {axes[0]}, is "
+        "counted as the batch, and throughput follows from that."
+    ]
+
+
+def noise_of(order: MeasureOrder, pair: Sequence[Series], fingerprint: str, created_at: str) -> NoiseFloor | None:
+    """The noise floor by the two series of one candidate; None where launches failed and too few pairs are left."""
+    value = noise_floor(pair[0], pair[1], order.config.seed)
+    if value is None:
+        return None
+    return NoiseFloor(
+        value=round_significant(value),
+        runs=len({block.round for block in pair[0].blocks} & {block.round for block in pair[1].blocks}),
+        measured_at=created_at,
+        fingerprint=fingerprint,
+        benchmark_id=order.id,
+    )
+
+
+def schedule(runnable: Sequence[T], rounds: int, seed: int) -> list[tuple[int, T]]:
     """Who runs when, as `(round, candidate)`: every candidate once a round, in an order drawn anew for each round.
 
     Whatever drifts during the run (heat, neighbours) then hits all candidates alike.
@@ -111,28 +161,16 @@ def share(total: int, rounds: int, at: int) -> int:
     return total // rounds + (1 if at < total % rounds else 0)
 
 
-def _measure(
-    order: MeasureOrder,
-    planned: Sequence[Planned],
-    files: Files,
-    rejected: Mapping[gate.Pair, str],
-    progress: child.Report,
-    *,
-    launch: Launch,
-) -> list[_Run]:
+def _measure(order: MeasureOrder, runs: Sequence[_Run], files: Files, progress: child.Report, launch: Launch) -> None:
     rounds = min(order.rounds, order.config.num_iterations)
-    runs = {
-        plan.candidate: _Run(plan, rejected.get((plan.candidate.engine, plan.candidate.precision))) for plan in planned
-    }
-    turns = schedule([candidate for candidate, run in runs.items() if run.runnable], rounds, order.config.seed)
-    for done, (at, candidate) in enumerate(turns, start=1):
-        if runs[candidate].hopeless:
+    turns = schedule(runs, rounds, order.config.seed)
+    for done, (at, run_) in enumerate(turns, start=1):
+        if run_.hopeless:
             continue
-        outcome = runs[candidate].launch(_launch_order(order, candidate, files, at, rounds), launch)
-        where = {"fraction": done / len(turns), "candidate": candidate.key, "round": at + 1, "rounds": rounds}
+        outcome = run_.launch(_launch_order(order, run_.candidate, files, at, rounds), launch)
+        where = {"fraction": done / len(turns), "candidate": run_.candidate.key, "round": at + 1, "rounds": rounds}
         progress(where | outcome)
-        logger.info("%s, launch %d of %d: %s", candidate.key, at + 1, rounds, _told(outcome))
-    return list(runs.values())
+        logger.info("%s, launch %d of %d: %s", run_.candidate.key, at + 1, rounds, _told(outcome))
 
 
 def _told(outcome: dict[str, object]) -> str:
@@ -164,9 +202,18 @@ class _Run:
         self._device: str | None = None
 
     @property
+    def candidate(self) -> Candidate:
+        """What it runs."""
+        return self._plan.candidate
+
+    @property
     def runnable(self) -> bool:
         """Whether it is measured at all."""
         return self._plan.unavailable is None and self._rejected is None
+
+    def twin(self) -> _Run:
+        """The same candidate again, under a name of its own: what differs between the two is noise."""
+        return _Run(self._plan, None)
 
     @property
     def hopeless(self) -> bool:

@@ -40,6 +40,8 @@ def check(spec: BenchmarkSpec, cores: int) -> None:
         for index, threads in enumerate(spec.threads or ())
         if threads > cores
     ]
+    if spec.noise_floor and spec.isolation == "shared":
+        found.append(_wrong("noise_floor", "is measured with isolation `exclusive`: other jobs would count as noise"))
     count = math.prod(len(values) for values in lists.values() if values)
     if not found and count > MAX_CANDIDATES:
         told = " x ".join(f"{len(values)} {name}" for name, values in lists.items() if values)

@@ -12,6 +12,7 @@ from reportlab.graphics import renderSVG
 from reportlab.graphics.shapes import Drawing
 
 from reporter.charts import latency_key, latency_panels, throughput_chart
+from reporter.lookup import heading
 from reporter.shapes import COLOURS
 from reporter.simple import SimpleView
 from reporter.technical import TechnicalView
@@ -41,6 +42,7 @@ def page(report: Report, simple: SimpleView, technical: TechnicalView, level: Le
     text = template.render(
         level=level,
         report=report,
+        conditions_heading=heading(report),
         simple=simple if level != "technical" else None,
         technical=technical if level != "simple" else None,
         latency=[svg(drawing, "Latency of each candidate") for drawing in _latency(report)],

@@ -61,3 +61,9 @@ def limit_of(judgement: Judgement | Constraint) -> str:
 def when(created_at: str) -> str:
     """`2026-01-31 08:15 UTC`."""
     return datetime.fromisoformat(created_at).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def heading(report: Report) -> str:
+    """What stands over the conditions of a run, on the first page."""
+    dirty = "Dirty run: something else was at work while this was measured"
+    return dirty if report.metadata.dirty else "Conditions of this run"

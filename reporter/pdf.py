@@ -26,6 +26,7 @@ from reportlab.platypus import (
 )
 
 from reporter.charts import WIDTH, latency_key, latency_panels, throughput_chart
+from reporter.lookup import heading
 from reporter.paper import (
     CAPTION,
     CELL,
@@ -155,7 +156,7 @@ def _section(title: str, parts: Sequence[Flowable]) -> list[Flowable]:
 
 def _conditions(report: Report) -> list[Flowable]:
     said = [f"• {markup(condition)}" for condition in report.metadata.conditions]
-    lines = ["<b>Conditions of this run</b>", *said] if said else []
+    lines = [f"<b>{escape(heading(report))}</b>", *said] if said else []
     if report.decision.fragile:
         lines.append("<b>Fragile choice.</b> The intervals do not settle which candidate is fastest.")
     if not lines:

@@ -37,6 +37,8 @@ class SimpleView(msgspec.Struct, frozen=True, kw_only=True):
     deployment_steps: list[str]
     conditions: list[str]
     """What disturbed or qualifies the run."""
+    dirty: bool
+    """Whether something disturbed it."""
     caveats: list[str]
     """What to do before relying on it."""
 
@@ -56,6 +58,7 @@ def simple_view(report: Report) -> SimpleView:
         why=_why(report),
         deployment_steps=report.deployment_steps,
         conditions=report.metadata.conditions,
+        dirty=report.metadata.dirty,
         caveats=report.recommendations,
     )
 
@@ -138,7 +141,7 @@ def _range(record: CandidateRecord, metric: MetricName) -> str:
 def _why(report: Report) -> list[str]:
     if report.decision.selected is None:
         return report.decision.reasons
-    settled = report.decision.reasons[-1:] if report.decision.tied else []
+    settled = report.decision.reasons[-1:] if report.decision.tied or report.metadata.incumbent else []
     return [_kept(report), *settled, *_against_others(report)]
 
 

@@ -24,7 +24,7 @@ from shared.verdict.figures import (
 )
 from shared.verdict.metrics import Metric
 from shared.verdict.report import DELTA_METRICS, CandidateRecord, Delta, Report
-from shared.verdict.wording import METHOD
+from shared.verdict.wording import METHOD, age
 
 NONE = "–"
 SAID_BEFORE = "Nothing was chosen; “Why” in the first part has every reason."
@@ -80,6 +80,7 @@ class TechnicalView(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     created_at: str
     conditions: list[str]
+    dirty: bool
     reasons: list[str]
     tables: list[Table]
     passed_over: list[Fact]
@@ -99,6 +100,7 @@ def technical_view(report: Report) -> TechnicalView:
         model=report.metadata.model.name,
         created_at=when(report.metadata.created_at),
         conditions=report.metadata.conditions,
+        dirty=report.metadata.dirty,
         reasons=report.decision.reasons,
         tables=[table for table in tables if table.rows],
         passed_over=_passed_over(report),
@@ -264,6 +266,8 @@ def _passed_over(report: Report) -> list[Fact]:
     records = {candidate_of(record): record for record in report.candidates}
     why = {
         candidate: "about as fast as the fastest; lost on memory, file size or fixed order"
+        if report.decision.selected != report.metadata.incumbent
+        else "about as fast; the active deployment stays"
         for candidate in report.decision.tied
     }
     why |= {rejection.candidate: rejection.why for rejection in report.decision.rejected}
@@ -310,7 +314,16 @@ def _machine_facts(report: Report) -> list[Fact]:
         Fact(label="System", text=f"{system.os}; Python {system.python}"),
         Fact(label="Software", text=versions),
         Fact(label="Fingerprint", text=system.fingerprint),
+        Fact(label="Noise floor", text=_noise_floor(report)),
     ]
+
+
+def _noise_floor(report: Report) -> str:
+    noise = report.metadata.noise_floor
+    if noise is None:
+        return "not measured; order a benchmark with noise_floor"
+    measured_at = age(noise, report.metadata.created_at)
+    return f"{noise.value:.1%} over {plural(noise.runs, 'pair')} of launches, measured {measured_at}"
 
 
 def _order_facts(report: Report) -> list[Fact]:

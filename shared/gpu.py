@@ -11,6 +11,15 @@ import msgspec
 
 MB = 2**20
 
+SLOWED_BY = {
+    0x04: "its power limit",
+    0x08: "a hardware slowdown",
+    0x20: "heat",
+    0x40: "heat (hardware)",
+    0x80: "the power supply",
+}
+"""Bits of `nvmlClocksThrottleReasons` (nvml.h) that mean less than full speed."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -43,6 +52,31 @@ def described() -> str | None:
         name = nvml.nvmlDeviceGetName(nvml.nvmlDeviceGetHandleByIndex(0))
         return f"{name}, driver {nvml.nvmlSystemGetDriverVersion()}"
     return None
+
+
+class Use(msgspec.Struct, frozen=True, kw_only=True):
+    """Who uses the GPUs now, and what slows them down."""
+
+    processes: int
+    """That compute on one of them."""
+    slowed_by: list[str]
+    """Reasons in force, in words."""
+
+
+def use() -> Use | None:
+    """Of all GPUs together; None without one, or without the library that asks."""
+    with _library() as nvml:
+        if nvml is None:
+            return None
+        devices = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+        running, reasons = 0, 0
+        for device in devices:
+            with contextlib.suppress(nvml.NVMLError):
+                running += len(nvml.nvmlDeviceGetComputeRunningProcesses(device))
+            with contextlib.suppress(nvml.NVMLError):
+                reasons |= nvml.nvmlDeviceGetCurrentClocksThrottleReasons(device)
+        return Use(processes=running, slowed_by=[told for bit, told in SLOWED_BY.items() if reasons & bit])
+    return None  # the library failed half-way; `_library` said so
 
 
 def _gpu(nvml: Any, index: int) -> Gpu:

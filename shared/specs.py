@@ -448,6 +448,13 @@ class BenchmarkSpec(Spec, frozen=True, kw_only=True):
     seed: Annotated[
         int, Meta(ge=0, le=2**32 - 1, description="Makes the order of the rounds and the input repeatable.")
     ] = 0
+    noise_floor: Annotated[
+        bool,
+        Meta(
+            description="Measure one candidate twice, as if it were two: how far apart equals end up on this machine. "
+            "Remembered for its later benchmarks."
+        ),
+    ] = False
     priority: Annotated[
         int,
         Meta(ge=-100, le=100, description="Higher starts first; five minutes of waiting are worth one step."),
@@ -592,6 +599,19 @@ class SystemInfo(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, str]
 
 
+class NoiseFloor(msgspec.Struct, frozen=True, kw_only=True):
+    """How far apart one candidate ends up that is measured as if it were two (an A/A run)."""
+
+    value: float
+    """95 % quantile of |ln ratio|, of P95 latency or of throughput, whichever is larger (`bootstrap.noise_floor`)."""
+    runs: int
+    """Pairs of launches it was computed from."""
+    measured_at: str
+    fingerprint: str
+    """Of the machine and the software it holds for."""
+    benchmark_id: str
+
+
 class MeasurementSet(msgspec.Struct, frozen=True, kw_only=True):
     """A finished benchmark: everything the decision and the report are computed from, and nothing else is."""
 
@@ -603,9 +623,15 @@ class MeasurementSet(msgspec.Struct, frozen=True, kw_only=True):
     system: SystemInfo
     conditions: list[str]
     """What disturbed or qualifies the run, one sentence each; empty for a clean one."""
+    dirty: bool = False
+    """Whether one of the conditions is a disturbance: something else was at work while this was measured."""
     series: list[Series]
     files: list[PreparedFile] = []
     """In the precisions beside FP32, which is the model's own file."""
+    noise_floor: NoiseFloor | None = None
+    """Of this machine, measured in this run or remembered from an earlier one."""
+    incumbent: Candidate | None = None
+    """What was activated for this model before; None while nobody activated anything."""
     dataset: MeasuredDataset | None = None
     reference: Accuracy | None = None
     """Of ONNX Runtime on the CPU in FP32, on the test split."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import msgspec
 import peewee
 
 from shared import clock, errors, ids
 from shared.db import connection, datasets, jobs, pages, registry
-from shared.db.tables import Benchmark, BenchmarkResult, Job, Model, Report
-from shared.specs import BenchmarkSpec, JobStatus, Task
+from shared.db.tables import Benchmark, BenchmarkResult, Job, Model, NoiseFloorRow, Report
+from shared.specs import BenchmarkSpec, JobStatus, NoiseFloor, Task
 from shared.trace import Origin
 
 _ROWS = (
@@ -100,6 +101,18 @@ def results(benchmark_ids: list[str]) -> list[Any]:
     )
     with connection.read():
         return list(query.dicts())
+
+
+def noise_floor(fingerprint: str) -> NoiseFloor | None:
+    """The last one measured on a machine with this fingerprint; None when nobody measured it."""
+    with connection.read():
+        row = NoiseFloorRow.get_or_none(NoiseFloorRow.fingerprint == fingerprint)
+    return None if row is None else msgspec.convert(row.__data__, NoiseFloor)
+
+
+def remember_noise_floor(noise: NoiseFloor) -> None:
+    """Keep it for later benchmarks of its fingerprint, inside the caller's `write()`."""
+    NoiseFloorRow.insert(**msgspec.structs.asdict(noise)).on_conflict_replace().execute()
 
 
 def report(report_id: str) -> Report:

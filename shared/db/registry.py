@@ -12,6 +12,7 @@ from shared import clock, errors, ids
 from shared.db import connection, jobs, pages
 from shared.db.tables import Artifact, Benchmark, BenchmarkResult, Dataset, Deployment, EngineFile, Job, Model, Revision
 from shared.specs import (
+    Candidate,
     EngineName,
     ModelDescription,
     Precision,
@@ -230,6 +231,16 @@ def serves(model_id: str, description: ModelDescription) -> Serves:
     with connection.read():
         row = _active().where(Deployment.model_id == model_id).first()
     return _serves(row, description)
+
+
+def incumbent(model_id: str) -> Candidate | None:
+    """What somebody activated for a model; None while its default serves."""
+    with connection.read():
+        row = _active().where(Deployment.model_id == model_id).first()
+    if row is None:
+        return None
+    fields = {name: getattr(row, name) for name in ("engine", "precision", "batch_size", "threads")}
+    return msgspec.convert(fields, Candidate)
 
 
 def _active() -> Any:

@@ -310,6 +310,21 @@ class BenchmarkResult(Table):
         table_name = "benchmark_results"
 
 
+class NoiseFloorRow(Table):
+    """How far apart equal candidates end up on a machine (`specs.NoiseFloor`), the last time it was measured."""
+
+    fingerprint = peewee.TextField(primary_key=True)
+    value = peewee.FloatField()
+    runs = peewee.IntegerField()
+    measured_at = peewee.TextField()
+    benchmark_id = peewee.TextField()
+
+    class Meta:
+        """Name."""
+
+        table_name = "noise_floors"
+
+
 class Report(Table):
     """A written report: its record and renderings are artifacts, named in `files`."""
 

@@ -1,4 +1,4 @@
-"""How sure a ratio between two candidates is: a seeded bootstrap over rounds, then over the calls of each round."""
+"""How sure a ratio between two candidates is: a seeded bootstrap over rounds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
 
 from shared.specs import Series
 from shared.verdict.intervals import CONFIDENCE
@@ -34,16 +34,16 @@ class Launch:
 class Bootstrap:
     """Replicates of every candidate's P95 and throughput over the same resampled rounds.
 
-    A replicate draws as many rounds as there were, with replacement, then calls within each drawn round (hierarchical
-    bootstrap: Davison and Hinkley, Bootstrap Methods and their Application, section 3.8). Candidates share the drawn
-    rounds because they are measured interleaved: what a bad minute did to all of them cancels in their ratio. The
-    result depends on the measurements and the seed alone, not on the order of the candidates.
+    A replicate draws as many rounds as there were, with replacement, each with all its calls: how calls vary within a
+    launch is part of how launches vary, and drawing calls anew within each would count it twice (Davison and Hinkley,
+    Bootstrap Methods and their Application, section 3.8, their strategy 1). Candidates share the drawn rounds because
+    they are measured interleaved: what a bad minute did to all of them cancels in their ratio. The result depends on
+    the measurements and the seed alone, not on the order of the candidates.
     """
 
     def __init__(self, series: Iterable[Series], seed: int, resamples: int = RESAMPLES) -> None:
         self._launches = {item.candidate.key: launches(item) for item in series}
         self._rounds = sorted({number for found in self._launches.values() for number in found})
-        self._seed = seed
         shape = (resamples, len(self._rounds))
         self._picks = _generator(seed, "rounds").integers(0, max(1, len(self._rounds)), shape)
         self._replicates: dict[tuple[str, str], np.ndarray] = {}
@@ -57,27 +57,64 @@ class Bootstrap:
         are; the t and the factor make up for that (Hesterberg, What Teachers Should Know About the Bootstrap, The
         American Statistician 69(4), 2015).
         """
+        found = self._spread(metric, over, under)
+        if found is None:
+            return None
+        freedom, error = found
+        margin = math.exp(float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * error)
+        return ratio / margin, ratio * margin
+
+    def probability(self, metric: Compared, over: str, under: str, ratio: float, least: float) -> float | None:
+        """How sure it is that metric(over) / metric(under), estimated as `ratio`, is at least `least`.
+
+        T_(B-1)((ln ratio - ln least) / e), with T Student's distribution and e the standard error that `bounds` uses:
+        it is 97.5 % where `least` is the lower bound. None with fewer than two rounds.
+        """
+        found = self._spread(metric, over, under)
+        if found is None:
+            return None
+        freedom, error = found
+        distance = math.log(ratio / least)
+        return float(stdtr(freedom, distance / error)) if error else float(distance >= 0)
+
+    def _spread(self, metric: Compared, over: str, under: str) -> tuple[int, float] | None:
+        """Degrees of freedom, and the standard error of a log ratio; None with fewer than two rounds."""
         rounds = min(len(self._launches[over]), len(self._launches[under]))
         if rounds < 2:
             return None
         logs = np.log(self._replicate(metric, over) / self._replicate(metric, under))
-        reach = stdtrit(rounds - 1, (1 + CONFIDENCE) / 2) * math.sqrt(rounds / (rounds - 1))
-        margin = math.exp(reach * float(np.nanstd(logs)))
-        return ratio / margin, ratio * margin
+        return rounds - 1, float(np.nanstd(logs)) * math.sqrt(rounds / (rounds - 1))
 
     def _replicate(self, metric: Compared, key: str) -> np.ndarray:
         if (metric, key) not in self._replicates:
             draw = p95_replicates if metric == "latency_p95_ms" else throughput_replicates
             found = self._launches[key]
-            self._replicates[metric, key] = draw(
-                list(found.values()), self._drawn(found), _generator(self._seed, f"{metric} {key}")
-            )
+            self._replicates[metric, key] = draw(list(found.values()), self._drawn(found))
         return self._replicates[metric, key]
 
     def _drawn(self, found: dict[int, Launch]) -> np.ndarray:
         """The picked rounds as indices into the candidate's launches, -1 where it has none in that round."""
         index = {number: position for position, number in enumerate(found)}
         return np.asarray([index.get(number, -1) for number in self._rounds])[self._picks]
+
+
+def noise_floor(first: Series, second: Series, seed: int, resamples: int = RESAMPLES) -> float | None:
+    """How far apart two series of one candidate end up: the larger, of P95 and throughput, 95 % quantile of |ln ratio|.
+
+    Replicates are drawn as for `Bootstrap`: as many pairs of launches as there were (the two launches of one round),
+    with replacement. What is quantified is therefore the ratio of two whole benchmarks of so
+    many launches, which is what a tie is judged by, not that of two launches. None with fewer than two pairs.
+    """
+    pair = [launches(first), launches(second)]
+    rounds = sorted(set(pair[0]) & set(pair[1]))
+    if len(rounds) < 2:
+        return None
+    picks = _generator(seed, "noise floor").integers(0, len(rounds), (resamples, len(rounds)))
+    found = []
+    for draw in (p95_replicates, throughput_replicates):
+        one, other = (draw([side[number] for number in rounds], picks) for side in pair)
+        found.append(float(np.quantile(np.abs(np.log(one / other)), CONFIDENCE)))
+    return max(found)
 
 
 def launches(series: Series) -> dict[int, Launch]:
@@ -93,18 +130,14 @@ def launches(series: Series) -> dict[int, Launch]:
     return found
 
 
-def p95_replicates(found: list[Launch], drawn: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """P95 over the drawn launches with their calls resampled; NaN where none was drawn.
+def p95_replicates(found: list[Launch], drawn: np.ndarray) -> np.ndarray:
+    """P95 over all calls of the drawn launches; NaN where none was drawn.
 
-    The k-th smallest of M draws from a distribution F is F^-1(U), U ~ Beta(k, M-k+1), so that one random number
-    stands for M resampled calls; F is the mixture of the drawn launches, inverted by bisection over the measured
-    values.
+    It is the smallest measured value that at least 95 % of those calls do not exceed, found by bisection.
     """
     weights = np.stack([(drawn == index).sum(axis=1) for index in range(len(found))], axis=1)
     total = weights @ np.asarray([len(launch.calls_ms) for launch in found])
-    filled = np.maximum(total, 1)
-    rank = np.maximum(1, np.ceil(0.95 * filled - 1e-9 * filled))
-    wanted = generator.beta(rank, filled - rank + 1) * total
+    wanted = np.maximum(1, np.ceil(0.95 * total - 1e-9 * total))
     values = np.unique(np.concatenate([launch.calls_ms for launch in found]))
     low, high = np.zeros(len(drawn), dtype=np.int64), np.full(len(drawn), len(values) - 1)
     for _ in range(len(values).bit_length()):
@@ -118,23 +151,12 @@ def p95_replicates(found: list[Launch], drawn: np.ndarray, generator: np.random.
     return np.where(total > 0, values[high], np.nan)
 
 
-def throughput_replicates(found: list[Launch], drawn: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Images over wall time of the drawn launches with their calls resampled; NaN where none was drawn.
-
-    The time of n resampled calls is drawn as a normal with the sum's mean and variance n * s^2, kept within n times the
-    shortest and n times the longest call, which no sum of n can leave.
-    """
-    calls = [launch.calls_ms for launch in found]
-    spent = np.asarray([c.sum() for c in calls])
-    spread = np.asarray([c.std() * math.sqrt(len(c)) for c in calls])
-    least, most = (np.asarray([c[end] * len(c) for c in calls]) for end in (0, -1))
-    resampled = spent[drawn] + spread[drawn] * generator.standard_normal(drawn.shape)
-    resampled = np.clip(resampled, least[drawn], most[drawn])
-    elapsed_s = np.asarray([launch.elapsed_s for launch in found])[drawn] * resampled / spent[drawn]
-    images = np.asarray([launch.images for launch in found])[drawn]
+def throughput_replicates(found: list[Launch], drawn: np.ndarray) -> np.ndarray:
+    """Images over wall time of the drawn launches; NaN where none was drawn."""
     present = drawn >= 0
-    total_s = np.where(present, elapsed_s, 0.0).sum(axis=1)
-    return np.where(total_s > 0, (images * present).sum(axis=1) / np.where(total_s > 0, total_s, 1.0), np.nan)
+    images = np.where(present, np.asarray([launch.images for launch in found])[drawn], 0).sum(axis=1)
+    total_s = np.where(present, np.asarray([launch.elapsed_s for launch in found])[drawn], 0.0).sum(axis=1)
+    return np.where(total_s > 0, images / np.where(total_s > 0, total_s, 1.0), np.nan)
 
 
 def _generator(seed: int, purpose: str) -> np.random.Generator:

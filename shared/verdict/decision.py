@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from shared.specs import Candidate
+from shared.specs import Candidate, MeasurementSet
 from shared.verdict import nearest, wording
 from shared.verdict.assessment import Assessment, fixed_order
 from shared.verdict.bootstrap import Bootstrap, Compared
@@ -18,7 +18,12 @@ from shared.verdict.intervals import Interval
 from shared.verdict.metrics import better
 
 DELTA = 0.05
-"""Two candidates closer than this tie. The machine's noise floor, which may widen it, is not measured yet."""
+"""Two candidates closer than this tie, or than twice the machine's noise floor where that is more."""
+
+WORTH_A_SWITCH = 0.10
+"""Whoever is to replace the active deployment takes at least this much less time for an image."""
+SURE_OF_IT = 0.95
+"""And with at least this probability."""
 
 MEMORY_STEP = 1.10
 """Memory within 10 % counts as equal."""
@@ -37,9 +42,9 @@ class Rejection(msgspec.Struct, frozen=True, kw_only=True):
 class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The choice. Every candidate is exactly one of `selected`, in `tied`, or in `rejected`.
 
-    `tied` are those whose estimate lies within 5 % of the fastest and that lost on memory, size or order; `fragile`
-    says that the intervals do not settle whether some candidate is within 5 %. `nearest` and `relax` are set when
-    nothing passes.
+    `tied` are those whose estimate lies within the margin of the fastest and that lost on memory, size or order, or to
+    the active deployment; `fragile` says that the intervals do not settle whether some candidate is within the margin.
+    `nearest` and `relax` are set when nothing passes.
     """
 
     selected: Candidate | None = None
@@ -49,6 +54,35 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     rejected: list[Rejection]
     nearest: Candidate | None = None
     relax: list[Relaxation] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the choice is for, and what it takes."""
+
+    objective: Objective
+    margin: float = DELTA
+    """Two candidates whose ratio lies within 1 / (1 + margin) and 1 + margin are equally fast."""
+    margin_told: str = ""
+    """That, and why, for the reader."""
+    incumbent: Candidate | None = None
+    """What was activated before."""
+    fixed_batch: int | None = None
+    """The only batch the model takes; None where it takes any."""
+
+
+def rules_of(measurements: MeasurementSet) -> Rules:
+    """The rules of a measurement set; margin = max(5 %, 2 * noise floor)."""
+    inputs, noise = measurements.model.inputs, measurements.noise_floor
+    margin = max(DELTA, 2 * noise.value) if noise else DELTA
+    batch = inputs[0].shape[0] if inputs and inputs[0].shape else None
+    return Rules(
+        objective=measurements.config.objective,
+        margin=margin,
+        margin_told=wording.margin_told(margin, noise, measurements.created_at),
+        incumbent=measurements.incumbent,
+        fixed_batch=batch if isinstance(batch, int) else None,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,39 +101,42 @@ class Comparison:
 
     other: Assessment
     cost: Interval
+    margin: float
 
     @property
     def standing(self) -> Literal["tied", "unresolved", "slower"]:
-        """Tied inside +-5 %, slower when clear of it, unresolved otherwise or without an interval."""
+        """Tied inside the margin, slower when clear of it, unresolved otherwise or without an interval."""
         if self.cost.low is None or self.cost.high is None:
             return "unresolved"
-        if self.cost.low > 1 + DELTA:
+        most = 1 + self.margin
+        if self.cost.low > most:
             return "slower"
-        return "tied" if self.cost.low >= 1 / (1 + DELTA) and self.cost.high <= 1 + DELTA else "unresolved"
+        return "tied" if self.cost.low >= 1 / most and self.cost.high <= most else "unresolved"
 
     @property
     def close(self) -> bool:
-        """Whether the estimate itself is within 5 %: then speed is no reason against it."""
-        return self.standing == "tied" or (self.standing == "unresolved" and self.cost.value <= 1 + DELTA)
+        """Whether the estimate itself is within the margin: then speed is no reason against it."""
+        return self.standing == "tied" or (self.standing == "unresolved" and self.cost.value <= 1 + self.margin)
 
 
-def decide(assessments: Sequence[Assessment], objective: Objective, bootstrap: Bootstrap) -> Decision:
-    """The decision over all candidates. Pure: equal measurements and seed give an equal decision."""
+def decide(assessments: Sequence[Assessment], rules: Rules, bootstrap: Bootstrap) -> Decision:
+    """The decision over all candidates. Pure: equal measurements, rules and seed give an equal decision."""
     eligible = [item for item in assessments if item.eligible]
     why = {item.key: wording.ineligible(item) for item in assessments if not item.eligible}
     if not eligible:
-        return _nothing_passes(assessments, METRIC_OF[objective], why)
-    contest = by_latency(assessments, eligible) if objective == "latency" else by_throughput(eligible)
+        return _nothing_passes(assessments, METRIC_OF[rules.objective], why)
+    contest = by_latency(assessments, eligible, rules) if rules.objective == "latency" else by_throughput(eligible)
     why |= contest.passed_over
     start = wording.passing(assessments, eligible)
     if not contest.contenders:
         return Decision(
             tied=[], fragile=False, reasons=[*start, *contest.terms], rejected=_rejections(assessments, why)
         )
-    return _choose(assessments, contest, bootstrap, why, [*start, *contest.terms])
+    decision = _choose(assessments, contest, rules, bootstrap, why)
+    return msgspec.structs.replace(decision, reasons=[*start, *contest.terms, *decision.reasons])
 
 
-def by_latency(assessments: Sequence[Assessment], eligible: Sequence[Assessment]) -> Contest:
+def by_latency(assessments: Sequence[Assessment], eligible: Sequence[Assessment], rules: Rules) -> Contest:
     """P95 at batch 1, or at the smallest batch that has an eligible candidate with a P95."""
     timed = [item for item in eligible if item.value("latency_p95_ms") is not None]
     why = {
@@ -110,7 +147,7 @@ def by_latency(assessments: Sequence[Assessment], eligible: Sequence[Assessment]
     batch = min(item.candidate.batch_size for item in timed)
     contenders = [item for item in timed if item.candidate.batch_size == batch]
     why |= {item.key: f"latency is compared at batch {batch}" for item in timed if item not in contenders}
-    return Contest("latency_p95_ms", contenders, why, wording.latency_terms(assessments, batch))
+    return Contest("latency_p95_ms", contenders, why, wording.latency_terms(assessments, batch, rules.fixed_batch))
 
 
 def by_throughput(eligible: Sequence[Assessment]) -> Contest:
@@ -135,46 +172,94 @@ def _leads(metric: Compared, a: Assessment, b: Assessment) -> bool:
 
 
 def _choose(
-    assessments: Sequence[Assessment], contest: Contest, bootstrap: Bootstrap, why: dict[str, str], start: list[str]
+    assessments: Sequence[Assessment],
+    contest: Contest,
+    rules: Rules,
+    bootstrap: Bootstrap,
+    why: dict[str, str],
 ) -> Decision:
     fastest = contest.contenders[0]
     for item in contest.contenders[1:]:
         fastest = item if _leads(contest.metric, item, fastest) else fastest
     compared = [
-        Comparison(item, cost_ratio(contest.metric, item, fastest, bootstrap))
+        Comparison(item, cost_ratio(contest.metric, item, fastest, bootstrap), rules.margin)
         for item in contest.contenders
         if item is not fastest
     ]
     pool = [fastest, *(comparison.other for comparison in compared if comparison.close)]
-    selected = min(pool, key=lambda item: tie_break(item, pool))
-    tied = [
-        item.candidate for item in sorted(pool, key=lambda item: fixed_order(item.candidate)) if item is not selected
-    ]
+    best = min(pool, key=lambda item: tie_break(item, pool))
     for comparison in compared:
         if not comparison.close:
             why[comparison.other.key] = wording.compared(contest.metric, comparison.standing, comparison.cost, fastest)
     fragile = any(comparison.standing == "unresolved" for comparison in compared)
-    reasons = [
-        *start,
-        *wording.speed(contest.metric, fastest, [(c.other, c.standing, c.cost) for c in compared]),
-        *wording.tie_break(selected, pool, len(contest.contenders), fragile),
-    ]
+    reasons = wording.speed(contest.metric, fastest, [(c.other, c.standing, c.cost) for c in compared], rules.margin)
+    if compared:
+        reasons.append(rules.margin_told)
+    chosen = wording.tie_break(best, pool, len(contest.contenders), fragile)
+    selected, said = _settled(assessments, contest, rules, best, bootstrap)
+    tied = [item for item in pool if item is not selected] if selected in pool else []
+    if selected not in pool:
+        why |= {item.key: wording.not_worth(contest.metric, item, selected) for item in pool}
+    left = [item for item in assessments if item is not selected and item not in tied]
     return Decision(
         selected=selected.candidate,
-        tied=tied,
+        tied=sorted((item.candidate for item in tied), key=fixed_order),
         fragile=fragile,
-        reasons=reasons,
-        rejected=_rejections([item for item in assessments if item not in pool], why),
+        reasons=[*reasons, *(chosen if selected is best else []), *said],
+        rejected=_rejections(left, why),
     )
+
+
+def _settled(
+    assessments: Sequence[Assessment],
+    contest: Contest,
+    rules: Rules,
+    best: Assessment,
+    bootstrap: Bootstrap,
+) -> tuple[Assessment, list[str]]:
+    """Who is chosen, and what to say about the active deployment: it stays unless `best` is clearly worth a switch.
+
+    Worth it is P(time(best) <= (1 - 10 %) * time(active)) >= 95 %, time being the latency or the inverse of the
+    throughput. One that was not measured, keeps not every constraint or is not compared is nothing to stay with.
+    """
+    if rules.incumbent is None:
+        return best, []
+    active = next((item for item in assessments if item.candidate == rules.incumbent), None)
+    if active is best:
+        return best, [wording.same_as_before()]
+    comparable = active in contest.contenders or (contest.metric == "throughput_fps" and active and active.eligible)
+    if active is None or not comparable:
+        reason = _why_not_compared(active, contest) if active else "it was not measured in this run"
+        return best, [wording.no_incumbent(rules.incumbent, reason)]
+    cost = cost_ratio(contest.metric, active, best, bootstrap)
+    sure = switch_probability(contest.metric, active, best, bootstrap)
+    if sure is not None and sure >= SURE_OF_IT:
+        return best, [wording.switched(contest.metric, active, cost, sure)]
+    return active, [wording.kept(contest.metric, active, best, cost, sure)]
+
+
+def _why_not_compared(active: Assessment, contest: Contest) -> str:
+    return contest.passed_over.get(active.key) or wording.ineligible(active)
+
+
+def switch_probability(metric: Compared, active: Assessment, best: Assessment, bootstrap: Bootstrap) -> float | None:
+    """How sure it is that `best` takes at least 10 % less time than `active`; None with fewer than two rounds."""
+    over, under = (active, best) if metric == "latency_p95_ms" else (best, active)
+    return bootstrap.probability(metric, over.key, under.key, _ratio(metric, over, under), 1 / (1 - WORTH_A_SWITCH))
 
 
 def cost_ratio(metric: Compared, item: Assessment, fastest: Assessment, bootstrap: Bootstrap) -> Interval:
     """How many times as slow `item` is as `fastest`: latency over latency, or throughput under throughput."""
     over, under = (item, fastest) if metric == "latency_p95_ms" else (fastest, item)
+    ratio = _ratio(metric, over, under)
+    bounds = bootstrap.bounds(metric, over.key, under.key, ratio)
+    return Interval(ratio, *(bounds or (None, None)))
+
+
+def _ratio(metric: Compared, over: Assessment, under: Assessment) -> float:
     above, below = over.value(metric), under.value(metric)
-    assert above is not None and below is not None  # contenders have a value
-    bounds = bootstrap.bounds(metric, over.key, under.key, above / below)
-    return Interval(above / below, *(bounds or (None, None)))
+    assert above is not None and below is not None  # who is compared has a value
+    return above / below
 
 
 def tie_break(item: Assessment, pool: Sequence[Assessment]) -> tuple[float, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 
 import msgspec
 import numpy as np
@@ -10,8 +11,10 @@ import numpy as np
 from shared.specs import Accuracy, Block, GateResult, MetricName, Series
 from shared.verdict import accuracy
 from shared.verdict.figures import plural, round_significant
-from shared.verdict.intervals import Interval, NotEnoughSamples, mean_of_blocks, percentile, rate_of_blocks
+from shared.verdict.intervals import Interval, NotEnoughSamples, mean_of_blocks, percentile_of_blocks, rate_of_blocks
 
+ALIKE = 0.2
+"""Lag-1 autocorrelation from which a reader is told."""
 ONE_BLOCK = "one block gives no interval"
 IDENTICAL = "every image is answered as by the reference"
 NO_DATASET = "this benchmark had no dataset"
@@ -42,6 +45,11 @@ def usable(series: Series) -> list[Block]:
     return sorted((b for b in series.blocks if b.latencies_ns and b.elapsed_ns > 0), key=lambda b: b.round)
 
 
+def by_launch(blocks: Iterable[Block]) -> list[list[Block]]:
+    """The blocks, those of one round together: they are one launch."""
+    return [list(found) for _, found in groupby(blocks, key=lambda block: block.round)]
+
+
 def latencies_ms(blocks: Iterable[Block]) -> np.ndarray:
     """Every call of the blocks, in milliseconds."""
     return np.concatenate([np.asarray(block.latencies_ns, dtype=np.float64) for block in blocks]) / 1e6
@@ -52,9 +60,9 @@ def summarise(
 ) -> dict[MetricName, Metric]:
     """Every metric of a measured candidate, in a fixed order; of one that was rejected, its accuracy; else nothing.
 
-    Percentiles are over all calls with exact order-statistic intervals; mean latency, CPU use and load time are means
-    over blocks with Student intervals; throughput is all images over the wall time of all blocks; memory is the
-    highest peak of the blocks.
+    Percentiles are over all calls with order-statistic intervals, wider where calls of a launch are alike; mean
+    latency, CPU use and load time are means over blocks with Student intervals; throughput is all images over the wall
+    time of all blocks; memory is the highest peak of the blocks.
     """
     blocks = usable(series)
     right = from_dataset(gate, reference)
@@ -63,7 +71,7 @@ def summarise(
     if series.status != "measured" or not blocks:
         return {}
     found: dict[MetricName, Metric] = {"latency_mean_ms": _mean(float(latencies_ms([b]).mean()) for b in blocks)}
-    calls = latencies_ms(blocks)
+    calls = [latencies_ms(launch) for launch in by_launch(blocks)]
     found |= {name: _percentile(calls, p) for name, p in PERCENTILES.items()}
     found["throughput_fps"] = _throughput(blocks, series.candidate.batch_size)
     found["cpu_util_pct"] = _mean(b.cpu_util_pct for b in blocks)
@@ -113,7 +121,31 @@ def remarks(series: Series) -> list[str]:
         found.append(f"{plural(empty, 'block')} without a timed call left out")
     if unsteady := sum(not block.steady for block in blocks):
         found.append(f"{unsteady} of {plural(len(blocks), 'block')} had not settled within 10 % after warm-up")
+    if blocks and (likeness := autocorrelation([latencies_ms(launch) for launch in by_launch(blocks)])) > ALIKE:
+        found.append(
+            f"a call resembles the one before (lag-1 autocorrelation {likeness:.2f}): {plural(_calls(blocks), 'call')} "
+            "say less than so many independent ones; intervals of percentiles allow for it as far as launches differ"
+        )
     return found
+
+
+def autocorrelation(launches: Sequence[np.ndarray]) -> float:
+    """Lag-1 autocorrelation of the calls' ranks, each call with the next one of its launch; 0 with fewer than 3 calls.
+
+    Ranks are those among all calls, ties by order, so that neither an outlier nor the unit matters, and launches that
+    differ count as likeness of their calls.
+    """
+    calls = np.concatenate(launches)
+    if len(calls) < 3:
+        return 0.0
+    ranks = np.argsort(np.argsort(calls, kind="stable"), kind="stable") - (len(calls) - 1) / 2
+    parts = np.split(ranks, np.cumsum([len(launch) for launch in launches])[:-1])
+    pairs = sum(len(part) - 1 for part in parts)
+    return float(sum((part[:-1] * part[1:]).sum() for part in parts) / max(1, pairs) / np.mean(ranks**2))
+
+
+def _calls(blocks: Sequence[Block]) -> int:
+    return sum(len(block.latencies_ns) for block in blocks)
 
 
 def _metric(interval: Interval, n: int, note: str | None = None) -> Metric:
@@ -132,9 +164,9 @@ def _mean(block_values: Iterable[float]) -> Metric:
     return _metric(mean_of_blocks(values), len(values), ONE_BLOCK if len(values) == 1 else None)
 
 
-def _percentile(calls: np.ndarray, p: float) -> Metric:
+def _percentile(calls: Sequence[np.ndarray], p: float) -> Metric:
     try:
-        return _metric(percentile(calls, p), len(calls))
+        return _metric(percentile_of_blocks(calls, p), sum(map(len, calls)))
     except NotEnoughSamples as error:
         return Metric(n=error.n, note=str(error))
 

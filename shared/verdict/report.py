@@ -10,12 +10,14 @@ import msgspec
 
 from shared.specs import (
     BenchmarkSpec,
+    Candidate,
     EngineName,
     GateResult,
     MeasuredDataset,
     MeasuredModel,
     MeasurementSet,
     MetricName,
+    NoiseFloor,
     Precision,
     SeriesStatus,
     SystemInfo,
@@ -25,7 +27,7 @@ from shared.verdict.advice import deployment_steps, recommendations
 from shared.verdict.assessment import Assessment, assess, fixed_order
 from shared.verdict.bootstrap import Bootstrap
 from shared.verdict.constraints import Judgement
-from shared.verdict.decision import Decision, decide
+from shared.verdict.decision import Decision, decide, rules_of
 from shared.verdict.figures import round_significant
 from shared.verdict.metrics import Metric, accuracy_metric, remarks
 
@@ -52,6 +54,9 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True):
     fingerprint: str
     created_at: str
     conditions: list[str]
+    dirty: bool = False
+    noise_floor: NoiseFloor | None = None
+    incumbent: Candidate | None = None
     measurements: Source
     dataset: MeasuredDataset | None = None
     reference: Metric | None = None
@@ -120,7 +125,7 @@ def build(measurements: MeasurementSet, report_id: str) -> Report:
     """
     assessments = assess(measurements)
     bootstrap = Bootstrap([item.series for item in assessments], measurements.config.seed)
-    decision = decide(assessments, measurements.config.objective, bootstrap)
+    decision = decide(assessments, rules_of(measurements), bootstrap)
     report = Report(
         id=report_id,
         metadata=_metadata(measurements),
@@ -175,6 +180,9 @@ def _metadata(measurements: MeasurementSet) -> Metadata:
         fingerprint=measurements.system.fingerprint,
         created_at=measurements.created_at,
         conditions=measurements.conditions,
+        dirty=measurements.dirty,
+        noise_floor=measurements.noise_floor,
+        incumbent=measurements.incumbent,
         measurements=Source(
             id=measurements.id,
             schema=measurements.schema,

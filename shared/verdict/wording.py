@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING
 
-from shared.specs import Constraint, MetricName
+from shared.specs import Candidate, Constraint, MetricName, NoiseFloor
 from shared.verdict.accuracy import drop
 from shared.verdict.assessment import Assessment
 from shared.verdict.constraints import Judgement, Relaxation
@@ -15,11 +16,6 @@ from shared.verdict.intervals import Interval, samples_needed
 
 if TYPE_CHECKING:
     from shared.verdict.nearest import Nearest
-
-MARGIN = (
-    "Two candidates count as equally fast when the whole 95 % interval of their ratio lies within ±5 %. "
-    "The noise floor of this machine was not measured, so the margin is not widened by it."
-)
 
 METHOD: tuple[str, ...] = (
     "Before anything is measured, each engine and precision answers real, dark, bright and noisy input at batch 1, 2 "
@@ -32,8 +28,10 @@ METHOD: tuple[str, ...] = (
     "What is measured is a way to serve: engine, precision, batch, and so many sessions side by side with so many "
     "threads each. Candidates are measured in interleaved rounds, one process alive at a time. Latency is that of a "
     "call among those of the other sessions. Every call is kept, nothing clipped.",
-    "Percentiles carry exact order-statistic (binomial) 95 % intervals over all calls; where the sample is too small "
-    "for a bound there is no percentile. These intervals treat calls as independent.",
+    "Percentiles carry order-statistic (binomial) 95 % intervals over all calls, exact for independent calls; where "
+    "the sample is too small for a bound there is no percentile. Where calls of one launch resemble each other more "
+    "than those of different launches, they count as fewer (design effect) and the interval is wider, at most as wide "
+    "as the sample. What is assumed is that launches are independent of each other.",
     "Mean latency, CPU use and load time are means over blocks with Student 95 % intervals: a block is one launch. "
     "Throughput is all images over the wall time of all blocks, with the interval of a ratio over blocks.",
     "CPU use is the processor time of the candidate's process, 100 % = one core. Memory is the highest peak of that "
@@ -41,9 +39,14 @@ METHOD: tuple[str, ...] = (
     "A constraint passes when the whole interval keeps the limit, fails when none of it does, and is inconclusive "
     "otherwise. Only a pass passes.",
     "Ratios carry 95 % Student intervals whose standard error comes from a seeded bootstrap over rounds, then over "
-    f"calls; the candidates share the drawn rounds. {MARGIN}",
+    "calls; the candidates share the drawn rounds. Two candidates count as equally fast when the whole interval of "
+    "their ratio lies within the margin: 5 %, or twice the noise floor of the machine where that is more. The noise "
+    "floor is the 95 % quantile of |ln ratio| between two series of one candidate measured as if it were two.",
     "Between candidates that are equally fast, less memory decides (steps of 10 %), then the smaller model file, then "
-    "a fixed order. Where the intervals leave open whether a candidate is within 5 %, the choice is called fragile.",
+    "a fixed order. Where the intervals leave open whether a candidate is within the margin, the choice is called "
+    "fragile.",
+    "An active deployment stays unless it was not measured, keeps not every constraint, or another candidate takes at "
+    "least 10 % less time with a probability of at least 95 %.",
 )
 
 
@@ -87,8 +90,35 @@ def passing(assessments: Sequence[Assessment], eligible: Sequence[Assessment]) -
     return [f"{len(eligible)} of {plural(len(measured), 'measured candidate')} {verb} {listing(limits)}."]
 
 
-def latency_terms(assessments: Sequence[Assessment], batch: int) -> list[str]:
+def margin_told(margin: float, noise: NoiseFloor | None, created_at: str) -> str:
+    """How close counts as equally fast, and why."""
+    if noise is None:
+        why = "the noise floor of this machine was not measured, so it does not widen the margin"
+    else:
+        told = f"the noise floor of this machine is {noise.value:.1%}, measured {age(noise, created_at)}"
+        why = f"{told}; twice that is {'more' if 2 * noise.value >= margin else 'less'} than 5 %"
+    return f"The margin within which candidates count as equally fast is ±{percent(margin)}: {why}."
+
+
+def age(noise: NoiseFloor, created_at: str) -> str:
+    """How old a noise floor was when the benchmark that uses it was made: `in this run`, `3 days before (2026-…)`."""
+    measured_at = datetime.fromisoformat(noise.measured_at)
+    days = (datetime.fromisoformat(created_at) - measured_at).days
+    if noise.measured_at == created_at:
+        return "in this run"
+    before = "the same day" if days < 1 else f"{plural(days, 'day')} before"
+    return f"{before} ({measured_at:%Y-%m-%d %H:%M} UTC, {noise.benchmark_id})"
+
+
+def percent(share: float) -> str:
+    """`5 %`, `7.4 %`."""
+    return f"{100 * share:.3g} %"
+
+
+def latency_terms(assessments: Sequence[Assessment], batch: int, fixed_batch: int | None) -> list[str]:
     """What latency means here, and why it is not batch 1 where it is not."""
+    if batch == fixed_batch:
+        return [f"Compared by P95 latency at batch {batch}, the only one this model takes."]
     if batch == 1:
         return ["Compared by P95 latency at batch 1."]
     at_one = any(item.measured and item.candidate.batch_size == 1 for item in assessments)
@@ -135,23 +165,69 @@ def _against(metric: MetricName, cost: Interval, fastest: str) -> str:
     return f"{bounds(cost)} the latency of {fastest}"
 
 
-def speed(metric: MetricName, fastest: Assessment, others: Sequence[tuple[Assessment, str, Interval]]) -> list[str]:
+def speed(
+    metric: MetricName, fastest: Assessment, others: Sequence[tuple[Assessment, str, Interval]], margin: float
+) -> list[str]:
     """The fastest with its figure, and every other contender against it."""
     if not others:
         return [f"{title(fastest.candidate)} has {fastest.text(metric)}."]
     said = [f"Fastest by estimate: {title(fastest.candidate)} with {fastest.text(metric)}."]
     for other, standing, cost in others:
         against = _against(metric, cost, "the fastest")
-        said.append(f"{title(other.candidate)}: {other.text(metric)}; {against}: {_means(standing, cost)}.")
-    return [*said, MARGIN]
+        said.append(f"{title(other.candidate)}: {other.text(metric)}; {against}: {_means(standing, cost, margin)}.")
+    return said
 
 
-def _means(standing: str, cost: Interval) -> str:
+def _means(standing: str, cost: Interval, margin: float) -> str:
     if standing == "tied":
-        return "equally fast within ±5 %"
+        return f"equally fast within ±{percent(margin)}"
     if standing == "slower":
         return "clearly slower"
-    return "not settled" if cost.low is None else "not settled, the interval reaches across the 5 % margin"
+    across = f"not settled, the interval reaches across the {percent(margin)} margin"
+    return "not settled" if cost.low is None else across
+
+
+def same_as_before() -> str:
+    """The choice serves already."""
+    return "That is the active deployment: nothing has to be switched."
+
+
+def no_incumbent(active: Candidate, why: str) -> str:
+    """The active deployment is not one that could stay."""
+    return f"The active deployment, {title(active)}, is not what the choice was held against: {why}."
+
+
+def switched(metric: MetricName, active: Assessment, cost: Interval, sure: float) -> str:
+    """The choice is worth a switch."""
+    return (
+        f"It is worth a switch from the active deployment, {title(active.candidate)}: "
+        f"{_against_active(metric, cost)}, at least 10 % better with a probability of {_probability(sure)}."
+    )
+
+
+def kept(metric: MetricName, active: Assessment, best: Assessment, cost: Interval, sure: float | None) -> str:
+    """The active deployment stays."""
+    how = "one round gives no interval" if sure is None else f"it is with {_probability(sure)}, and 95 % are asked for"
+    return (
+        f"Kept: {title(active.candidate)}, the active deployment. Without it the choice would be "
+        f"{title(best.candidate)}: {_against_active(metric, cost)}. That is not for certain the 10 % a switch is "
+        f"worth; {how}."
+    )
+
+
+def not_worth(metric: MetricName, item: Assessment, active: Assessment) -> str:
+    """Why a faster candidate was not chosen over the active deployment."""
+    return f"{item.text(metric)}; faster than the active deployment ({active.text(metric)}), not clearly by 10 %"
+
+
+def _against_active(metric: MetricName, cost: Interval) -> str:
+    if metric == "throughput_fps":
+        return f"{bounds(cost)} as many images per second"
+    return f"the active one takes {bounds(cost)} its latency"
+
+
+def _probability(sure: float) -> str:
+    return "over 99.9 %" if sure > 0.999 else "under 0.1 %" if sure < 0.001 else f"{100 * sure:.1f} %"
 
 
 def tie_break(selected: Assessment, pool: Sequence[Assessment], contenders: int, fragile: bool) -> list[str]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -22,6 +25,8 @@ SILENT_S = 3.0
 SILENT_ASKS = 3
 """Both must pass before silence counts: an event loop that was blocked itself has not asked."""
 GRACE_S = 2.0
+LOOK_S = 0.02
+"""How often a thread that asked once looks for the answer."""
 BURST = 256
 """Messages read before the event loop gets its turn again."""
 
@@ -204,6 +209,29 @@ class Publisher:
     def _send(self, message: Message) -> bool:
         with self._lock:
             return sockets.send(self._socket, codec.encode(message))
+
+
+def ask_status(endpoint: str, wait_s: float = 2.0) -> Status | None:
+    """The broker's status, for a thread that asks once; None when none answers within `wait_s`.
+
+    Args:
+        endpoint: The broker's ROUTER.
+        wait_s: Bounds the call.
+    """
+    socket = sockets.dealer(endpoint, f"asks-{os.getpid()}".encode())
+    asked, end_s = False, time.monotonic() + wait_s
+    try:
+        while time.monotonic() < end_s:
+            asked = asked or sockets.send(socket, codec.encode(AskStatus()))  # refused until it is connected
+            while (frames := sockets.receive(socket)) is not None:
+                with contextlib.suppress(BadFrames):
+                    message, _ = codec.to_client(frames)
+                    if isinstance(message, Status):
+                        return message
+            time.sleep(LOOK_S)
+        return None
+    finally:
+        sockets.close(socket)
 
 
 def _publish(send: Callable[[Message], bool], topic: str, body: dict[str, Any] | None) -> None:

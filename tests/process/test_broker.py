@@ -157,6 +157,16 @@ def test_no_answer_is_overlooked_under_a_crowd(farm, loop):
         asyncio.run(scenario())
 
 
+def test_a_thread_that_asks_once_gets_the_status_or_nothing_in_time(farm):
+    start_s = time.monotonic()
+    assert client.ask_status(farm.settings.broker_endpoint, wait_s=0.2) is None
+    assert time.monotonic() - start_s < 5
+    farm.broker()
+    status = client.ask_status(farm.settings.broker_endpoint, wait_s=10)
+    assert status is not None
+    assert (status.completed, status.failed) == (0, 0)
+
+
 def test_a_client_knows_within_a_moment_that_the_broker_is_up(farm):
     async def scenario() -> None:
         async with farm.client() as broker:

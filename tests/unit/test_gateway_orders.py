@@ -10,9 +10,18 @@ import pytest
 
 from gateway import orders
 from shared import config, errors
-from shared.db import datasets
-from shared.db.tables import Job
-from shared.specs import BenchmarkSpec, Detection, ModelDescription, Preprocessing, Resize, TensorInfo
+from shared.db import benchmarks, connection, datasets, registry
+from shared.db.tables import Deployment, Job, Model
+from shared.specs import (
+    BenchmarkSpec,
+    Candidate,
+    Detection,
+    ModelDescription,
+    NoiseFloor,
+    Preprocessing,
+    Resize,
+    TensorInfo,
+)
 from tests.unit.gateway_kit import (
     SUMMARY,
     ZIP,
@@ -68,6 +77,12 @@ def test_orders_that_are_taken(fields: dict[str, Any]) -> None:
 )  # fmt: skip
 def test_orders_that_are_refused(fields: dict[str, Any], wrong: dict[str, str]) -> None:
     assert refusals(**fields) == wrong
+
+
+def test_noise_is_measured_alone() -> None:
+    wrong = {"noise_floor": "is measured with isolation `exclusive`: other jobs would count as noise"}
+    assert refusals(noise_floor=True, isolation="shared") == wrong
+    assert refusals(noise_floor=True) == {}
 
 
 def limits(*texts: str) -> list[dict[str, Any]]:
@@ -185,3 +200,42 @@ def test_classes_are_found_by_name_else_by_place(description: ModelDescription, 
 def test_classes_that_the_model_does_not_have_are_refused(description: ModelDescription, why: str) -> None:
     with pytest.raises(errors.Conflict, match=why):
         datasets.class_ids(["jay", "owl", "red_kite"], description)
+
+
+# --- what a benchmark is told of earlier ones ------------------------------------------------------------------------
+
+
+def noise(value: float) -> NoiseFloor:
+    return NoiseFloor(
+        value=value, runs=10, measured_at="2026-01-01T00:00:00.000Z", fingerprint="this machine", benchmark_id="job_1"
+    )
+
+
+def test_the_last_noise_floor_of_a_machine_is_remembered(gateway: Gateway) -> None:
+    for value in (0.02, 0.03):
+        with connection.write(durable=True, name="finish"):
+            benchmarks.remember_noise_floor(noise(value))
+    assert benchmarks.noise_floor("this machine") == noise(0.03)
+    assert benchmarks.noise_floor("another") is None
+
+
+@pytest.mark.parametrize(("status", "stays"), [("active", True), ("stale", True), ("retired", False)])
+def test_the_incumbent_is_what_was_activated(gateway: Gateway, status: str, stays: bool) -> None:
+    model_id = ready_model(gateway)
+    assert registry.incumbent(model_id) is None
+    with connection.write(durable=True, name="accept"):
+        Deployment.insert(
+            id="dep_1",
+            model_id=model_id,
+            engine="openvino",
+            precision="fp32",
+            batch_size=8,
+            threads=2,
+            source="manual",
+            status=status,
+            fingerprint="f",
+            created_by=Model.get_by_id(model_id).created_by,
+            created_at_ms=1,
+        ).execute()
+    active = Candidate(engine="openvino", precision="fp32", batch_size=8, threads=2)
+    assert registry.incumbent(model_id) == (active if stays else None)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +13,16 @@ from hypothesis import strategies as st
 from benchmarker import Examined, ExamineOrder, Launched, LaunchOrder, MeasureOrder, measure
 from benchmarker.candidate import peak_memory_mb
 from shared import child, errors
-from shared.specs import BenchmarkSpec, Block, Candidate, MeasuredModel, MeasurementSet, ModelDescription, TensorInfo
+from shared.specs import (
+    BenchmarkSpec,
+    Block,
+    Candidate,
+    MeasuredModel,
+    MeasurementSet,
+    ModelDescription,
+    NoiseFloor,
+    TensorInfo,
+)
 from tests.conftest import eventually
 from tests.unit import candidate_that
 
@@ -172,6 +182,55 @@ def test_progress_is_told_after_each_launch() -> None:
     assert all(body["rounds"] == 5 for body in told)
 
 
+def test_the_noise_floor_is_measured_with_a_twin_of_the_first_candidate() -> None:
+    laboratory = Laboratory()
+    result = run(order(noise_floor=True), ignore, laboratory)
+    first = "onnxruntime/fp32/b1/t1/i1"
+    assert all(keys.count(first) == 2 and len(keys) == 5 for keys in laboratory.rounds())
+    assert [series.candidate.key for series in result.series].count(first) == 1
+    assert all(len(series.blocks) == 5 for series in result.series)
+    noise = result.noise_floor
+    assert noise is not None
+    assert (noise.runs, noise.benchmark_id, noise.fingerprint) == (5, "bench_1", result.system.fingerprint)
+    assert noise.measured_at == result.created_at
+    assert 0 <= noise.value < 1
+
+
+def test_a_remembered_noise_floor_counts_on_its_own_machine_only() -> None:
+    here = run(order(), ignore, Laboratory()).system.fingerprint
+    for fingerprint, kept in ((here, True), ("another", False)):
+        noise = NoiseFloor(
+            value=0.03, runs=10, measured_at="2026-01-01T00:00:00.000Z", fingerprint=fingerprint, benchmark_id="bench_0"
+        )
+        given = msgspec.structs.replace(order(), noise_floor=noise)
+        assert run(given, ignore, Laboratory()).noise_floor == (noise if kept else None)
+
+
+def test_a_noise_floor_of_a_disturbed_run_says_that_it_is_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "disturbances", lambda before, after: ["Other processes used 1.20 of 2 cores."])
+    result = run(order(noise_floor=True), ignore, Laboratory())
+    assert result.dirty
+    assert result.noise_floor is not None
+    assert result.conditions[-1] == measure.NOT_REMEMBERED
+    monkeypatch.setattr(measure, "disturbances", lambda before, after: [])
+    result = run(order(noise_floor=True), ignore, Laboratory())
+    assert not result.dirty
+    assert measure.NOT_REMEMBERED not in result.conditions
+
+
+def test_without_two_pairs_of_launches_there_is_no_noise_floor() -> None:
+    laboratory = Laboratory({"onnxruntime/fp32/b1/t1/i1": {2, 3, 4, 5}})
+    result = run(order(noise_floor=True), ignore, laboratory)
+    assert result.noise_floor is None
+    assert measure.NO_NOISE_FLOOR in result.conditions
+
+
+def test_the_active_deployment_goes_into_the_measurements() -> None:
+    active = Candidate(engine="openvino", precision="fp32", batch_size=1, threads=1)
+    given = msgspec.structs.replace(order(), incumbent=active)
+    assert run(given, ignore, Laboratory()).incumbent == active
+
+
 # --- what goes wrong ------------------------------------------------------------------------------------------------
 
 
@@ -209,8 +268,27 @@ def test_unavailable_candidates_are_listed_and_never_launched() -> None:
     assert all(series.reason for series in result.series if series.status == "unavailable")
 
 
+def test_a_model_without_a_batch_axis_says_what_is_counted() -> None:
+    def conditions(dynamic: bool, answers: int | str) -> list[str]:
+        outputs = [TensorInfo(name="scores", dtype="float32", shape=[answers, 10])]
+        described = msgspec.structs.replace(order().description, outputs=outputs, dynamic_batch=dynamic)
+        inputs = [TensorInfo(name="image", dtype="float32", shape=["batch" if dynamic else 3, 8, 8])]
+        given = msgspec.structs.replace(
+            order(batch_sizes=None),
+            description=described,
+            model=msgspec.structs.replace(order().model, inputs=inputs),
+        )
+        return [said for said in run(given, ignore, Laboratory()).conditions if "no batch axis" in said]
+
+    assert conditions(True, "batch") == conditions(False, 3) == []
+    (said,) = conditions(False, 10)
+    assert "its first input, 3, is counted as the batch" in said
+
+
 def test_a_shared_measurement_says_so() -> None:
-    assert measure.SHARED in run(order(isolation="shared"), ignore, Laboratory()).conditions
+    result = run(order(isolation="shared"), ignore, Laboratory())
+    assert measure.SHARED in result.conditions
+    assert result.dirty
     assert measure.SHARED not in run(order(), ignore, Laboratory()).conditions
 
 

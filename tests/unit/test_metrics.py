@@ -332,6 +332,8 @@ class Nvml:
             "nvmlDeviceGetUtilizationRates": SimpleNamespace(gpu=50),
             "nvmlDeviceGetMemoryInfo": SimpleNamespace(used=10 * 2**20, total=100 * 2**20),
             "nvmlDeviceGetPowerUsage": 75_500,
+            "nvmlDeviceGetComputeRunningProcesses": ["a process", "another"],
+            "nvmlDeviceGetCurrentClocksThrottleReasons": 0x21,  # idle and hot
         }
 
         def call(*_: Any) -> Any:
@@ -347,6 +349,7 @@ def test_a_gpu_is_read_figure_by_figure(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(sys.modules, "pynvml", library)
     assert gpu.figures() == [CARD]
     assert gpu.described() == "a card, driver 1.2"
+    assert gpu.use() == gpu.Use(processes=2, slowed_by=["heat"])
     assert library.open == 0
 
 
@@ -358,9 +361,9 @@ def test_a_driver_that_is_not_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(library, "nvmlInit", no_driver)
     monkeypatch.setitem(sys.modules, "pynvml", library)
-    assert (gpu.figures(), gpu.described()) == (None, None)
+    assert (gpu.figures(), gpu.described(), gpu.use()) == (None, None, None)
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    assert (gpu.figures(), gpu.described()) == (None, None)
+    assert (gpu.figures(), gpu.described(), gpu.use()) == (None, None, None)
 
 
 # --- documentation ----------------------------------------------------------------------------------------------------

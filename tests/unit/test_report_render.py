@@ -142,6 +142,18 @@ def test_every_colour_has_a_light_a_dark_and_a_printed_value() -> None:
             assert f"--{name}: {value};" in style
 
 
+def test_a_dirty_run_is_marked_on_every_first_page() -> None:
+    clean = measurement_set(conditions=["The processor's clock follows the load (governor powersave)."])
+    marked = msgspec.structs.replace(clean, dirty=True, conditions=["Other processes used 1.20 of 2 cores."])
+    for measurements, heading in ((clean, "Conditions of this run"), (marked, "Dirty run: something else was at work")):
+        files = render(build(measurements, "r"))
+        assert heading in PdfReader(io.BytesIO(files["report.pdf"])).pages[0].extract_text()
+        for name in ("simple.html", "technical.html", "report.html"):
+            assert heading in files[name].decode()
+        for name in ("simple.json", "technical.json"):
+            assert msgspec.json.decode(files[name])["dirty"] is measurements.dirty
+
+
 def test_conditions_and_fragility_stand_at_the_top() -> None:
     pair = [measured(candidate("onnxruntime"), 1.0, drift=0.05), measured(candidate("openvino"), 1.02, drift=0.05)]
     files = render(build(measurement_set(pair, (), conditions=["The processor slowed down 3 times."]), "r"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import msgspec
 import pytest
 from reportlab.graphics.shapes import Circle, Line, Polygon, Rect, String
 
@@ -11,7 +12,7 @@ from reporter.charts import ROWS_A_PANEL, latency_key, latency_panels, throughpu
 from reporter.shapes import axis, fit, spread
 from reporter.simple import SimpleView, simple_view
 from reporter.technical import TechnicalView, technical_view
-from shared.specs import Constraint
+from shared.specs import Constraint, MeasurementSet, NoiseFloor
 from shared.verdict.report import Report, build
 from tests.unit.measurements import candidate, measured, measurement_set, series, unavailable
 
@@ -95,8 +96,18 @@ def test_candidates_of_one_engine_with_one_reason_share_a_line() -> None:
     assert "TensorRT FP32, batch 1 and 8" in labels
 
 
-def test_the_method_says_that_there_is_no_noise_floor_yet() -> None:
-    assert any("noise floor of this machine was not measured" in line for line in technical(STANDARD).method)
+def test_the_noise_floor_is_shown_with_its_age() -> None:
+    def shown(measurements: MeasurementSet) -> str:
+        return next(fact.text for fact in technical(build(measurements, "r")).facts if fact.label == "Noise floor")
+
+    assert shown(measurement_set()) == "not measured; order a benchmark with noise_floor"
+    noise = NoiseFloor(
+        value=0.0312, runs=10, measured_at="2026-01-29T08:00:00.000Z", fingerprint="f", benchmark_id="job_1"
+    )
+    found = msgspec.structs.replace(measurement_set(), noise_floor=noise)
+    assert shown(found) == "3.1% over 10 pairs of launches, measured 2 days before (2026-01-29 08:00 UTC, job_1)"
+    here = msgspec.structs.replace(noise, measured_at=found.created_at)
+    assert shown(msgspec.structs.replace(found, noise_floor=here)).endswith("measured in this run")
 
 
 def test_threads_are_named_only_where_they_differ() -> None:

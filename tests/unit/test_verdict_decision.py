@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from shared.errors import InvalidInput
-from shared.specs import Constraint, MeasurementSet, Series
+from shared.specs import Constraint, MeasurementSet, NoiseFloor, Series
 from shared.verdict.decision import Decision
 from shared.verdict.report import build
 from tests.unit.measurements import candidate, measured, measurement_set, series, unavailable
@@ -126,6 +126,101 @@ def test_throughput_compares_each_engine_at_its_best_batch() -> None:
     why = {item.candidate.key: item.why for item in found.rejected}
     assert "this engine does more at batch 8" in why[VINO.key]
     assert why[candidate("onnxruntime", 8).key].startswith("slower: OpenVINO FP32, batch 8, 2 threads does 1.1")
+
+
+# --- the noise floor -------------------------------------------------------------------------------------------------
+
+
+def noise(value: float) -> NoiseFloor:
+    return NoiseFloor(
+        value=value, runs=10, measured_at="2026-01-28T08:00:00.000Z", fingerprint="f", benchmark_id="job_1"
+    )
+
+
+def decided(found: Sequence[Series], **facts: object) -> Decision:
+    return build(msgspec.structs.replace(measurement_set(found, ()), **facts), "rep_1").decision
+
+
+PAIR = [measured(ORT, 1.0, memory_mb=120, calls=7000), measured(VINO, 1.12, memory_mb=60, calls=7000)]
+
+
+def test_twice_the_noise_floor_widens_the_margin() -> None:
+    assert decided(PAIR).selected == ORT
+    assert decided(PAIR, noise_floor=noise(0.02)).selected == ORT
+    found = decided(PAIR, noise_floor=noise(0.09))
+    assert found.selected == VINO
+    assert found.tied == [ORT]
+    assert any("equally fast within ±18 %" in reason for reason in found.reasons)
+    told = "the noise floor of this machine is 9.0%, measured 3 days before (2026-01-28 08:00 UTC, job_1)"
+    assert any(told in reason for reason in found.reasons)
+
+
+def test_the_reader_is_told_when_there_is_no_noise_floor() -> None:
+    assert any("was not measured, so it does not widen" in reason for reason in decided(PAIR).reasons)
+
+
+# --- the active deployment -------------------------------------------------------------------------------------------
+
+
+def test_the_active_deployment_stays_unless_another_is_clearly_better() -> None:
+    found = decided([measured(ORT, 1.0, calls=7000), measured(VINO, 1.07, calls=7000)], incumbent=VINO)
+    assert found.selected == VINO
+    assert (found.tied, [item.candidate for item in found.rejected]) == ([], [ORT])
+    assert found.reasons[-1].startswith("Kept: OpenVINO FP32, batch 1, 2 threads, the active deployment.")
+    assert "not clearly by 10 %" in found.rejected[0].why
+
+
+def test_a_tie_never_replaces_the_active_deployment() -> None:
+    tie = [measured(ORT, 1.0, memory_mb=60, calls=7000), measured(VINO, 1.0, memory_mb=120, calls=7000)]
+    assert decided(tie).selected == ORT
+    found = decided(tie, incumbent=VINO)
+    assert (found.selected, found.tied) == (VINO, [ORT])
+
+
+@pytest.mark.parametrize("objective", ["latency", "throughput"])
+def test_a_clearly_better_one_replaces_it(objective: str) -> None:
+    slow = measured(VINO, 1.5, calls=7000)
+    measurements = measurement_set([measured(ORT, 1.0, calls=7000), slow], (), objective=objective)
+    found = build(msgspec.structs.replace(measurements, incumbent=VINO), "r").decision
+    assert found.selected == ORT
+    assert found.reasons[-1].startswith("It is worth a switch from the active deployment, OpenVINO FP32")
+    assert "with a probability of over 99.9 %" in found.reasons[-1]
+
+
+def test_an_active_deployment_that_is_the_choice_needs_no_switch() -> None:
+    assert decided(PAIR, incumbent=ORT).reasons[-1] == "That is the active deployment: nothing has to be switched."
+
+
+def test_an_active_deployment_that_cannot_stay_is_named_with_the_reason() -> None:
+    found = decided([measured(ORT, 1.0)], incumbent=VINO)
+    assert found.selected == ORT
+    assert found.reasons[-1].endswith("is not what the choice was held against: it was not measured in this run.")
+    limited = measurement_set([measured(ORT, 1.05, memory_mb=50), measured(VINO, 1.0, memory_mb=90)],
+                              (limit("memory_mb", "<=", 80),))  # fmt: skip
+    found = build(msgspec.structs.replace(limited, incumbent=VINO), "r").decision
+    assert found.selected == ORT
+    assert "is not what the choice was held against: fails memory ≤ 80 MB" in found.reasons[-1]
+
+
+def test_an_active_deployment_at_another_batch_stays_for_throughput() -> None:
+    """Each engine is compared at its best batch; the active one stays where that is not clearly better."""
+    found = [
+        measured(candidate("onnxruntime", 8), 8.0, calls=7000),
+        measured(candidate("onnxruntime", 16), 15.5, calls=7000),
+    ]
+    measurements = measurement_set(found, (), objective="throughput")
+    decision = build(msgspec.structs.replace(measurements, incumbent=candidate("onnxruntime", 8)), "r").decision
+    assert decision.selected == candidate("onnxruntime", 8)
+    assert sorted(keys(decision)) == sorted(item.candidate.key for item in found)
+
+
+def test_a_fixed_batch_is_what_latency_is_compared_at() -> None:
+    measurements = measurement_set([measured(candidate("onnxruntime", 4), 3.0)], ())
+    inputs = [msgspec.structs.replace(measurements.model.inputs[0], shape=[4, 1, 28, 28])]
+    model = msgspec.structs.replace(measurements.model, inputs=inputs)
+    found = build(msgspec.structs.replace(measurements, model=model), "r").decision
+    assert found.selected == candidate("onnxruntime", 4)
+    assert "Compared by P95 latency at batch 4, the only one this model takes." in found.reasons
 
 
 # --- constraints ----------------------------------------------------------------------------------------------------

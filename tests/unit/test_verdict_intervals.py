@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import ndtri
 
 from shared.verdict.intervals import (
     NotEnoughSamples,
+    design_effect,
     mean_of_blocks,
     percentile,
+    percentile_of_blocks,
     percentile_ranks,
     samples_needed,
 )
@@ -102,3 +105,50 @@ def test_one_block_has_a_mean_and_no_bounds() -> None:
 
 def test_a_lower_bound_is_not_negative() -> None:
     assert mean_of_blocks([0.1, 9.0]).low == 0.0
+
+
+# --- calls of one launch are alike ----------------------------------------------------------------------------------
+
+
+def launches_of(generator: np.random.Generator, likeness: float, drift: float) -> list[np.ndarray]:
+    """10 launches of 70 lognormal calls: each like the one before (AR(1)), and launches that differ."""
+    walk = generator.standard_normal((10, 70))
+    for at in range(1, 70):
+        walk[:, at] = likeness * walk[:, at - 1] + math.sqrt(1 - likeness**2) * walk[:, at]
+    return list(np.exp(0.2 * walk + drift * generator.standard_normal((10, 1))))
+
+
+@pytest.mark.parametrize("p", [0.5, 0.95, 0.99])
+@pytest.mark.parametrize(("likeness", "drift"), [(0.0, 0.0), (0.6, 0.0), (0.0, 0.05), (0.6, 0.03)])
+def test_percentiles_of_calls_that_are_alike_cover_what_they_promise(p: float, likeness: float, drift: float) -> None:
+    truth = math.exp(math.sqrt(0.2**2 + drift**2) * float(ndtri(p)))
+    found = [
+        percentile_of_blocks(launches_of(np.random.default_rng([seed, 1]), likeness, drift), p) for seed in range(400)
+    ]
+    assert np.mean([interval.low <= truth <= interval.high for interval in found]) >= 0.93  # 95 % less noise of 400
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(st.floats(0.001, 1e6), min_size=40, max_size=60), min_size=2, max_size=5), st.randoms())
+def test_blocks_never_make_an_interval_narrower(blocks: list[list[float]], random: random.Random) -> None:
+    exact = percentile([value for block in blocks for value in block], 0.95)
+    found = percentile_of_blocks([np.asarray(block) for block in blocks], 0.95)
+    assert found.value == exact.value
+    assert found.low <= exact.low
+    assert found.high >= exact.high
+    shuffled = [random.sample(block, len(block)) for block in random.sample(blocks, len(blocks))]
+    assert percentile_of_blocks([np.asarray(block) for block in shuffled], 0.95) == found
+
+
+def test_one_block_is_taken_as_independent_and_too_few_calls_are_refused() -> None:
+    calls = np.arange(1.0, 101.0)
+    assert percentile_of_blocks([calls], 0.95) == percentile(calls, 0.95)
+    with pytest.raises(NotEnoughSamples):
+        percentile_of_blocks([calls[:30], calls[30:60]], 0.95)
+
+
+def test_the_design_effect_by_hand() -> None:
+    """Two blocks of four, one wholly below the limit and one wholly above: eight calls tell as much as one."""
+    assert design_effect([np.full(4, 1.0), np.full(4, 9.0)], 5.0) == pytest.approx(8.0)
+    assert design_effect([np.array([1.0, 9.0]), np.array([9.0, 1.0])], 5.0) == 0.0
+    assert design_effect([np.array([1.0, 9.0])], 5.0) == 1.0

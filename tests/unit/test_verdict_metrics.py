@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from shared.specs import Block, Constraint, MetricName, Series
 from shared.verdict.constraints import Op, Verdict, judge, judge_all, relaxed
 from shared.verdict.figures import estimate, factor, figure, limit, listing, round_significant, title
-from shared.verdict.metrics import Metric, remarks, summarise
+from shared.verdict.metrics import ALIKE, Metric, autocorrelation, latencies_ms, remarks, summarise
 from tests.unit.measurements import candidate, measured, unavailable
 
 
@@ -165,6 +166,28 @@ def test_a_relaxed_constraint_passes_and_is_no_stricter(low: float, width: float
 def test_no_limit_helps_what_was_not_measured() -> None:
     [judgement] = judge_all((Constraint(metric="accuracy", op=">=", value=0.9),), {})
     assert relaxed(judgement, None).value is None
+
+
+# --- calls that are alike -------------------------------------------------------------------------------------------
+
+
+def test_a_reader_is_told_when_a_call_resembles_the_one_before() -> None:
+    quiet = measured(candidate("onnxruntime"), 1.0, calls=2000, drift=0.0)
+    assert abs(autocorrelation([latencies_ms([block]) for block in quiet.blocks])) < 0.1
+    assert remarks(quiet) == []
+    ordered = [msgspec.structs.replace(b, latencies_ns=sorted(b.latencies_ns)) for b in quiet.blocks]
+    (remark,) = remarks(msgspec.structs.replace(quiet, blocks=ordered))
+    assert remark.startswith("a call resembles the one before (lag-1 autocorrelation 1.00)")
+    assert "2,000 calls say less than so many independent ones" in remark
+
+
+def test_launches_that_differ_count_as_likeness_of_their_calls() -> None:
+    drifting = measured(candidate("onnxruntime"), 1.0, calls=2000, drift=0.3)
+    assert autocorrelation([latencies_ms([block]) for block in drifting.blocks]) > ALIKE
+
+
+def test_autocorrelation_of_too_few_calls_is_none() -> None:
+    assert autocorrelation([np.array([1.0, 2.0])]) == 0.0
 
 
 # --- how figures are written ----------------------------------------------------------------------------------------

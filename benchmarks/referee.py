@@ -1,0 +1,407 @@
+"""`make bench-referee`: whether a benchmark's verdict can be trusted, each claim beside its goal.
+
+`python -m benchmarks.referee NAME ...` makes some of the checks, without names all of them; `--times N` makes N runs
+or simulations instead of the usual number. A missed goal makes the command fail.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import onnx
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+from rich.console import Console
+
+from benchmarker import Launched, LaunchOrder, MeasureOrder, measure
+from benchmarks import slowed
+from benchmarks.models import digits_facts, free_port
+from benchmarks.run import DIGITS, Platform
+from shared.engines import engine_class
+from shared.engines.timing import measure as timed
+from shared.engines.timing import synthetic_feeds
+from shared.specs import (
+    BenchmarkSpec,
+    Block,
+    Candidate,
+    MeasuredModel,
+    MeasurementSet,
+    ModelDescription,
+    Series,
+    TensorInfo,
+    canonical_json,
+)
+from shared.verdict.bootstrap import Bootstrap
+from shared.verdict.metrics import ALIKE, autocorrelation, latencies_ms, summarise
+from shared.verdict.report import build, canonical
+
+INPUTS = [TensorInfo(name="image", dtype="float32", shape=["batch", 3, 32, 32])]
+DESCRIPTION = ModelDescription(
+    inputs=INPUTS,
+    outputs=[],
+    opset=18,
+    ir_version=10,
+    parameters=0,
+    dynamic_batch=True,
+    preprocessing=None,
+    labels=None,
+)
+
+REPLAYS, CHANGES = 1000, 200
+RUNS, RUNS_GOAL = 20, 0.95
+LONGER = 0.15
+FULL_RUNS = 10
+SIMULATIONS, COVERAGE = 3000, 0.94
+LOOP_CALLS, LOOP_TURNS, LOOP_APART = 200, 30, 0.02
+
+console = Console(highlight=False)
+
+
+def main() -> None:
+    """Make the checks that were named; exit code 1 when a goal was missed."""
+    parser = argparse.ArgumentParser(prog="benchmarks.referee", description=__doc__)
+    parser.add_argument("checks", nargs="*", metavar="NAME", help=f"of {', '.join(CHECKS)}")
+    parser.add_argument("--times", type=int, default=None)
+    given = parser.parse_args()
+    if unknown := set(given.checks) - set(CHECKS):
+        parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(CHECKS)}")
+    missed = 0
+    for name in given.checks or CHECKS:
+        console.print(f"[bold]{name}[/]: {CHECKS[name].__doc__}")
+        start = time.monotonic()
+        for told, met in CHECKS[name](given.times):
+            missed += not met
+            console.print(f"  {'met   ' if met else '[red]missed[/]'} {told}", soft_wrap=True)
+        console.print(f"  {time.monotonic() - start:.0f} s")
+    if missed:
+        sys.exit(1)
+
+
+Found = Iterator[tuple[str, bool]]
+
+
+# --- replays --------------------------------------------------------------------------------------------------------
+
+
+def replays(times: int | None) -> Found:
+    """Stored measurements, decided in shuffled order, give one report; any other measurement another."""
+    with tempfile.TemporaryDirectory() as folder:
+        stored = canonical_json(measure.run(_order(Path(folder), num_iterations=150, rounds=3), _ignore))
+    times = times or REPLAYS
+    draw = random.Random(1)
+    hashes = set()
+    for _ in range(times):
+        read = msgspec.json.decode(stored, type=MeasurementSet)
+        hashes.add(_hash(msgspec.structs.replace(read, series=draw.sample(read.series, len(read.series)))))
+    yield f"{times:,} replays in shuffled order: {len(hashes)} hash (goal 1)", len(hashes) == 1
+    changes = min(times, CHANGES)
+    original = msgspec.json.decode(stored, type=MeasurementSet)
+    others = {_hash(_changed(original, draw)) for _ in range(changes)} - hashes
+    # Two draws may change the same measurement: as many hashes as there are different sets.
+    yield f"{changes} sets with one measurement changed: {len(others)} other hashes", len(others) >= 0.9 * changes
+
+
+def _hash(measurements: MeasurementSet) -> str:
+    report = build(measurements, "rep_1")
+    assert canonical(report)
+    return report.content_sha256
+
+
+def _changed(measurements: MeasurementSet, draw: random.Random) -> MeasurementSet:
+    """The set with one figure of one block changed by the least that can be."""
+    series = list(measurements.series)
+    at = draw.choice([index for index, item in enumerate(series) if item.blocks])
+    blocks = list(series[at].blocks)
+    which = draw.randrange(len(blocks))
+    blocks[which] = _other(blocks[which], draw)
+    series[at] = msgspec.structs.replace(series[at], blocks=blocks)
+    return msgspec.structs.replace(measurements, series=series)
+
+
+def _other(block: Block, draw: random.Random) -> Block:
+    name = draw.choice(["latencies_ns"] * 5 + ["elapsed_ns", "load_ms", "memory_mb", "cpu_util_pct", "warmup_calls"])
+    if name == "latencies_ns":
+        latencies = list(block.latencies_ns)
+        latencies[draw.randrange(len(latencies))] += draw.randint(1, 1000)
+        return msgspec.structs.replace(block, latencies_ns=latencies)
+    value = getattr(block, name)
+    more = draw.randint(1, 1000) if isinstance(value, int) else draw.random()
+    return msgspec.structs.replace(block, **{name: value + more})
+
+
+# --- ties and slower copies -----------------------------------------------------------------------------------------
+
+
+def ties(times: int | None) -> Found:
+    """The same engine entered twice ties, and copies slowed by 15 % lose by speed, in one benchmark."""
+    times = times or RUNS
+    tied = settled = slower = clearly = 0
+    with tempfile.TemporaryDirectory() as folder:
+        for run in range(times):
+            report = build(measure.run(_order(Path(folder), threads=(1, 2), seed=run), _ignore, _disguised), "rep_1")
+            decision = report.decision
+            pair = {item.key for item in decision.tied} | {decision.selected.key if decision.selected else ""}
+            why = {item.candidate.key: item.why for item in decision.rejected}
+            tied += pair == {_key("onnxruntime", 1), _key("openvino", 1)}
+            slower += all("slower" in why.get(_key(engine, 2), "") for engine in ("onnxruntime", "openvino"))
+            clearly += all(why.get(_key(engine, 2), "").startswith("slower:") for engine in ("onnxruntime", "openvino"))
+            settled += not decision.fragile
+            console.print(f"  {run + 1:2} {'; '.join(decision.reasons[2:6])}", style="dim", soft_wrap=True)
+    goal = f"(goal {RUNS_GOAL:.0%})"
+    yield f"the same engine twice ties in {tied} of {times} {goal}", tied >= RUNS_GOAL * times
+    yield f"copies {LONGER:.0%} slower lose by speed in {slower} of {times} {goal}", slower >= RUNS_GOAL * times
+    yield f"without any doubt: slower in {clearly}, every comparison settled in {settled}", True
+
+
+def _key(engine: str, threads: int) -> str:
+    return f"{engine}/fp32/b1/t{threads}/i1"
+
+
+def _disguised(order: LaunchOrder, limit_s: float) -> Launched:
+    """ONNX Runtime with one thread, whatever the candidate is called; those with two threads are slowed instead."""
+    truth = Candidate(engine="onnxruntime", precision="fp32", batch_size=1, threads=1)
+    module = "benchmarker.candidate" if order.candidate.threads == 1 else "benchmarks.slowed"
+    os.environ[slowed.LONGER] = str(LONGER)
+    return measure.launch(msgspec.structs.replace(order, candidate=truth), limit_s, module)
+
+
+# --- the same selection ---------------------------------------------------------------------------------------------
+
+
+def same(times: int | None) -> Found:
+    """Two real engines with a real difference: the same selection in every full run through the platform."""
+    times = times or FULL_RUNS
+    with tempfile.TemporaryDirectory(prefix="cvp-") as folder:
+        platform = Platform(Path(folder), free_port())
+        try:
+            model_id = platform.ready(platform.upload(DIGITS / "digits.onnx", **digits_facts()))
+            chosen = [_selected(platform, model_id, run) for run in range(times)]
+        finally:
+            platform.down()
+    counts = {key: chosen.count(key) for key in dict.fromkeys(chosen)}
+    told = ", ".join(f"{key} {count} times" for key, count in counts.items())
+    yield f"selected in {times} full runs: {told} (goal one alone)", len(counts) == 1
+
+
+def _selected(platform: Platform, model_id: str, run: int) -> str:
+    order = {
+        "model_id": model_id,
+        "engines": ["onnxruntime", "openvino"],
+        "batch_sizes": [1],
+        "threads": [1],
+        "seed": run,
+    }
+    answer = platform.http.post("/benchmark", json=order)
+    answer.raise_for_status()
+    job = platform.wait(f"/benchmark/{answer.json()['id']}", lambda body: body["report_id"])
+    decision = platform.http.get(f"/reports/{job['report_id']}").json()["decision"]
+    console.print(f"  {run + 1:2} {'; '.join(decision['reasons'][2:4])}", style="dim", soft_wrap=True)
+    return str(decision["selected"]["engine"]) if decision.get("selected") else "nothing"
+
+
+# --- coverage -------------------------------------------------------------------------------------------------------
+
+Draw = Callable[[np.random.Generator, int, int], np.ndarray]
+"""Latencies in ms as `[launches, calls]`, whose median scale is 1."""
+
+LAUNCHES, CALLS = 10, 70
+SLOWER = 1.2
+FIGURES = ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms", "throughput_fps")
+
+
+def _lognormal(generator: np.random.Generator, launches: int, calls: int) -> np.ndarray:
+    return np.exp(0.2 * generator.standard_normal((launches, calls)))
+
+
+def _bimodal(generator: np.random.Generator, launches: int, calls: int) -> np.ndarray:
+    mode = np.where(generator.random((launches, calls)) < 0.2, 1.4, 1.0)
+    return mode * np.exp(0.05 * generator.standard_normal((launches, calls)))
+
+
+def _autocorrelated(generator: np.random.Generator, launches: int, calls: int) -> np.ndarray:
+    """Each call resembles the one before (0.6), and launches differ by 3 %."""
+    noise = generator.standard_normal((launches, calls))
+    walk = np.empty_like(noise)
+    walk[:, 0] = noise[:, 0]
+    for at in range(1, calls):
+        walk[:, at] = 0.6 * walk[:, at - 1] + 0.8 * noise[:, at]
+    return np.exp(0.2 * walk + 0.03 * generator.standard_normal((launches, 1)))
+
+
+SHAPES: dict[str, Draw] = {"lognormal": _lognormal, "bimodal": _bimodal, "autocorrelated": _autocorrelated}
+
+
+def coverage(times: int | None) -> Found:
+    """How often 95 % intervals hold the truth, by simulation."""
+    times = times or SIMULATIONS
+    for shape, draw in SHAPES.items():
+        truth = _truth(draw)
+        held = dict.fromkeys([*FIGURES, "P95 ratio", "throughput ratio"], 0)
+        warned = 0
+        for seed in range(times):
+            generator = np.random.default_rng([seed, *shape.encode()])
+            first = _series("onnxruntime", draw(generator, LAUNCHES, CALLS))
+            second = _series("openvino", SLOWER * draw(generator, LAUNCHES, CALLS))
+            warned += autocorrelation([latencies_ms([block]) for block in first.blocks]) > ALIKE
+            for name, ok in _held(first, second, truth, seed):
+                held[name] += ok
+        console.print(f"  {shape}: told that calls are alike in {warned / times:.0%}", style="dim")
+        for name, count in held.items():
+            yield f"{shape}, {name}: {count / times:.1%} (goal {COVERAGE:.0%})", count >= COVERAGE * times
+
+
+def _truth(draw: Draw) -> dict[str, float]:
+    calls = draw(np.random.default_rng(0), 40_000, CALLS)
+    quantiles = np.quantile(calls, [0.5, 0.95, 0.99])
+    return dict(zip(FIGURES, [*map(float, quantiles), 1000 / float(calls.mean())], strict=True))
+
+
+def _held(first: Series, second: Series, truth: dict[str, float], seed: int) -> Iterator[tuple[str, bool]]:
+    metrics, others = summarise(first), summarise(second)
+    for name, value in truth.items():
+        found = metrics[name]  # type: ignore[index]
+        yield name, found.low is not None and found.high is not None and found.low <= value <= found.high
+    pair = Bootstrap([first, second], seed, resamples=1000)
+    for metric, ratio in (("latency_p95_ms", SLOWER), ("throughput_fps", 1 / SLOWER)):
+        value = (others[metric].value or 0) / (metrics[metric].value or 1)  # type: ignore[index]
+        bounds = pair.bounds(metric, second.candidate.key, first.candidate.key, value)  # type: ignore[arg-type]
+        name = "P95 ratio" if metric == "latency_p95_ms" else "throughput ratio"
+        yield name, bounds is not None and bounds[0] <= ratio <= bounds[1]
+
+
+def _series(engine: Any, latencies_ms: np.ndarray) -> Series:
+    blocks = []
+    for number, launch in enumerate(latencies_ms, start=1):
+        latencies_ns = [int(value * 1e6) for value in launch]
+        blocks.append(
+            Block(
+                round=number,
+                load_ms=1.0,
+                warmup_calls=30,
+                steady=True,
+                latencies_ns=latencies_ns,
+                elapsed_ns=sum(latencies_ns),
+                cpu_util_pct=100.0,
+                memory_mb=50.0,
+            )
+        )
+    candidate = Candidate(engine=engine, precision="fp32", batch_size=1, threads=1)
+    return Series(candidate=candidate, status="measured", provider="CPU", device="CPU", blocks=blocks)
+
+
+# --- the bare engine ------------------------------------------------------------------------------------------------
+
+
+def bare(times: int | None) -> Found:
+    """The median of the timing loop beside that of a hand-written loop over the same session, turn by turn."""
+    import onnxruntime
+
+    with tempfile.TemporaryDirectory() as folder:
+        order = _order(Path(folder))
+        feeds = synthetic_feeds(INPUTS, 1, 0)
+        with engine_class("onnxruntime")(Path(order.artifact), threads=1) as engine:
+            session: onnxruntime.InferenceSession = engine._session  # type: ignore[attr-defined]
+            ours: list[int] = []
+            hand: list[int] = []
+            for turn in range(times or LOOP_TURNS):
+                for side in (0, 1) if turn % 2 else (1, 0):
+                    if side:
+                        found = timed(engine, feeds, warmup_least=3, calls=LOOP_CALLS, max_seconds=60)
+                        ours += found.latencies_ns
+                    else:
+                        hand += _by_hand(session, feeds)
+    ratio = statistics.median(ours) / statistics.median(hand)
+    told = f"{statistics.median(ours) / 1e6:.4f} ms against {statistics.median(hand) / 1e6:.4f} ms by hand"
+    yield f"{told}: {ratio - 1:+.2%} (goal within {LOOP_APART:.0%})", abs(ratio - 1) <= LOOP_APART
+
+
+def _by_hand(session: Any, feeds: Any) -> list[int]:
+    for _ in range(30):
+        session.run(None, feeds)
+    found = []
+    for _ in range(LOOP_CALLS):
+        begin = time.perf_counter_ns()
+        session.run(None, feeds)
+        found.append(time.perf_counter_ns() - begin)
+    return found
+
+
+# --- what they share ------------------------------------------------------------------------------------------------
+
+
+def _order(folder: Path, rounds: int = 10, **config: Any) -> MeasureOrder:
+    """A benchmark of a small network of convolutions, some milliseconds a call with one thread."""
+    path = folder / "convolutions.onnx"
+    if not path.exists():
+        onnx.save(convolutions(), path)
+    fields = {"engines": ("onnxruntime", "openvino"), "batch_sizes": (1,), "threads": (1,), "isolation": "shared"}
+    return MeasureOrder(
+        id="job_referee",
+        artifact=str(path),
+        store=str(folder),
+        model=MeasuredModel(
+            id="mdl_referee",
+            name="convolutions",
+            task_type="classification",
+            sha256="0" * 64,
+            file_size=path.stat().st_size,
+            parameters=0,
+            inputs=INPUTS,
+            preprocessing_hash=None,
+        ),
+        description=DESCRIPTION,
+        config=msgspec.convert(fields | {"model_id": "mdl_referee"} | config, BenchmarkSpec),
+        rounds=rounds,
+    )
+
+
+def convolutions(layers: int = 4, channels: int = 32) -> ModelProto:
+    """Random weights from a seed; an image of 32 x 32, the mean of each channel at the end."""
+    random = np.random.default_rng(0)
+    nodes, weights, before = [], [], "image"
+    for layer in range(layers):
+        inputs = 3 if layer == 0 else channels
+        values = random.standard_normal((channels, inputs, 3, 3), dtype=np.float32) / np.float32(3 * inputs**0.5)
+        weights.append(numpy_helper.from_array(values, f"w{layer}"))
+        nodes += [
+            helper.make_node("Conv", [before, f"w{layer}"], [f"c{layer}"], pads=[1, 1, 1, 1]),
+            helper.make_node("Relu", [f"c{layer}"], [f"r{layer}"]),
+        ]
+        before = f"r{layer}"
+    weights.append(numpy_helper.from_array(np.array([2, 3], dtype=np.int64), "axes"))
+    nodes.append(helper.make_node("ReduceMean", [before, "axes"], ["scores"], keepdims=0))
+    graph = helper.make_graph(
+        nodes,
+        "convolutions",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, 32, 32])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", channels])],
+        weights,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+def _ignore(body: dict[str, Any]) -> None:
+    """Progress nobody looks at."""
+
+
+CHECKS: dict[str, Callable[[int | None], Found]] = {
+    "replays": replays,
+    "coverage": coverage,
+    "ties": ties,
+    "same": same,
+    "bare": bare,
+}
+
+
+if __name__ == "__main__":
+    main()
