@@ -79,7 +79,8 @@ def wilson(successes: int, n: int) -> Interval:
         return Interval(0.0, None, None)
     p = successes / n
     centre, reach = p + Z**2 / (2 * n), Z * math.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
-    return Interval(p, max(0.0, (centre - reach) / (1 + Z**2 / n)), min(1.0, (centre + reach) / (1 + Z**2 / n)))
+    low, high = ((centre + side * reach) / (1 + Z**2 / n) for side in (-1, 1))
+    return Interval(p, low if successes else 0.0, high if successes < n else 1.0)
 
 
 def tango(lost: int, won: int, n: int) -> Interval:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from shared.specs import Candidate, EngineName, MeasurementSet
+from shared.specs import Accuracy, Candidate, EngineName, MeasurementSet
+from shared.verdict.accuracy import accuracy
 from shared.verdict.assessment import Assessment
 from shared.verdict.decision import Decision
 from shared.verdict.figures import QUANTITIES, engine_title, fed, listing, plural, title
 from shared.verdict.intervals import samples_needed
-from shared.verdict.metrics import PERCENTILES
+from shared.verdict.metrics import FROM_DATASET, PERCENTILES
 
 PLATFORM_DEFAULT = ("onnxruntime", "fp32")
 """What serves a model until someone activates something else."""
+
+LEAST_MAP = 0.01
+"""Of a detector; below, its boxes lie beside the objects."""
 
 _PACKAGES: dict[EngineName, tuple[str, ...]] = {
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
@@ -98,6 +102,14 @@ def _undecided(item: Assessment) -> bool:
 
 
 def _accuracy(measurements: MeasurementSet, assessments: Sequence[Assessment], decision: Decision) -> list[str]:
+    limited = [constraint.metric for constraint in measurements.config.constraints if constraint.metric in FROM_DATASET]
+    if limited and measurements.dataset is None:
+        return ["Order with dataset_id: a limit on accuracy is judged on a test split, and never passes without one."]
+    if measurements.reference is not None and _guesses(measurements, measurements.reference):
+        return [
+            "The model itself is hardly ever right on the test split: check that its labels, its preprocessing and the "
+            "dataset belong together before anything else."
+        ]
     chosen = next((item for item in assessments if item.candidate == decision.selected), None)
     if chosen is not None and chosen.value("accuracy") is None:
         return ["Check accuracy on your own data before production: this benchmark measured speed, not accuracy."]
@@ -114,6 +126,13 @@ def _accuracy(measurements: MeasurementSet, assessments: Sequence[Assessment], d
         f"The test split of {measurements.dataset.name} is too small to tell what {names} loses in accuracy; enlarge "
         "it as the reasons say."
     ]
+
+
+def _guesses(measurements: MeasurementSet, reference: Accuracy) -> bool:
+    """Whether the reference does no better than somebody who does not look at the images."""
+    if reference.metric == "map" or measurements.dataset is None:
+        return reference.value < LEAST_MAP
+    return (accuracy(reference).low or 0.0) <= 1 / len(measurements.dataset.classes)
 
 
 def _too_few(assessments: Sequence[Assessment]) -> list[str]:

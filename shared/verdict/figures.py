@@ -70,7 +70,7 @@ def figure(value: float, places: int | None = None) -> str:
 
 def places_for(value: float, low: float | None, high: float | None) -> int:
     """How many decimals show a value beside its interval; those of the bounds where the value is 0."""
-    return decimals(value) if value else max((decimals(bound, 2) for bound in (low, high) if bound), default=0)
+    return decimals(value) if value else decimals(max(abs(low or 0.0), abs(high or 0.0)), 2)
 
 
 def span(low: float, high: float, places: int) -> str:

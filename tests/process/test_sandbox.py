@@ -5,19 +5,22 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import os
+import tempfile
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import psutil
 import pytest
 
-from benchmarker import LaunchOrder
+from benchmarker import ExamineOrder, LaunchOrder
+from benchmarker.gate import examine
 from benchmarker.measure import launch
 from console import doctor
 from preparer import ConversionOrder, DescribeOrder
 from preparer import __main__ as preparer
 from shared import child, errors, sandbox
-from shared.specs import Candidate, EngineName, TensorInfo
+from shared.specs import Candidate, EngineName, ModelDescription, TensorInfo
 from tests.process.enclosed_that import Came, Order
 from tests.process.platform import DIGITS, wait_for
 
@@ -172,6 +175,44 @@ def test_a_candidate_is_measured_inside(engine: EngineName, monkeypatch: pytest.
         found = launched.result(60)
     assert found.block.latencies_ns
     assert found.block.memory_mb > 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_engine_is_examined_inside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    if any(Path("/dev").glob("nvidia*")):
+        pytest.skip("with a GPU engines are examined outside")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    inputs = [TensorInfo(name="image", dtype="float32", shape=["batch", 1, 8, 8])]
+    about = ModelDescription(
+        inputs=inputs,
+        outputs=[TensorInfo(name="logits", dtype="float32", shape=["batch", 10])],
+        opset=18,
+        ir_version=10,
+        parameters=1,
+        dynamic_batch=True,
+        preprocessing=None,
+        labels=None,
+    )
+    with tempfile.TemporaryFile() as answers, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        order = ExamineOrder(
+            engine="onnxruntime",
+            precision="fp32",
+            artifact=str(DIGITS / "digits.onnx"),
+            task_type="classification",
+            inputs=inputs,
+            description=about,
+            batches=[1, 256],
+            threads=2,
+            seed=0,
+            dataset=None,
+            seconds=1.0,
+            answers=answers.fileno(),
+        )
+        examined = pool.submit(examine, order, 60, [answers.fileno()])
+        wait_for(lambda: shut_in("benchmarker.examination"), what="the examination, shut in")
+        assert examined.result(60).finite
+        answers.seek(0)
+        assert len(np.load(answers)["real 256 0"]) == 256
     assert list(tmp_path.iterdir()) == []
 
 

@@ -82,6 +82,7 @@ def test_more_of_the_same_makes_the_interval_narrower(counts: tuple[int, int, in
 
 def test_wilsons_interval_as_published() -> None:
     """Newcombe, Statistics in Medicine 17(8), 1998, table I, method 3."""
+    assert acc.wilson(0, 400).low == 0.0 and acc.wilson(400, 400).high == 1.0
     for right, n, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611)):
         found = acc.wilson(right, n)
         assert found.low == pytest.approx(low, abs=5e-5) and found.high == pytest.approx(high, abs=5e-5)
@@ -195,6 +196,21 @@ def test_who_may_have_lost_accuracy_is_not_chosen_and_the_report_says_what_it_ta
     assert "is inconclusive on accuracy drop ≤ 0.01 with 0.0167" in why and "it takes about" in why
     assert any("The test split of bolts is too small" in each for each in record.recommendations)
     assert not any("speed, not accuracy" in each for each in record.recommendations)
+
+
+def test_a_model_that_only_guesses_is_suspected_first() -> None:
+    found = with_accuracy(0, 0, 60)
+    guesses = answered(np.arange(60) % 2 == 0)
+    assert not any("belong together" in each for each in build(found, "rep_1").recommendations)
+    gates = [msgspec.structs.replace(each, accuracy=guesses) for each in found.gates]
+    suspicious = msgspec.structs.replace(found, reference=guesses, gates=gates)
+    assert any("belong together" in each for each in build(suspicious, "rep_1").recommendations)
+
+
+def test_a_limit_on_accuracy_without_a_dataset_says_what_to_order() -> None:
+    limit = Constraint(metric="accuracy", op=">=", value=0.9)
+    said = build(measurement_set(constraints=(limit,)), "rep_1").recommendations
+    assert any("Order with dataset_id" in each for each in said)
 
 
 def test_a_limit_of_ones_own_replaces_that_of_the_order() -> None:
