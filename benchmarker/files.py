@@ -69,6 +69,12 @@ class Files:
         """The file in a precision that is not `unavailable`; in one that is, the model's own."""
         return self._paths.get(precision, self._paths["fp32"])
 
+    def seen(self, precision: Precision) -> list[int] | None:
+        """Places in the dataset's index of the images that a file was made with; None where that is not recorded."""
+        made = self._made.get(precision)
+        places = made.recipe.get("seen") if made else None
+        return [int(place) for place in places.split(",")] if isinstance(places, str) and places else None
+
     def unavailable(self, engine: EngineName, precision: Precision) -> str | None:
         """Why an engine cannot run this model in a precision; None when it can."""
         missing = None if precision in self._paths else f"no {precision.upper()} file was made"

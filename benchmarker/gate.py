@@ -71,6 +71,8 @@ def check(
     files: Mapping[Precision, Path],
     progress: child.Report,
     examine: Examine = examine,
+    *,
+    calibration: Sequence[int] | None = None,
 ) -> Gated:
     """Examine the engine and precision of every candidate once. Whatever goes wrong in one is that one's result.
 
@@ -80,13 +82,14 @@ def check(
         files: The model in each precision.
         progress: Told before each examination: `checking`.
         examine: Runs one examination; replaced by tests.
+        calibration: Places in the dataset's index that INT8 has seen; None where that is not recorded.
     """
     batches: dict[Pair, set[int]] = {}
     for candidate in candidates:
         batches.setdefault((candidate.engine, candidate.precision), set()).add(candidate.batch_size)
     if not batches:
         return Gated(None, [], {})
-    run = _Run(order, sorted(set().union(*batches.values())), files, examine)
+    run = _Run(order, sorted(set().union(*batches.values())), files, examine, calibration)
     with tempfile.TemporaryFile() as answers:
         progress({"checking": "the reference"})
         accuracy, broken = run.reference(answers)
@@ -105,9 +108,15 @@ class _Run:
     """The examinations of one benchmark."""
 
     def __init__(
-        self, order: MeasureOrder, batches: list[int], files: Mapping[Precision, Path], examine: Examine
+        self,
+        order: MeasureOrder,
+        batches: list[int],
+        files: Mapping[Precision, Path],
+        examine: Examine,
+        calibration: Sequence[int] | None,
     ) -> None:
         self._order, self._files, self._examine = order, files, examine
+        self._calibration = None if calibration is None else list(calibration)
         few = [1, 2] if order.description.dynamic_batch else []
         self._batches = sorted({*few, *batches})
         self._few = few
@@ -174,5 +183,6 @@ class _Run:
             threads=config.cores(),
             seed=order.config.seed,
             dataset=order.dataset,
+            calibration=self._calibration if precision == "int8" else None,
             seconds=TEST_SPLIT_S,
         )

@@ -85,7 +85,7 @@ def run(
         unavailable=files.unavailable,
     )
     available = [plan.candidate for plan in planned if plan.unavailable is None]
-    gated = gate.check(order, available, files.paths, progress, examine)
+    gated = gate.check(order, available, files.paths, progress, examine, calibration=files.seen("int8"))
     rejected = gated.rejected()
     runs = [_Run(plan, rejected.get((plan.candidate.engine, plan.candidate.precision))) for plan in planned]
     runnable = [each for each in runs if each.runnable]

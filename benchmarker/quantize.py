@@ -130,7 +130,8 @@ def _int8(order: PrecisionOrder, network: Network, report: child.Report) -> tupl
     with SampleImages(Path(data.archive), Path(data.pack)) as images:
         report({"stage": "INT8: reading images of the part `train`"})
         most = max(LEAST // 2, INPUT_BYTES // (2 * _row_bytes(contract)))
-        drawn = draw(read_index(Path(data.index)), images, most)
+        index = read_index(Path(data.index))
+        drawn = draw(index, images, most)
         calibrating = _batches(order, list(images.tensors(drawn.calibrating, contract)))
         deciding = _batches(order, list(images.tensors(drawn.deciding, contract)))
     trial = _Trial(order, network, calibrating, deciding, contract)
@@ -141,6 +142,7 @@ def _int8(order: PrecisionOrder, network: Network, report: child.Report) -> tupl
         "method": name.removesuffix(ENDS),
         "first_and_last_layers_in_fp32": name.endswith(ENDS),
         "calibration_images": len(drawn.calibrating),
+        "seen": _places(index, [*drawn.calibrating, *drawn.deciding]),
         "deciding_images": len(drawn.deciding),
         "agreement": round(reached.same, 6),
         "relative_error": round(-reached.closeness, 6),
@@ -149,6 +151,12 @@ def _int8(order: PrecisionOrder, network: Network, report: child.Report) -> tupl
         f"agreement_{each.replace(' ', '_')}": round(got.same, 6) for each, (_, got) in trial.results.items()
     }
     return path, Made(recipe=recipe | tried, notes=[*_told(drawn.refused), *trial.notes])
+
+
+def _places(index: DatasetIndex, samples: list[Sample]) -> str:
+    """Places of samples in the index, for whoever checks that the file has not seen what it is judged by."""
+    wanted = {id(sample) for sample in samples}
+    return ",".join(str(place) for place, sample in enumerate(index.samples) if id(sample) in wanted)
 
 
 ENDS = " with ends"

@@ -25,6 +25,7 @@ from shared.specs import (
     Detection,
     GateResult,
     MeasurementSet,
+    Precision,
     Preprocessing,
     Resize,
     Sample,
@@ -328,16 +329,14 @@ def test_calibration_that_overlaps_the_test_split_is_named_and_refused(tmp_path:
     samples = measure_samples(digits)
     places = [place for place, sample in enumerate(samples) if sample.split == "test"][:3]
 
-    def examine(examined: ExamineOrder, limit_s: float, fds: Sequence[int]) -> Examined:
-        return SPOILED(msgspec.structs.replace(examined, calibration=places), limit_s, fds)
-
     candidates = [Candidate(engine="openvino", precision="int8", batch_size=1, threads=1)]
-    [found] = gate.check(checked, candidates, {"fp32": DIGITS, "int8": DIGITS}, ignore, examine).results
+    files: dict[Precision, Path] = {"fp32": DIGITS, "int8": DIGITS}
+    [found] = gate.check(checked, candidates, files, ignore, SPOILED, calibration=places).results
     assert found.verdict == "fail"
     assert "Its calibration overlaps the test split: 3 of 400" in found.problems[0]
     assert samples[places[0]].member in found.problems[0]
     places = [place for place, sample in enumerate(samples) if sample.split == "train"]
-    [clean] = gate.check(checked, candidates, {"fp32": DIGITS, "int8": DIGITS}, ignore, examine).results
+    [clean] = gate.check(checked, candidates, files, ignore, SPOILED, calibration=places).results
     assert clean.verdict == "pass", clean
 
 
