@@ -95,15 +95,11 @@ def run(
     after = read(broker=order.broker)
     system, created_at = system_info(), clock.iso(clock.now_ms())
     noise = order.noise_floor if order.noise_floor and order.noise_floor.fingerprint == system.fingerprint else None
-    disturbed = [*([SHARED] if order.config.isolation == "shared" else []), *disturbances(before, after)]
-    said = [*circumstances(before, after), *_rows(order)]
     if twin:
         pair = [each.series(files) for each in (runnable[0], twin)]
         noise = noise_of(order, pair, system.fingerprint, created_at) or noise
-        if noise is None or noise.benchmark_id != order.id:
-            said.append(NO_NOISE_FLOOR)
-        elif disturbed:
-            said.append(NOT_REMEMBERED)
+    disturbed = [*([SHARED] if order.config.isolation == "shared" else []), *disturbances(before, after)]
+    said = [*circumstances(before, after), *_rows(order), *_about_noise(order, noise, bool(disturbed))]
     return MeasurementSet(
         id=order.id,
         created_at=created_at,
@@ -120,6 +116,15 @@ def run(
         reference=gated.reference,
         gates=gated.kept(ArtifactStore(Path(order.models))),
     )
+
+
+def _about_noise(order: MeasureOrder, noise: NoiseFloor | None, dirty: bool) -> list[str]:
+    """What became of the noise floor, where one was ordered."""
+    if not order.config.noise_floor:
+        return []
+    if noise is None or noise.benchmark_id != order.id:
+        return [NO_NOISE_FLOOR]
+    return [NOT_REMEMBERED] if dirty else []
 
 
 def _rows(order: MeasureOrder) -> list[str]:

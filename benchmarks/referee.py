@@ -48,7 +48,7 @@ from shared.verdict.report import build, canonical
 INPUTS = [TensorInfo(name="image", dtype="float32", shape=["batch", 3, 32, 32])]
 DESCRIPTION = ModelDescription(
     inputs=INPUTS,
-    outputs=[],
+    outputs=[TensorInfo(name="scores", dtype="float32", shape=["batch", 32])],
     opset=18,
     ir_version=10,
     parameters=0,
@@ -349,6 +349,7 @@ def _order(folder: Path, rounds: int = 10, **config: Any) -> MeasureOrder:
         id="job_referee",
         artifact=str(path),
         store=str(folder),
+        models=str(folder),
         model=MeasuredModel(
             id="mdl_referee",
             name="convolutions",
