@@ -60,6 +60,8 @@ DESCRIPTION = ModelDescription(
 REPLAYS, CHANGES = 1000, 200
 RUNS, RUNS_GOAL = 20, 0.95
 LONGER = 0.15
+TIE_CALLS = 3000
+"""Of each candidate: a launch is then some tenths of a second of calls, about what starting it takes."""
 FULL_RUNS = 10
 SIMULATIONS, COVERAGE = 3000, 0.94
 LOOP_CALLS, LOOP_TURNS, LOOP_APART = 200, 30, 0.02
@@ -148,7 +150,8 @@ def ties(times: int | None) -> Found:
     tied = settled = slower = clearly = 0
     with tempfile.TemporaryDirectory() as folder:
         for run in range(times):
-            report = build(measure.run(_order(Path(folder), threads=(1, 2), seed=run), _ignore, _disguised), "rep_1")
+            order = _order(Path(folder), threads=(1, 2), seed=run, num_iterations=TIE_CALLS, noise_floor=True)
+            report = build(measure.run(order, _ignore, _disguised), "rep_1")
             decision = report.decision
             pair = {item.key for item in decision.tied} | {decision.selected.key if decision.selected else ""}
             why = {item.candidate.key: item.why for item in decision.rejected}
