@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from benchmarker import Launched, LaunchOrder
-from shared import child, sandbox
+from shared import child, gpu, sandbox
 from shared.specs import Block
 
 _STATUS = Path("/proc/self/status")
@@ -35,7 +35,7 @@ def launch(order: LaunchOrder) -> Launched:
     from shared.engines import engine_class  # its libraries start threads, which must be inside as well
     from shared.engines.timing import measure_together, synthetic_feeds
 
-    candidate = order.candidate
+    candidate, meter = order.candidate, gpu.Meter()
     feeds = synthetic_feeds(order.inputs, candidate.batch_size, order.seed)
     begin = time.perf_counter()
     with contextlib.ExitStack() as loaded:
@@ -49,8 +49,14 @@ def launch(order: LaunchOrder) -> Launched:
         ]
         load_ms = (time.perf_counter() - begin) * 1000
         timing = measure_together(
-            sessions, feeds, warmup_least=order.warmup_least, calls=order.calls, max_seconds=order.max_seconds
+            sessions,
+            feeds,
+            warmup_least=order.warmup_least,
+            calls=order.calls,
+            max_seconds=order.max_seconds,
+            on_start=meter.start,
         )
+        drawn = meter.read() if sessions[0].device.startswith("CUDA") else gpu.Drawn()
         block = Block(
             round=order.round,
             load_ms=load_ms,
@@ -60,6 +66,9 @@ def launch(order: LaunchOrder) -> Launched:
             elapsed_ns=timing.elapsed_ns,
             cpu_util_pct=100 * timing.cpu_ns / timing.elapsed_ns,
             memory_mb=peak_memory_mb(_STATUS.read_text()),
+            gpu_util_pct=drawn.util_pct,
+            vram_mb=drawn.vram_mb,
+            power_w=drawn.power_w,
         )
         return Launched(block=block, provider=sessions[0].provider, device=sessions[0].device)
 

@@ -87,6 +87,26 @@ class Files:
             if precision != "fp32" and runs:
                 self.make(precision, report)
 
+    def retry_fp16(self, refused: str, report: child.Report) -> bool:
+        """Make FP16 anew with its sensitive operators in FP32, which may be all it takes to pass the gate.
+
+        Args:
+            refused: What the gate has against the first try; a note of the second.
+            report: Told what goes on.
+
+        Returns:
+            Whether there is such a file.
+        """
+        if "fp16" not in self._made:
+            return False
+        report({"stage": "FP16: sensitive operators in FP32"})
+        self.make("fp16", report, keep_sensitive=True)
+        made = self._made.get("fp16")
+        if made is not None and not made.reused:
+            note = f"Whole in FP16 it did not pass: {refused} Its sensitive operators are in FP32."
+            self._made["fp16"] = msgspec.structs.replace(made, notes=[*made.notes, note])
+        return made is not None
+
     def make(self, precision: Precision, report: child.Report, *, keep_sensitive: bool = False) -> None:
         """Make one, or find the one that an earlier benchmark made in the same way.
 
@@ -96,6 +116,8 @@ class Files:
             keep_sensitive: FP16, once it has failed its gate: what overflows first stays FP32. Replaces the first try.
         """
         self._refused.pop(precision, None)
+        self._made.pop(precision, None)
+        self._paths.pop(precision, None)
         asked = _asked(self._order, precision, keep_sensitive)
         for known in self._order.known:
             if known.precision == precision and asked.items() <= known.recipe.items() and self._is_there(known):

@@ -44,6 +44,13 @@ class Gated(NamedTuple):
             if result.verdict == "fail"
         }
 
+    def replaced(self, by: Gated) -> Gated:
+        """With what came of checking some of them again."""
+        anew = {(result.engine, result.precision): result for result in by.results}
+        results = [anew.get((result.engine, result.precision), result) for result in self.results]
+        golden = {pair: samples for pair, samples in self.golden.items() if pair not in anew}
+        return Gated(self.reference, results, golden | by.golden)
+
     def kept(self, store: ArtifactStore) -> list[GateResult]:
         """The results, with their golden samples in the store."""
         return [self._kept(result, store) for result in self.results]

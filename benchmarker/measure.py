@@ -85,7 +85,7 @@ def run(
         unavailable=files.unavailable,
     )
     available = [plan.candidate for plan in planned if plan.unavailable is None]
-    gated = gate.check(order, available, files.paths, progress, examine, calibration=files.seen("int8"))
+    gated = _gated(order, available, files, progress, examine)
     rejected = gated.rejected()
     runs = [_Run(plan, rejected.get((plan.candidate.engine, plan.candidate.precision))) for plan in planned]
     runnable = [each for each in runs if each.runnable]
@@ -116,6 +116,18 @@ def run(
         reference=gated.reference,
         gates=gated.kept(ArtifactStore(Path(order.models))),
     )
+
+
+def _gated(
+    order: MeasureOrder, available: Sequence[Candidate], files: Files, progress: child.Report, examine: gate.Examine
+) -> gate.Gated:
+    """Check all; where FP16 is refused, once more with what overflows first in FP32. Else it is not measured."""
+    gated = gate.check(order, available, files.paths, progress, examine, calibration=files.seen("int8"))
+    why = next((why for (_, precision), why in gated.rejected().items() if precision == "fp16"), None)
+    if why is None or not files.retry_fp16(why, progress):
+        return gated
+    again = [candidate for candidate in available if candidate.precision == "fp16"]
+    return gated.replaced(gate.check(order, again, files.paths, progress, examine))
 
 
 def _about_noise(order: MeasureOrder, noise: NoiseFloor | None, dirty: bool) -> list[str]:

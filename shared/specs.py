@@ -477,6 +477,12 @@ class Block(msgspec.Struct, frozen=True, kw_only=True):
     """CPU time of the candidate's process over the block, 100 = one core."""
     memory_mb: float
     """Peak resident memory of the candidate's process (it holds its sessions and nothing else)."""
+    gpu_util_pct: float | None = None
+    """Of a candidate on a GPU, over the measured calls; None where the device does not tell, as with the next two."""
+    vram_mb: float | None = None
+    """Memory of the device that came into use since before the model was loaded."""
+    power_w: float | None = None
+    """Mean power of the device over the measured calls."""
 
 
 SeriesStatus = Literal["measured", "unavailable", "rejected", "failed"]

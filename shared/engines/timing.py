@@ -27,6 +27,10 @@ AGREEMENT = 1.10
 ClockNs = Callable[[], int]
 
 
+def _nothing() -> None:
+    """Where nobody wants to know."""
+
+
 class Runs(Protocol):
     """What can be timed: an activated engine."""
 
@@ -52,6 +56,7 @@ def measure(
     warmup_least: int,
     calls: int,
     max_seconds: float,
+    on_start: Callable[[], None] = _nothing,
     clock: ClockNs = time.perf_counter_ns,
     cpu_clock: ClockNs = time.process_time_ns,
 ) -> Timing:
@@ -63,6 +68,7 @@ def measure(
         warmup_least: Calls before the first measured one, at least (`max_seconds` ends even these).
         calls: Measured calls, at most.
         max_seconds: Bounds the warm-up and the measurement, each: no call starts later.
+        on_start: Called between the two.
         clock: Nanoseconds, monotonic.
         cpu_clock: Nanoseconds of CPU time of this process.
     """
@@ -70,6 +76,7 @@ def measure(
     with _no_collection():
         warmup_calls, steady = _warm_up(engine, feeds, warmup_least, limit_ns, clock)
         latencies: list[int] = []
+        on_start()
         cpu_start = cpu_clock()
         start = end = clock()
         while len(latencies) < calls and (end - start < limit_ns or not latencies):
@@ -84,7 +91,13 @@ def measure(
 
 
 def measure_together(
-    sessions: Sequence[Runs], feeds: Feeds, *, warmup_least: int, calls: int, max_seconds: float
+    sessions: Sequence[Runs],
+    feeds: Feeds,
+    *,
+    warmup_least: int,
+    calls: int,
+    max_seconds: float,
+    on_start: Callable[[], None] = _nothing,
 ) -> Timing:
     """The same for several sessions side by side, each in a thread of its own; one session is simply measured.
 
@@ -98,10 +111,13 @@ def measure_together(
         warmup_least: Of each session.
         calls: Measured calls of all sessions together, at most.
         max_seconds: Bounds the warm-up and the measurement, each.
+        on_start: Called once, between the two.
     """
     if len(sessions) == 1:
-        return measure(sessions[0], feeds, warmup_least=warmup_least, calls=calls, max_seconds=max_seconds)
-    together = _Together(len(sessions), feeds, warmup_least, calls, int(max_seconds * 1e9))
+        return measure(
+            sessions[0], feeds, warmup_least=warmup_least, calls=calls, max_seconds=max_seconds, on_start=on_start
+        )
+    together = _Together(len(sessions), feeds, warmup_least, calls, int(max_seconds * 1e9), on_start=on_start)
     with _no_collection(), ThreadPoolExecutor(len(sessions)) as threads:
         running = [threads.submit(together.run, session) for session in sessions]
         failures = [failure for each in running if (failure := each.exception())]
@@ -129,13 +145,24 @@ class _Session(NamedTuple):
 class _Together:
     """Several sessions between a common start and a common end."""
 
-    def __init__(self, sessions: int, feeds: Feeds, warmup_least: int, calls: int, limit_ns: int) -> None:
+    def __init__(
+        self,
+        sessions: int,
+        feeds: Feeds,
+        warmup_least: int,
+        calls: int,
+        limit_ns: int,
+        *,
+        on_start: Callable[[], None],
+    ) -> None:
+        self._on_start = on_start
         self._feeds, self._warmup_least, self._calls, self._limit_ns = feeds, warmup_least, calls, limit_ns
         self._taken = itertools.count()  # `next` on it is one step of the interpreter: no call is taken twice
         self._ready = threading.Barrier(sessions, action=self._start)
         self.start_ns = self.cpu_start_ns = 0
 
     def _start(self) -> None:
+        self._on_start()
         self.cpu_start_ns, self.start_ns = time.process_time_ns(), time.perf_counter_ns()
 
     def run(self, session: Runs) -> _Session:

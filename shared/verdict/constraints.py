@@ -15,7 +15,7 @@ from shared.verdict.metrics import Metric
 Verdict = Literal["pass", "fail", "inconclusive", "not_measured"]
 Op = Literal["<=", "<", ">=", ">"]
 
-AS_OBSERVED: frozenset[MetricName] = frozenset({"memory_mb", "artifact_mb"})
+AS_OBSERVED: frozenset[MetricName] = frozenset({"memory_mb", "vram_usage_mb", "artifact_mb"})
 """Judged by the observed value: a peak that was seen, a file whose size is known. All others need an interval."""
 
 _HOLDS: dict[Op, Callable[[float, float], bool]] = {

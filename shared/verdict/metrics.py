@@ -20,7 +20,6 @@ IDENTICAL = "every image is answered as by the reference"
 NO_DATASET = "this benchmark had no dataset"
 
 PERCENTILES: dict[MetricName, float] = {"latency_p50_ms": 0.50, "latency_p95_ms": 0.95, "latency_p99_ms": 0.99}
-ON_GPU: tuple[MetricName, ...] = ("gpu_util_pct", "vram_usage_mb", "power_draw_w")
 FROM_DATASET: tuple[MetricName, ...] = ("accuracy", "accuracy_drop")
 
 
@@ -62,7 +61,7 @@ def summarise(
 
     Percentiles are over all calls with order-statistic intervals, wider where calls of a launch are alike; mean
     latency, CPU use and load time are means over blocks with Student intervals; throughput is all images over the wall
-    time of all blocks; memory is the highest peak of the blocks.
+    time of all blocks; memory, of a GPU as well, is the highest peak of the blocks.
     """
     blocks = usable(series)
     right = from_dataset(gate, reference)
@@ -78,8 +77,7 @@ def summarise(
     found["memory_mb"] = _peak([b.memory_mb for b in blocks])
     found["load_ms"] = _mean(b.load_ms for b in blocks)
     found["artifact_mb"] = _exact(series.artifact_bytes / 2**20)
-    found |= {name: Metric(n=0, note=f"not measured: {_no_gpu(series)}") for name in ON_GPU}
-    return found | right
+    return found | _on_gpu(series, blocks) | right
 
 
 def from_dataset(gate: GateResult | None, reference: Accuracy | None) -> dict[MetricName, Metric]:
@@ -175,6 +173,20 @@ def _peak(peaks: list[float]) -> Metric:
     return _metric(Interval(max(peaks), None, None), len(peaks), "highest peak of the blocks, as observed")
 
 
+def _on_gpu(series: Series, blocks: Sequence[Block]) -> dict[MetricName, Metric]:
+    """Of the blocks in which the device told; a launch on the CPU has nothing of the kind."""
+    util, vram, power = (
+        [value for block in blocks if (value := getattr(block, field)) is not None]
+        for field in ("gpu_util_pct", "vram_mb", "power_w")
+    )
+    nothing = Metric(n=0, note=f"not measured: {_no_gpu(series)}")
+    return {
+        "gpu_util_pct": _mean(util) if util else nothing,
+        "vram_usage_mb": _peak(vram) if vram else nothing,
+        "power_draw_w": _mean(power) if power else nothing,
+    }
+
+
 def _exact(value: float) -> Metric:
     return (
         _metric(Interval(value, None, None), 1, "size of the file, exact")
@@ -186,7 +198,7 @@ def _exact(value: float) -> Metric:
 def _no_gpu(series: Series) -> str:
     ran_on = f"{series.device or ''} {series.provider or ''}".lower()
     if any(word in ran_on for word in ("gpu", "cuda", "tensorrt")):
-        return "GPU counters were not read"
+        return "the GPU does not tell it"
     return "the candidate ran on the CPU"
 
 

@@ -11,12 +11,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from benchmarker import DatasetFiles, Made, MeasureOrder, files
+from benchmarker import DatasetFiles, Examined, ExamineOrder, Made, MeasureOrder, files, measure
 from benchmarker.files import Files
 from shared import child, engines
 from shared.artifacts import ArtifactStore, Outputs
 from shared.specs import BenchmarkSpec, MeasuredModel, ModelDescription, Precision, Preprocessing, Resize, TensorInfo
 from tests.onnx_graphs import conv_model
+from tests.unit.test_measure import Laboratory, sound
 
 CONTRACT = Preprocessing(resize=Resize(height=16, width=16))
 DATASET = DatasetFiles(
@@ -79,14 +80,17 @@ def order(tmp_path: Path, outputs: Outputs, contract: Preprocessing | None = CON
 class Workshop:
     """Stands for the child: writes what it is told, counts how often it was called."""
 
-    def __init__(self, content: bytes = b"quantised", failure: Exception | None = None) -> None:
+    def __init__(
+        self, content: bytes = b"quantised", failure: Exception | None = None, sensitive: bytes | None = None
+    ) -> None:
         self.content, self.failure, self.calls = content, failure, 0
+        self.sensitive = sensitive or content
 
     def __call__(self, _module: str, asked: Any, _kind: object, **_limits: object) -> Made:
         self.calls += 1
         if self.failure is not None:
             raise self.failure
-        os.write(asked.output, self.content)
+        os.write(asked.output, self.sensitive if asked.keep_sensitive else self.content)
         return Made(recipe={"method": "minmax", "calibration_images": 64}, notes=["a note"])
 
 
@@ -175,6 +179,50 @@ def test_a_second_try_replaces_the_first(tmp_path: Path, outputs: Outputs, monke
         made.make("fp16", ignore, keep_sensitive=keep_sensitive)
     assert made.path("fp16").read_bytes() == b"second"
     assert [file.recipe["sensitive_in_fp32"] for file in made.prepared] == [True]
+
+
+@pytest.mark.parametrize("cured", [True, False])
+def test_fp16_that_does_not_pass_is_made_again_with_its_sensitive_operators_in_fp32(
+    tmp_path: Path, outputs: Outputs, monkeypatch: pytest.MonkeyPatch, cured: bool
+) -> None:
+    monkeypatch.setattr(files.engines, "unavailable", lambda engine, precision: None)
+    monkeypatch.setattr(files.child, "run", Workshop(b"whole", sensitive=b"sensitive"))
+    examined = []
+
+    def examine(asked: ExamineOrder, _limit_s: float, _fds: object) -> Examined:
+        content = Path(asked.artifact).read_bytes()
+        if asked.precision == "fp16":
+            examined.append(content)
+        fails = asked.precision == "fp16" and not (cured and content == b"sensitive")
+        problems = ["It answers NaN or infinity at batch 2."] if fails else []
+        return msgspec.structs.replace(sound(asked, 0, []), problems=problems)
+
+    asked = order(tmp_path, outputs)
+    config = msgspec.structs.replace(asked.config, precisions=("fp32", "fp16"), engines=("onnxruntime",))
+    made = Files(msgspec.structs.replace(asked, config=config))
+    made.prepare(ignore)
+    found = measure.run(made._order, ignore, Laboratory(), examine, files=made)
+    assert examined == [b"whole", b"sensitive"], "two tries, and no third"
+    assert {each.status for each in found.series if each.candidate.precision == "fp32"} == {"measured"}
+    fp16 = [each for each in found.series if each.candidate.precision == "fp16"]
+    assert {each.status for each in fp16} == {"measured" if cured else "rejected"}
+    assert [gate.verdict for gate in found.gates if gate.precision == "fp16"] == ["pass" if cured else "fail"]
+    (file,) = found.files
+    assert file.recipe["sensitive_in_fp32"] is True
+    assert "It answers NaN or infinity at batch 2." in file.notes[-1]
+
+
+def test_a_second_try_that_cannot_be_made_leaves_nothing_to_keep(
+    tmp_path: Path, outputs: Outputs, monkeypatch: pytest.MonkeyPatch, workshop: Workshop
+) -> None:
+    made = Files(order(tmp_path, outputs))
+    assert not made.retry_fp16("It is off.", ignore), "there was no first"
+    made.make("fp16", ignore)
+    monkeypatch.setattr(files.child, "run", Workshop(failure=child.ChildDied("It crashed.")))
+    assert not made.retry_fp16("It is off.", ignore)
+    assert made.prepared == []
+    monkeypatch.setattr(files.engines, "unavailable", lambda engine, precision: None)
+    assert made.unavailable("onnxruntime", "fp16") == "no FP16 file could be made: It crashed."
 
 
 def test_only_what_an_engine_can_run_is_made(tmp_path: Path, outputs: Outputs, workshop: Workshop) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import subprocess
 import sys
@@ -310,12 +311,30 @@ class Nvml:
     """NVIDIA's library as `shared.gpu` calls it, with a card that does not tell its temperature."""
 
     NVML_TEMPERATURE_GPU = 0
+    NVML_TOTAL_POWER_SAMPLES, NVML_GPU_UTILIZATION_SAMPLES = 0, 1
 
     class NVMLError(Exception):
         """Anything it cannot do."""
 
     def __init__(self) -> None:
         self.open = 0
+        self.used, self.energy_mj = 10 * 2**20, 0
+        self.samples: dict[int, list[int]] = {}
+        self.handles: list[object] = []
+
+    def nvmlDeviceGetHandleByIndex(self, index: int | str) -> str:
+        self.handles.append(index)
+        return "handle"
+
+    nvmlDeviceGetHandleByUUID = nvmlDeviceGetHandleByIndex
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, _handle: str) -> int:
+        return self.energy_mj
+
+    def nvmlDeviceGetSamples(self, _handle: str, kind: int, _since_us: int) -> tuple[int, list[Any]]:
+        if kind not in self.samples:
+            raise self.NVMLError("not found")
+        return 1, [SimpleNamespace(sampleValue=SimpleNamespace(uiVal=value)) for value in self.samples[kind]]
 
     def nvmlInit(self) -> None:
         self.open += 1
@@ -326,13 +345,12 @@ class Nvml:
     def __getattr__(self, name: str) -> Any:
         answers = {
             "nvmlDeviceGetCount": 1,
-            "nvmlDeviceGetHandleByIndex": "handle",
             "nvmlDeviceGetName": "a card",
             "nvmlSystemGetDriverVersion": "1.2",
             "nvmlDeviceGetUtilizationRates": SimpleNamespace(gpu=50),
-            "nvmlDeviceGetMemoryInfo": SimpleNamespace(used=10 * 2**20, total=100 * 2**20),
+            "nvmlDeviceGetMemoryInfo": SimpleNamespace(used=self.used, total=100 * 2**20),
             "nvmlDeviceGetPowerUsage": 75_500,
-            "nvmlDeviceGetComputeRunningProcesses": ["a process", "another"],
+            "nvmlDeviceGetComputeRunningProcesses": [SimpleNamespace(pid=pid) for pid in (1, 2, os.getpid())],
             "nvmlDeviceGetCurrentClocksThrottleReasons": 0x21,  # idle and hot
         }
 
@@ -351,6 +369,44 @@ def test_a_gpu_is_read_figure_by_figure(monkeypatch: pytest.MonkeyPatch) -> None
     assert gpu.described() == "a card, driver 1.2"
     assert gpu.use() == gpu.Use(processes=2, slowed_by=["heat"])
     assert library.open == 0
+
+
+def test_a_meter_tells_what_came_into_use_and_how_much_ran(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = Nvml()
+    library.samples = {library.NVML_GPU_UTILIZATION_SAMPLES: [40, 60], library.NVML_TOTAL_POWER_SAMPLES: [80_000]}
+    monkeypatch.setitem(sys.modules, "pynvml", library)
+    now = iter([100.0, 100.5, 110.0, 114.0])
+    monkeypatch.setattr(gpu.time, "monotonic", lambda: next(now))
+    meter = gpu.Meter()
+    assert meter.read() == gpu.Drawn(), "nothing was begun"
+    meter.start()
+    library.used, library.energy_mj = 30 * 2**20, 600_000
+    assert meter.read() == gpu.Drawn(util_pct=50, vram_mb=20, power_w=80), "too short for the counter of energy"
+    meter.start()
+    library.energy_mj += 600_000
+    assert meter.read() == gpu.Drawn(util_pct=50, vram_mb=20, power_w=150)
+    assert library.open == 0
+
+
+def test_a_meter_leaves_out_what_the_card_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    for library in (Nvml(), None):
+        monkeypatch.setitem(sys.modules, "pynvml", library)
+        meter = gpu.Meter()
+        meter.start()
+        drawn = meter.read()
+        assert (drawn.util_pct, drawn.power_w) == (None, None)
+        assert drawn.vram_mb == (None if library is None else 0)
+
+
+@pytest.mark.parametrize(("visible", "asked"), [("", 0), ("1,0", 1), ("GPU-1234", "GPU-1234"), ("-1", 0)])
+def test_the_gpu_that_is_read_is_the_one_that_engines_see(
+    monkeypatch: pytest.MonkeyPatch, visible: str, asked: object
+) -> None:
+    library = Nvml()
+    monkeypatch.setitem(sys.modules, "pynvml", library)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    gpu.described()
+    assert library.handles == [asked]
 
 
 def test_a_driver_that_is_not_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

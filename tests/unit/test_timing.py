@@ -106,6 +106,22 @@ def test_a_session_that_fails_ends_them_all_with_its_reason() -> None:
         measure_together([engine, engine], {}, warmup_least=3, calls=1000, max_seconds=30)
 
 
+@pytest.mark.parametrize("sessions", [1, 3])
+def test_the_start_is_told_once_between_warm_up_and_measurement(sessions: int) -> None:
+    engine = Sleeper()
+    told: list[int] = []
+    timing = measure_together(
+        [engine] * sessions,
+        {},
+        warmup_least=3,
+        calls=10,
+        max_seconds=30,
+        on_start=lambda: told.append(next(engine._calls)),
+    )
+    assert told == [timing.warmup_calls]
+    assert next(engine._calls) == timing.warmup_calls + 11
+
+
 def test_windows_within_ten_percent_agree() -> None:
     assert run(Clockwork(lambda n: (100, 100, 100, 105, 105, 105, 110, 110, 110)[min(n, 8)] * MS)).warmup_calls == 9
     assert run(Clockwork(lambda n: (100, 100, 100, 105, 105, 105, 112, 112, 112)[min(n, 8)] * MS)).warmup_calls == 12

@@ -81,13 +81,24 @@ def test_one_block_gives_no_interval_of_a_mean() -> None:
     ("device", "provider", "note"),
     [
         ("CPU", "CPUExecutionProvider", "not measured: the candidate ran on the CPU"),
-        ("CUDA:0", "CUDAExecutionProvider", "not measured: GPU counters were not read"),
+        ("CUDA:0", "CUDAExecutionProvider", "not measured: the GPU does not tell it"),
     ],
 )
 def test_why_there_are_no_gpu_figures(device: str, provider: str, note: str) -> None:
     found = summarise(series(block(1, [1.0], 1), device=device, provider=provider))
     assert {found[name].note for name in ("gpu_util_pct", "vram_usage_mb", "power_draw_w")} == {note}
     assert found["accuracy"].note == "not measured: this benchmark had no dataset"
+
+
+def test_figures_of_a_gpu_are_those_of_the_launches_that_have_them() -> None:
+    told = msgspec.structs.replace(block(1, [1.0], 1), gpu_util_pct=80.0, vram_mb=300.0, power_w=100.0)
+    more = msgspec.structs.replace(block(2, [1.0], 1), gpu_util_pct=60.0, vram_mb=500.0)
+    found = summarise(series(told, more, block(3, [1.0], 1), device="CUDA:0", provider="CUDAExecutionProvider"))
+    util, vram, power = (found[name] for name in ("gpu_util_pct", "vram_usage_mb", "power_draw_w"))
+    assert (util.value, util.n) == (70.0, 2) and util.low is not None and util.low < 60
+    assert (vram.value, vram.note) == (500.0, "highest peak of the blocks, as observed")
+    assert (power.value, power.low, power.note) == (100.0, None, "one block gives no interval")
+    assert judge(Constraint(metric="vram_usage_mb", op="<=", value=500), vram) == "pass"
 
 
 def test_nothing_measured_has_no_metrics() -> None:
