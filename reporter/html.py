@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import math
-import re
+from collections.abc import Sequence
 from typing import Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
-from reportlab.graphics import renderSVG
 from reportlab.graphics.shapes import Drawing
 
-from reporter.charts import latency_key, latency_panels, throughput_chart
+from reporter.figures import Figure, figures, overview_figure
 from reporter.lookup import heading
-from reporter.shapes import COLOURS
 from reporter.simple import SimpleView
+from reporter.svg import svg
 from reporter.technical import TechnicalView
 from shared.verdict.report import Report
 
 Level = Literal["simple", "technical", "report"]
-
-_RGB = re.compile(r"rgb\(([\d.]+)%,\s*([\d.]+)%,\s*([\d.]+)%\)")
-_INDENT = re.compile(r"\s*\n\s*")
-_SHADES = {name: tuple(bytes.fromhex(shade[1:])) for name, shade in COLOURS.items()}
 
 
 def environment() -> Environment:
@@ -45,31 +39,19 @@ def page(report: Report, simple: SimpleView, technical: TechnicalView, level: Le
         conditions_heading=heading(report),
         simple=simple if level != "technical" else None,
         technical=technical if level != "simple" else None,
-        latency=[svg(drawing, "Latency of each candidate") for drawing in _latency(report)],
-        throughput=[svg(drawing, "Throughput against batch size") for drawing in [throughput_chart(report)] if drawing],
+        overview=_shown(overview_figure(report)),
+        charts=[_shown(figure) for figure in figures(report)],
     )
     return text.encode()
 
 
-def _latency(report: Report) -> list[Drawing]:
-    panels = latency_panels(report)
-    return [latency_key(report), *panels] if panels else []
+def _shown(figure: Figure | None) -> dict[str, object] | None:
+    """A figure with its drawings as markup."""
+    if figure is None:
+        return None
+    return {"title": figure.title, "caption": figure.caption, "drawings": _drawn(figure.drawings, figure.told)}
 
 
-def svg(drawing: Drawing, label: str) -> Markup:
-    """A drawing as inline SVG whose colours are the page's variables. Every text in it comes from us and is escaped."""
-    text = renderSVG.drawToString(drawing)
-    body = text[text.index("<g ") : text.rindex("</svg>")]
-    body = re.sub(r'<g id="group" (transform="[^"]*") style="[^"]*">', r"<g \1>", body)
-    body = _RGB.sub(_variable, body).replace("font-family: Helvetica", "font-family: Helvetica, Arial, sans-serif")
-    body = body.replace("Helvetica, Arial, sans-serif-Bold", "Helvetica, Arial, sans-serif; font-weight: bold")
-    body = _INDENT.sub("", body)
-    return Markup(
-        f'<svg role="img" aria-label="{label}" viewBox="0 0 {drawing.width:g} {drawing.height:g}">{body}</svg>'
-    )
-
-
-def _variable(match: re.Match[str]) -> str:
-    """The variable of the named colour that was meant: the SVG holds whole percents, a little off."""
-    found = [float(percent) * 2.55 for percent in match.groups()]
-    return f"var(--{min(_SHADES, key=lambda name: math.dist(_SHADES[name], found))})"
+def _drawn(drawings: Sequence[Drawing], told: str) -> list[Markup]:
+    """The alternative text stands with the first drawing; the others continue it."""
+    return [svg(drawing, told if index == 0 else "continued") for index, drawing in enumerate(drawings)]

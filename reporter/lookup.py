@@ -6,6 +6,7 @@ from datetime import datetime
 
 from shared.specs import Candidate, Constraint
 from shared.verdict.constraints import Judgement
+from shared.verdict.decision import METRIC_OF
 from shared.verdict.figures import engine_title, limit, plural
 from shared.verdict.report import CandidateRecord, Report
 
@@ -35,6 +36,23 @@ def subject(report: Report) -> CandidateRecord | None:
     """The candidate a report is about: the chosen one, else the nearest one."""
     wanted = report.decision.selected or report.decision.nearest
     return next((record for record in report.candidates if candidate_of(record) == wanted), None)
+
+
+def best_of_each(report: Report) -> list[CandidateRecord]:
+    """The best setup of each engine and precision by the objective, best first; what is chosen stands for its own.
+
+    Latency is compared at the batch size the report is about.
+    """
+    metric = METRIC_OF[report.metadata.config.objective]
+    about = subject(report)
+    shown = [record for record in measured(report) if record.metrics[metric].value is not None]
+    if metric == "latency_p95_ms" and about is not None:
+        shown = [record for record in shown if record.batch_size == about.batch_size]
+    sign = -1 if metric == "throughput_fps" else 1
+    best: dict[tuple[str, str], CandidateRecord] = {}
+    for record in sorted(shown, key=lambda item: (item != about, sign * (item.metrics[metric].value or 0.0))):
+        best.setdefault((record.engine, record.precision), record)
+    return sorted(best.values(), key=lambda item: sign * (item.metrics[metric].value or 0.0))
 
 
 def way(report: Report, record: CandidateRecord) -> str:

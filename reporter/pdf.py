@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from functools import partial
 from xml.sax.saxutils import escape
 
-from reportlab.graphics.shapes import Drawing
 from reportlab.lib.pagesizes import A4
 from reportlab.lib.units import mm
 from reportlab.pdfbase.pdfmetrics import stringWidth
@@ -25,17 +24,21 @@ from reportlab.platypus import (
     Table,
 )
 
-from reporter.charts import WIDTH, latency_key, latency_panels, throughput_chart
+from reporter.charts import WIDTH
+from reporter.figures import Figure, figures, overview_figure
 from reporter.lookup import heading
 from reporter.paper import (
+    BODY,
     CAPTION,
     CELL,
+    CELL_APART,
     CELL_BOLD,
     CELL_RIGHT,
     CELL_RIGHT_BOLD,
     FACTS,
     FIGURE,
     FIGURES,
+    HEAD_APART,
     HEAD_LEFT,
     HEAD_RIGHT,
     HEADING,
@@ -52,11 +55,16 @@ from reporter.paper import (
     rows_style,
     warning_style,
 )
-from reporter.shapes import BOLD, FONT, PAINTS
+from reporter.shapes import BOLD, COLOURS, FONT, PAINTS
 from reporter.simple import SimpleView
 from reporter.technical import Cell, Fact, TechnicalView
 from reporter.technical import Table as DataTable
 from shared.verdict.report import Report
+
+SURE_TONES = {"fragile": TONES["inconclusive"], "clear": TONES["pass"]}
+CHANGE_TONES = {"good": TONES["pass"], "bad": TONES["fail"], "same": COLOURS["muted"]}
+KEY_HEIGHT = 20
+"""A drawing lower than this explains the one after it."""
 
 KEPT_TOGETHER = 10
 """A table of at most so many rows is not broken between pages."""
@@ -178,10 +186,35 @@ def _simple(report: Report, view: SimpleView) -> list[Flowable]:
         if view.selected is None:
             parts.append(_paragraph(f"What comes nearest: {view.figures_of}", HEADING))
         parts.append(_key_figures(view))
+    if view.selected:
+        parts += _section("How sure is this?", [_sure(view)])
+        parts += _section("What it changes", _changes(view))
+    shown = overview_figure(report)
+    parts += _figure(shown) if shown else []
     parts += _section("Why", _list(view.why))
-    parts += _section("How to deploy it", _list(view.deployment_steps, numbered=True))
     parts += _section("Before you rely on it", _list(view.caveats))
+    parts += _section("How to deploy it", _list(view.deployment_steps, numbered=True))
     return parts
+
+
+def _sure(view: SimpleView) -> Paragraph:
+    tone = SURE_TONES.get(view.sureness.level, COLOURS["ink"])
+    return Paragraph(f"<font color='{tone}'><b>{view.sureness.title}.</b></font> {markup(view.sureness.text)}", BODY)
+
+
+def _changes(view: SimpleView) -> list[Flowable]:
+    """What serves now beside the choice."""
+    parts: list[Flowable] = [_paragraph(view.serving, BODY)]
+    if not view.changes:
+        return parts
+    head = [_paragraph("", HEAD_LEFT), *(_paragraph(name, HEAD_RIGHT) for name in ("Now", "Then"))]
+    rows = [[*head, _paragraph("Difference", HEAD_APART)]]
+    for change in view.changes:
+        said = f"<font color='{CHANGE_TONES[change.tone]}'>{markup(change.text)}</font>"
+        figures = (_paragraph(value, CELL_RIGHT) for value in (change.now, change.then))
+        rows.append([_paragraph(change.label, CELL), *figures, Paragraph(said, CELL_APART)])
+    widths = [80.0, 75.0, 75.0, WIDTH - 230.0]
+    return [*parts, Table(rows, colWidths=widths, style=rows_style(()))]
 
 
 def _key_figures(view: SimpleView) -> Table:
@@ -203,7 +236,7 @@ def _key_figures(view: SimpleView) -> Table:
 def _technical(report: Report, view: TechnicalView) -> list[Flowable]:
     return [
         *_section("How the choice was made", _list(view.reasons, numbered=True)),
-        *_charts(report),
+        *[part for figure in figures(report) for part in _figure(figure)],
         *[part for table in view.tables for part in _table(table)],
         *_section("Not chosen, and why", _facts(view.passed_over)),
         *_section("Remarks on single candidates", _facts(view.notes)),
@@ -212,16 +245,18 @@ def _technical(report: Report, view: TechnicalView) -> list[Flowable]:
     ]
 
 
-def _charts(report: Report) -> list[Flowable]:
-    found: list[Flowable] = []
-    panels: list[Drawing] = latency_panels(report)
-    if panels:
-        found.append(KeepTogether([_paragraph("Latency", HEADING), latency_key(report), panels[0]]))
-        found += [part for panel in panels[1:] for part in (Spacer(0, 5), panel)]
-    throughput = throughput_chart(report)
-    if throughput:
-        found.append(KeepTogether([_paragraph("Throughput", HEADING), throughput]))
-    return found
+def _figure(figure: Figure) -> list[Flowable]:
+    """The heading stays with the first panel, the caption with the last."""
+    *others, last = figure.drawings
+    ending = KeepTogether([last, _paragraph(figure.caption, CAPTION)])
+    if not others:
+        return [KeepTogether([_paragraph(figure.title, HEADING), last, _paragraph(figure.caption, CAPTION)])]
+    first, *middle = [*others, ending]
+    if first.height < KEY_HEIGHT and middle:
+        start = [_paragraph(figure.title, HEADING), first, middle.pop(0)]
+    else:
+        start = [_paragraph(figure.title, HEADING), first]
+    return [KeepTogether(start), *[part for panel in middle for part in (Spacer(0, 5), panel)]]
 
 
 def _table(table: DataTable) -> list[Flowable]:

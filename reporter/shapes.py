@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from reportlab.graphics.shapes import Circle, Line, Polygon, Rect, String
+from reportlab.graphics.shapes import Circle, Line, Polygon, Rect, Shape, String
 from reportlab.lib.colors import HexColor
 from reportlab.pdfbase.pdfmetrics import stringWidth
+
+from shared.specs import EngineName, Precision
 
 Point = tuple[float, float]
 
@@ -32,12 +35,20 @@ COLOURS: dict[str, str] = {
 """Engines in the hues of Okabe and Ito, darkened where text needs it: told apart with any colour vision, and on a grey
 printer by their labels. Pages replace the colours by name for a dark background."""
 
+CORNERS: dict[EngineName, tuple[Point, ...]] = {
+    "openvino": ((-0.85, -0.85), (-0.85, 0.85), (0.85, 0.85), (0.85, -0.85)),
+    "tensorrt": ((-1, -0.8), (0, 1), (1, -0.8)),
+    "pytorch": ((-1.1, 0), (0, 1.1), (1.1, 0), (0, -1.1)),
+}
+DASHES: dict[Precision, Sequence[float] | None] = {"fp32": None, "fp16": (5, 2), "int8": (1.5, 1.5)}
+
 PAINTS = {name: HexColor(value) for name, value in COLOURS.items()}
 
 
 class Axis(NamedTuple):
-    """A linear scale from zero: its upper end, the places of its ticks, and where it lies on paper."""
+    """A linear scale: its lower and upper end, the places of its ticks, and where it lies on paper."""
 
+    bottom: float
     top: float
     ticks: list[float]
     start: float
@@ -45,11 +56,11 @@ class Axis(NamedTuple):
 
     def at(self, value: float) -> float:
         """Where a value lies."""
-        return self.start + self.length * value / self.top
+        return self.start + self.length * (value - self.bottom) / (self.top - self.bottom)
 
     def labels(self, unit: str = "") -> list[str]:
         """The ticks as text, with as many decimals as their step needs; the last one carries the unit."""
-        places = max(0, -math.floor(math.log10(self.ticks[1]) + 1e-9))
+        places = max(0, -math.floor(math.log10(self.ticks[1] - self.ticks[0]) + 1e-9))
         texts = [f"{tick:,.{places}f}" for tick in self.ticks]
         return [*texts[:-1], f"{texts[-1]} {unit}".rstrip()]
 
@@ -57,10 +68,23 @@ class Axis(NamedTuple):
 def axis(largest: float, start: float, length: float, most_ticks: int = 7) -> Axis:
     """A scale from zero to a little beyond `largest`, its ticks at 1, 2 or 5 times a power of ten."""
     top = 1.04 * max(largest, 1e-9)
-    rough = top / (most_ticks - 1)
+    step = _step(top / (most_ticks - 1))
+    return Axis(0.0, top, [step * index for index in range(math.floor(top / step) + 1)], start, length)
+
+
+def window(low: float, high: float, start: float, length: float, most_ticks: int = 6) -> Axis:
+    """A scale around the values from `low` to `high`; it begins at a tick, seldom at zero."""
+    step = _step(max(high - low, abs(high) * 1e-3, 1e-9) / (most_ticks - 2))
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    last = max(last, first + 1)
+    ticks = [step * index for index in range(first, last + 1)]
+    return Axis(ticks[0], ticks[-1], ticks, start, length)
+
+
+def _step(rough: float) -> float:
+    """1, 2 or 5 times a power of ten, at least `rough`."""
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * (1 - 1e-9))
-    return Axis(top, [step * index for index in range(math.floor(top / step) + 1)], start, length)
+    return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * (1 - 1e-9))
 
 
 def words(at: Point, text: str, colour: str, *, font: str = FONT, anchor: str = "start", size: float = SIZE) -> String:
@@ -68,19 +92,14 @@ def words(at: Point, text: str, colour: str, *, font: str = FONT, anchor: str = 
     return String(*at, text, fontName=font, fontSize=size, fillColor=PAINTS[colour], textAnchor=anchor)
 
 
-def stroke(start: Point, end: Point, colour: str, width: float = 1.0) -> Line:
+def stroke(start: Point, end: Point, colour: str, width: float = 1.0, dash: Sequence[float] | None = None) -> Line:
     """A straight line."""
-    return Line(*start, *end, strokeColor=PAINTS[colour], strokeWidth=width)
+    return Line(*start, *end, strokeColor=PAINTS[colour], strokeWidth=width, strokeDashArray=dash)
 
 
 def box(corner: Point, width: float, height: float, colour: str) -> Rect:
     """A filled rectangle from its lower left corner."""
     return Rect(*corner, width, height, fillColor=PAINTS[colour], strokeColor=None)
-
-
-def dot(centre: Point, radius: float, colour: str) -> Circle:
-    """A filled circle."""
-    return Circle(*centre, radius, fillColor=PAINTS[colour], strokeColor=None)
 
 
 def ring(centre: Point, radius: float, colour: str, *, inside: str | None = None, width: float = 1.2) -> Circle:
@@ -89,11 +108,21 @@ def ring(centre: Point, radius: float, colour: str, *, inside: str | None = None
     return Circle(*centre, radius, fillColor=fill, strokeColor=PAINTS[colour], strokeWidth=width)
 
 
-def diamond(centre: Point, radius: float, colour: str) -> Polygon:
-    """A square standing on its corner."""
+def area(points: Sequence[Point], colour: str) -> Polygon:
+    """A filled outline."""
+    flat = [coordinate for point in points for coordinate in point]
+    return Polygon(flat, fillColor=PAINTS[colour], strokeColor=None)
+
+
+def mark(centre: Point, radius: float, engine: EngineName, precision: Precision) -> Shape:
+    """The sign of an engine, told apart without colour too: filled in FP32, tinted in FP16, hollow in INT8."""
+    inside = {"fp32": engine, "fp16": f"{engine}-tint", "int8": "paper"}[precision]
+    paint = {"fillColor": PAINTS[inside], "strokeColor": PAINTS[engine], "strokeWidth": 1.2}
+    if engine == "onnxruntime":
+        return Circle(*centre, radius, **paint)
     x, y = centre
-    corners = [x - radius, y, x, y + radius, x + radius, y, x, y - radius]
-    return Polygon(corners, fillColor=PAINTS[colour], strokeColor=None)
+    corners = [(x + radius * 1.15 * dx, y + radius * 1.15 * dy) for dx, dy in CORNERS[engine]]
+    return Polygon([coordinate for corner in corners for coordinate in corner], **paint)
 
 
 def whisker(low: Point, high: Point, colour: str) -> list[Line]:

@@ -71,6 +71,16 @@ def drop(reference: Accuracy, found: Accuracy) -> Drop:
     return Drop(tango(lost, won, n), n, (lost + won) / n if n else 0.0)
 
 
+def change(before: Accuracy, after: Accuracy) -> Interval:
+    """The accuracy of `after` less that of `before`, on the images both have seen; negative where it got worse."""
+    if before.drops and after.drops:
+        draws = np.subtract(before.drops, after.drops)  # both against one reference, over the same draws
+        lost = (after.drop or 0.0) - (before.drop or 0.0)
+        return Interval(-lost, *_middle(draws.tolist()))
+    value, low, high = drop(before, after).interval
+    return Interval(0.0 - value, None if high is None else -high, None if low is None else -low)
+
+
 def wilson(successes: int, n: int) -> Interval:
     """A share with its score interval (Wilson, Probable inference, Journal of the American Statistical Association
     22(158), 1927): (p + z²/2n ± z √(p(1-p)/n + z²/4n²)) / (1 + z²/n).

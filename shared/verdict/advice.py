@@ -8,7 +8,7 @@ from shared.specs import Accuracy, Candidate, EngineName, MeasurementSet
 from shared.verdict.accuracy import accuracy
 from shared.verdict.assessment import Assessment
 from shared.verdict.decision import Decision
-from shared.verdict.figures import QUANTITIES, engine_title, fed, listing, plural, title
+from shared.verdict.figures import QUANTITIES, engine_title, fed, listing, plural, some, title
 from shared.verdict.intervals import samples_needed
 from shared.verdict.metrics import FROM_DATASET, PERCENTILES
 
@@ -38,8 +38,11 @@ def recommendations(measurements: MeasurementSet, assessments: Sequence[Assessme
         )
     open_limits = [item for item in assessments if _undecided(item)]
     if open_limits:
-        names = listing([title(item.candidate) for item in open_limits])
-        found.append(f"Measure longer to settle the inconclusive constraints of {names} ({_longer(measurements)}).")
+        names = some([title(item.candidate) for item in open_limits])
+        found.append(
+            f"Measure longer to settle whether {names} {'keeps' if len(open_limits) == 1 else 'keep'} the limits "
+            f"({_longer(measurements)})."
+        )
     found += _too_few(assessments)
     if decision.relax:
         found.append("Decide whether a constraint may be relaxed as stated, or deploy on a faster machine.")
@@ -96,9 +99,10 @@ def _longer(measurements: MeasurementSet) -> str:
 
 
 def _undecided(item: Assessment) -> bool:
-    """Whether nothing but inconclusive verdicts keeps a candidate out."""
-    verdicts = {judgement.verdict for judgement in item.constraints}
-    return item.measured and "inconclusive" in verdicts and verdicts <= {"pass", "inconclusive"}
+    """Whether longer measuring might let a candidate in: it would not tell more of its accuracy."""
+    missed = [judgement for judgement in item.constraints if judgement.verdict != "pass"]
+    timed = all(judgement.metric not in FROM_DATASET and judgement.verdict == "inconclusive" for judgement in missed)
+    return item.measured and bool(missed) and timed
 
 
 def _accuracy(measurements: MeasurementSet, assessments: Sequence[Assessment], decision: Decision) -> list[str]:
@@ -122,9 +126,10 @@ def _accuracy(measurements: MeasurementSet, assessments: Sequence[Assessment], d
     if not unsure or measurements.dataset is None:
         return []
     names = listing(list(dict.fromkeys(engine_title(item.candidate) for item in unsure)))
+    loses = "loses" if " and " not in names else "lose"
     return [
-        f"The test split of {measurements.dataset.name} is too small to tell what {names} loses in accuracy; enlarge "
-        "it as the reasons say."
+        f"The test split of {measurements.dataset.name} is too small to tell what {names} {loses} in accuracy; "
+        "the reasons against them say how many images would."
     ]
 
 
@@ -152,4 +157,4 @@ def _unsteady(assessments: Sequence[Assessment]) -> list[str]:
     names = [title(item.candidate) for item in assessments if any(not block.steady for block in item.series.blocks)]
     if not names:
         return []
-    return [f"Raise num_warmup: {listing(names)} had not settled in every round."]
+    return [f"Raise num_warmup: {some(names)} had not settled in every round."]

@@ -136,6 +136,11 @@ def listing(items: list[str]) -> str:
     return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
 
 
+def some(items: list[str], most: int = 3) -> str:
+    """The same with the first few only: `a, b and 30 others`."""
+    return listing(items if len(items) <= most + 1 else [*items[:most], f"{len(items) - most} others"])
+
+
 def capital(text: str) -> str:
     """The text with a capital first letter."""
     return text[:1].upper() + text[1:]

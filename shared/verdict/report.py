@@ -28,8 +28,10 @@ from shared.verdict.assessment import Assessment, assess, fixed_order
 from shared.verdict.bootstrap import Bootstrap
 from shared.verdict.constraints import Judgement
 from shared.verdict.decision import Decision, decide, rules_of
+from shared.verdict.distribution import Distribution, distribution
 from shared.verdict.figures import round_significant
-from shared.verdict.metrics import Metric, accuracy_metric, remarks
+from shared.verdict.metrics import Metric, accuracy_metric, remarks, usable
+from shared.verdict.present import Present, present
 
 Schema = Literal["cvp.report/1", "cvp.report/2"]
 SCHEMA: Schema = "cvp.report/2"
@@ -86,6 +88,8 @@ class CandidateRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     provider: str | None
     device: str | None
     metrics: dict[MetricName, Metric]
+    latency: Distribution | None = None
+    """Every timed call, in bins."""
     parity: ParityRecord | None = None
     constraints: list[Judgement]
     notes: list[str]
@@ -112,6 +116,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     candidates: list[CandidateRecord]
     deltas: list[Delta]
     decision: Decision
+    present: Present | None = None
+    """What serves the model now, and what the choice would change; None without a choice, or where it was not
+    measured."""
     recommendations: list[str]
     deployment_steps: list[str]
     content_sha256: str = ""
@@ -132,6 +139,7 @@ def build(measurements: MeasurementSet, report_id: str) -> Report:
         candidates=[_candidate(item) for item in assessments],
         deltas=_deltas(assessments, decision, bootstrap),
         decision=decision,
+        present=present(assessments, decision.selected, measurements.incumbent, bootstrap),
         recommendations=recommendations(measurements, assessments, decision),
         deployment_steps=deployment_steps(measurements, decision.selected),
     )
@@ -206,6 +214,7 @@ def _candidate(item: Assessment) -> CandidateRecord:
         provider=series.provider,
         device=series.device,
         metrics=item.metrics,
+        latency=distribution(usable(series)) if item.measured else None,
         parity=_parity(item.gate),
         constraints=item.constraints,
         notes=[*(item.gate.notes if item.gate else ()), *remarks(series)],

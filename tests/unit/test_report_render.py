@@ -129,7 +129,7 @@ def test_each_level_shows_its_part() -> None:
 def test_charts_take_their_colours_from_the_page() -> None:
     text = STANDARD["report.html"].decode()
     drawings = "".join(re.findall(r"<svg.*?</svg>", text, re.DOTALL))
-    assert drawings.count("<svg") == 4
+    assert drawings.count("<svg") == 5
     assert "rgb(" not in drawings
     assert {name for name in COLOURS if f"var(--{name})" in drawings} >= {"ink", "band", "onnxruntime", "openvino-tint"}
 

@@ -32,6 +32,27 @@ def pair(lost: int, won: int, rest: int) -> tuple[Accuracy, Accuracy]:
     return answered(before), answered(np.array([False] * lost + [True] * won + [True] * rest))
 
 
+def test_a_change_is_the_drop_seen_from_the_other_side() -> None:
+    before, after = pair(lost=9, won=2, rest=389)
+    lost, change = acc.drop(before, after).interval, acc.change(before, after)
+    assert lost.low is not None and lost.high is not None
+    assert change == (-lost.value, -lost.high, -lost.low)
+    back = acc.change(after, before)
+    assert back.value == -change.value and change.low is not None
+    assert back.high == pytest.approx(-change.low, abs=1e-9)
+
+
+def test_a_change_between_two_detectors_uses_the_draws_they_share() -> None:
+    draws = np.random.default_rng(5).normal(0.01, 0.003, 500)
+    first, second = (
+        Accuracy(metric="map", n=50, value=0.5 - drop, drop=drop, drops=list(draws + drop - 0.01))
+        for drop in (0.01, 0.03)
+    )
+    change = acc.change(first, second)
+    assert change.value == pytest.approx(-0.02)
+    assert change.low == pytest.approx(-0.02) and change.high == pytest.approx(-0.02), "they differ by as much in all"
+
+
 def gate(
     found: Accuracy | None, flips: int | None, precision: Precision = "fp32", engine: EngineName = "onnxruntime"
 ) -> GateResult:

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from shared.specs import Constraint, MetricName
+from shared.verdict.distribution import density, distribution, width_ns
 from shared.verdict.report import build, canonical, parse, verify
 from tests.unit.measurements import candidate, measured, measurement_set, series, unavailable
 
@@ -20,7 +21,7 @@ RECORD = json.loads(BYTES)
 def test_the_shape_that_clients_depend_on() -> None:
     assert set(RECORD) == {
         "schema", "id", "metadata", "candidates", "deltas", "decision", "recommendations", "deployment_steps",
-        "content_sha256",
+        "content_sha256", "present",
     }  # fmt: skip
     assert RECORD["schema"] == "cvp.report/2"
     assert {"model", "config", "system", "fingerprint", "created_at", "conditions"} <= set(RECORD["metadata"])
@@ -160,3 +161,39 @@ def test_no_steps_without_a_choice() -> None:
     found = build(measurement_set([unavailable(candidate("tensorrt"), "no GPU")]), "r")
     assert found.deployment_steps == []
     assert found.deltas == []
+
+
+def test_a_histogram_counts_every_call_once_in_bins_that_hold_it() -> None:
+    latencies = [31, 32, 63, 64, 65, 66, 1_000, 1_023, 1_024, 1_055, 1_056, 2**40 + 5, 2**40 + 2**35]
+    block = msgspec.structs.replace(series()[0].blocks[0], latencies_ns=latencies)
+    found = distribution([block])
+    assert found is not None and found.n == sum(count for _, count in found.bins) == len(latencies)
+    assert [lower for lower, _ in found.bins] == sorted({lower for lower, _ in found.bins})
+    for value in latencies:
+        assert any(lower <= value < lower + width_ns(lower) for lower, _ in found.bins)
+    assert dict(found.bins)[64] == 2, "64 and 65 share a bin, 66 is in the next"
+    assert dict(found.bins)[1_024] == 2, "from 1,024 on a bin is 32 wide"
+    assert max(height for _, _, height in density(found)) == 1.0
+    assert distribution([]) is None
+
+
+def test_only_measured_candidates_have_a_histogram() -> None:
+    for item in REPORT.candidates:
+        assert (item.latency is not None) == (item.status == "measured")
+        assert item.latency is None or item.latency.n == item.metrics["latency_p50_ms"].n
+
+
+def test_what_the_choice_changes_is_in_the_record() -> None:
+    assert RECORD["present"] == {
+        "activated": False,
+        "candidate": RECORD["decision"]["selected"],
+        "changes": [],
+    }, "it is what serves already"
+    faster = build(
+        measurement_set([measured(candidate("onnxruntime"), 2.0), measured(candidate("openvino"), 1.0)], ()), "r"
+    )
+    assert faster.present is not None
+    assert [change.metric for change in faster.present.changes] == ["latency_p95_ms", "throughput_fps", "memory_mb"]
+    ratio = faster.present.changes[0]
+    assert ratio.by == pytest.approx(ratio.after / ratio.before, rel=1e-5)
+    assert ratio.low is not None and ratio.high is not None and ratio.low < ratio.by < ratio.high < 1
