@@ -10,14 +10,21 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from shared import config, errors
 
+if TYPE_CHECKING:
+    from console.client import Format
+
 UNUSABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST)
 """What the disk says when a folder of ours cannot be made or written to."""
+
+
+FORMATS = ("pdf", "html", "json", "csv", "measurements")
+"""What a report can be saved as."""
 
 
 class PlainSpoken(click.Group):
@@ -272,6 +279,63 @@ def demo(fresh: bool, start: bool, keep: bool) -> None:
     from console.screen import Screen
 
     job.run(config.load(), Screen(), fresh=fresh, start=start, keep=keep)
+
+
+@main.group(cls=PlainSpoken)
+def report() -> None:
+    """Save, verify and compare reports.
+
+    A report is named by its file (JSON), or by its id where the platform runs.
+    """
+
+
+@report.command("export")
+@click.argument("report_id")
+@click.option("--format", "form", default="pdf", show_default=True, type=click.Choice(FORMATS))
+@click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="The file; default: its id.")
+def export_(report_id: str, form: Format, out: Path | None) -> None:
+    """Save a report as a file.
+
+    `measurements` is what it was computed from: every timed call. With it and the JSON anybody can verify the report.
+    """
+    from console import report as reports
+    from console.screen import Screen
+
+    reports.export(config.load(), Screen(), report_id, form, out)
+
+
+@report.command()
+@click.argument("source", metavar="FILE")
+@click.option(
+    "--measurements",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="What it was computed from; default: what the platform on this machine has.",
+)
+def verify(source: str, measurements: Path | None) -> None:
+    """Check that a report is what it says.
+
+    FILE is its JSON (or an id): its hash, and with the measurements the whole of it computed again, byte for byte.
+    Exit code 0: all of it holds; 1: it does not; 3: the hash holds, the rest could not be checked.
+    """
+    from console import report as reports
+    from console.screen import Screen
+
+    sys.exit(reports.verify(config.load(), Screen(), source, measurements))
+
+
+@report.command()
+@click.argument("before", metavar="A")
+@click.argument("after", metavar="B")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def diff(before: str, after: str, as_json: bool) -> None:
+    """Tell what differs between two reports.
+
+    A and B are files (JSON) or ids: conditions, figures (changed, within noise, or not settled), decision.
+    """
+    from console import report as reports
+    from console.screen import Screen
+
+    reports.diff(config.load(), Screen(), (before, after), as_json=as_json)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from shared import config, errors
 from shared.specs import BenchmarkSpec, Preprocessing, Task
 
 Json = dict[str, Any]
-Format = Literal["html", "pdf", "json", "csv"]
+Format = Literal["html", "pdf", "json", "csv", "measurements"]
 
 POLL_S = 0.25
 REPORT_BOUND_S = 120.0

@@ -14,7 +14,7 @@ import msgspec
 
 from console import printout
 from console.client import Client, Format
-from console.groundwork import gateway_admin
+from console.groundwork import local_key
 from console.screen import Screen
 from console.supervision import environment
 from shared import config, errors
@@ -61,15 +61,8 @@ def main_job(settings: config.Settings, screen: Screen, fresh: bool) -> None:
 
 
 def _key(settings: config.Settings, screen: Screen) -> str:
-    path = settings.secrets / "demo.key"
-    key = path.read_text().strip() if path.exists() else ""
-    with Client(settings, key) as client:
-        if not key or not client.signed_in():
-            key = gateway_admin(settings, "key", "admin", "demo").strip()
-            path.unlink(missing_ok=True)
-            path.touch(mode=0o600)
-            path.write_text(key)
-    screen.step("sign in", f"as admin, with the API key in {typed(path)}")
+    key = local_key(settings)
+    screen.step("sign in", f"as admin, with the API key in {typed(settings.secrets / 'demo.key')}")
     return key
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
@@ -16,9 +17,9 @@ from shared import clock, errors
 from shared.db import benchmarks, tables
 
 Level = Literal["technical", "simple"]
-Format = Literal["pdf", "html", "json", "csv"]
+Format = Literal["pdf", "html", "json", "csv", "measurements"]
 
-MEDIA_TYPES: dict[Format, str] = {
+MEDIA_TYPES = {
     "pdf": "application/pdf",
     "html": "text/html",
     "json": "application/json",
@@ -60,8 +61,10 @@ async def view(
 
 @get("/{report_id:str}/export", responses=problems(404))
 async def export(report_id: FromPath[str], context: Injected, format: FromQuery[Format] = "pdf") -> File:
-    """The report as a file to keep or pass on."""
+    """The report as a file to keep or pass on; `measurements` is what it was computed from, every call of it."""
     row = await context.store.read(benchmarks.report, report_id)
+    if format == "measurements":
+        return await _measurements(context, row)
     return _file(context, row, f"report.{format}", "attachment")
 
 
@@ -70,16 +73,28 @@ def record(context: Context, row: tables.Report) -> File:
     return _file(context, row, "report.json", "inline")
 
 
+async def _measurements(context: Context, row: tables.Report) -> File:
+    """The measurement set: with it anybody can compute the report again."""
+    sha256 = await context.store.read(benchmarks.measurements_sha256, row.benchmark_id)
+    path = context.reports.path(sha256) if sha256 else None
+    if path is None or not path.is_file():
+        raise errors.NotFound(f"The measurements of report {row.id} are gone; benchmark the model again.")
+    return _download(path, f"{row.id}-measurements.json", "attachment")
+
+
 def _file(context: Context, row: tables.Report, name: str, disposition: Literal["inline", "attachment"]) -> File:
     sha256 = row.files.get(name)
     path = context.reports.path(sha256) if sha256 else None
     if path is None or not path.is_file():
         raise errors.NotFound(f"Report {row.id} has no {name}; it has {', '.join(sorted(row.files))}.")
-    kind = name.rpartition(".")[2]
+    return _download(path, f"{row.id}-{name}", disposition)
+
+
+def _download(path: Path, name: str, disposition: Literal["inline", "attachment"]) -> File:
     return File(
         path,
-        filename=f"{row.id}-{name}",
-        media_type=MEDIA_TYPES[kind],  # type: ignore[index]  # names are ours: see the calls above
+        filename=name,
+        media_type=MEDIA_TYPES[name.rpartition(".")[2]],
         content_disposition_type=disposition,
         headers=NO_SCRIPTS,
     )

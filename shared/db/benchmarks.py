@@ -128,6 +128,13 @@ def report(report_id: str) -> Report:
     return row
 
 
+def measurements_sha256(benchmark_id: str) -> str | None:
+    """The file of what a benchmark measured; None before it has ended, or when it is gone."""
+    with connection.read():
+        row = Benchmark.get_or_none(Benchmark.id == benchmark_id)
+    return None if row is None else row.measurements_sha256
+
+
 def reports(
     *, model_id: str | None = None, benchmark_id: str | None = None, limit: int, cursor: str | None
 ) -> pages.Page[Any]:

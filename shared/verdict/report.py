@@ -172,15 +172,20 @@ def verify(data: bytes) -> bool:
         return False
 
 
+def measurements_sha256(measurements: MeasurementSet) -> str:
+    """The hash that a report names its source by: the same in whatever order series and gates are stored."""
+    ordered = sorted(measurements.series, key=lambda item: fixed_order(item.candidate))
+    gates = sorted(measurements.gates, key=lambda gate: (gate.engine, gate.precision))
+    stable = msgspec.structs.replace(measurements, series=ordered, gates=gates)
+    return hashlib.sha256(canonical_json(stable)).hexdigest()
+
+
 def _content_sha256(record: dict[str, object]) -> str:
     content = {name: value for name, value in record.items() if name != "content_sha256"}
     return hashlib.sha256(canonical_json(content)).hexdigest()
 
 
 def _metadata(measurements: MeasurementSet) -> Metadata:
-    ordered = sorted(measurements.series, key=lambda item: fixed_order(item.candidate))
-    gates = sorted(measurements.gates, key=lambda gate: (gate.engine, gate.precision))
-    stable = msgspec.structs.replace(measurements, series=ordered, gates=gates)
     return Metadata(
         model=measurements.model,
         config=measurements.config,
@@ -194,7 +199,7 @@ def _metadata(measurements: MeasurementSet) -> Metadata:
         measurements=Source(
             id=measurements.id,
             schema=measurements.schema,
-            sha256=hashlib.sha256(canonical_json(stable)).hexdigest(),
+            sha256=measurements_sha256(measurements),
         ),
         dataset=measurements.dataset,
         reference=accuracy_metric(measurements.reference) if measurements.reference else None,

@@ -55,6 +55,7 @@ def test_every_command_has_a_short_help_that_fits(runner: CliRunner):
         "backup",
         "restore",
         "demo",
+        "report",
     ):
         assert f"  {name} " in told
     assert "..." not in told.partition("Commands:")[2]

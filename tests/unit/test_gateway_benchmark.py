@@ -245,6 +245,19 @@ def test_reports(gateway: Gateway, report_id: str) -> None:
     problem(gateway.get("/reports/rep_2"), 404, "not_found")
 
 
+def test_the_measurements_of_a_report_can_be_fetched(gateway: Gateway, report_id: str) -> None:
+    detail = problem(gateway.get(f"/reports/{report_id}/export?format=measurements"), 404, "not_found")["detail"]
+    assert "gone" in detail
+    stored = gateway.context.reports.put(b'{"schema":"cvp.measurements/2"}')
+    with connection.write():
+        registry.keep_artifact(stored, "reports")
+        Benchmark.update(measurements_sha256=stored.sha256).execute()
+    response = gateway.get(f"/reports/{report_id}/export?format=measurements")
+    assert response.content == b'{"schema":"cvp.measurements/2"}'
+    assert response.headers["content-type"] == "application/json"
+    assert 'filename="rep_1-measurements.json"' in response.headers["content-disposition"]
+
+
 def test_a_benchmark_without_report(gateway: Gateway, model_id: str) -> None:
     detail = problem(gateway.get(f"/benchmark/{order(gateway, model_id)['id']}/report"), 404, "not_found")["detail"]
     assert "queued" in detail
