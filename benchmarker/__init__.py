@@ -14,6 +14,7 @@ from shared.specs import (
     Accuracy,
     BenchmarkSpec,
     Block,
+    BodySource,
     Candidate,
     EngineName,
     MeasuredModel,
@@ -22,6 +23,7 @@ from shared.specs import (
     Parity,
     Precision,
     PreparedFile,
+    ServiceLoad,
     Stored,
     Task,
     TensorInfo,
@@ -75,6 +77,50 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[str]
 
 
+class ServiceAccess(msgspec.Struct, frozen=True, kw_only=True):
+    """How the load generator reaches the service: over loopback, with a credential for predictions alone."""
+
+    host: str
+    port: int
+    certificate: str | None
+    """Path of the one that is expected, where HTTPS is served."""
+    key: str
+    """Ends with the job. It travels in orders, through pipes: never as an argument, in the environment or in a log."""
+
+    def __repr__(self) -> str:
+        return f"ServiceAccess(host={self.host!r}, port={self.port})"
+
+
+class BodiesOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """What the service is to be sent. The answer is a `Bodies`."""
+
+    dataset: DatasetFiles | None
+    description: ModelDescription
+    inputs: list[TensorInfo]
+    seed: int
+    output: int
+    """Descriptor that gets them."""
+
+
+class Bodies(msgspec.Struct, frozen=True, kw_only=True):
+    """What was made; the fields mean what they mean in `specs.MeasuredService`."""
+
+    source: BodySource
+    count: int
+    middle_bytes: int
+
+
+class DriveOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """The service to drive. The answer is a `specs.MeasuredService`."""
+
+    load: ServiceLoad
+    access: ServiceAccess
+    model_id: str
+    seed: int
+    bodies: int
+    """Descriptor to read them from."""
+
+
 class MeasureOrder(msgspec.Struct, frozen=True, kw_only=True):
     """A benchmark, for the job's child. The answer is a `Measured`."""
 
@@ -100,6 +146,8 @@ class MeasureOrder(msgspec.Struct, frozen=True, kw_only=True):
     """As remembered for this machine."""
     broker: str | None = None
     """Endpoint of the broker, which counts the predictions that disturb the run."""
+    service: ServiceAccess | None = None
+    """Where the order has `service_load`."""
     rounds: int = ROUNDS
     """Launches of each candidate, at most; iterations and seconds are divided among them."""
 

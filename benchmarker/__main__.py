@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import sys
+from pathlib import Path
 
 import msgspec
 
-from benchmarker import DatasetFiles, Measured, MeasureOrder
+from benchmarker import DatasetFiles, Measured, MeasureOrder, ServiceAccess
 from benchmarker.candidates import precisions
 from benchmarker.host import system_info
-from shared import child, config, errors, gpu, ids, process
+from shared import apikeys, child, clock, config, errors, gpu, ids, process
 from shared.artifacts import ArtifactStore, Outputs
-from shared.db import benchmarks, datasets, jobs, registry
+from shared.db import accounts, benchmarks, datasets, jobs, registry
 from shared.db.tables import Benchmark, BenchmarkResult
 from shared.specs import BenchmarkSpec, MeasuredModel, ModelDescription, PreparedFile, ReportSpec, Stored
 from shared.worker import Commit, JobWorker
@@ -30,7 +31,7 @@ class Measure:
         self._models = ArtifactStore(settings.models)
         self._datasets = ArtifactStore(settings.datasets)
         self._reports = ArtifactStore(settings.reports)
-        self._broker = settings.broker_endpoint
+        self._settings = settings
 
     def order(self, job: jobs.Claimed, outputs: Outputs) -> tuple[msgspec.Struct, child.Limits]:
         """The model as it is now, and the benchmark as it was ordered."""
@@ -66,9 +67,25 @@ class Measure:
             staged={precision: str(outputs.path(precision)) for precision in made},
             incumbent=registry.incumbent(row.id),
             noise_floor=benchmarks.noise_floor(system_info().fingerprint),
-            broker=self._broker,
+            broker=self._settings.broker_endpoint,
+            service=self._access(job) if spec.service_load else None,
         )
         return order, child.Limits(wall_s=job.max_runtime_s)
+
+    def _access(self, job: jobs.Claimed) -> ServiceAccess | None:
+        """Where the service listens, and a key for it that is made for this attempt and ends with it."""
+        if job.created_by is None:
+            return None
+        key = apikeys.new_key()
+        expires_at_ms = clock.now_ms() + int(1000 * job.max_runtime_s)
+        accounts.add_job_key(job.id, job.created_by, apikeys.fingerprint(key), expires_at_ms)
+        settings = self._settings
+        return ServiceAccess(
+            host=settings.local_host,
+            port=settings.port,
+            certificate=str(Path(settings.tls_cert).absolute()) if settings.tls_enabled else None,
+            key=key,
+        )
 
     def _dataset(self, dataset_id: str, description: ModelDescription) -> DatasetFiles:
         row = datasets.find(dataset_id)
@@ -141,12 +158,20 @@ def _check(sealed: Stored, file: PreparedFile) -> None:
         raise errors.Unavailable(f"The {file.precision.upper()} file changed while it was measured.")
 
 
+def between() -> None:
+    """Take back the keys of attempts that are over: ended, cancelled, stopped, or lost with their worker."""
+    try:
+        accounts.drop_job_keys()
+    except errors.Unavailable as error:
+        logger.warning("the keys of ended jobs were not looked for", extra={"error": error.message})
+
+
 def main(settings: config.Settings, stop: process.Stop) -> None:
     """Serve the accelerator lane until asked to stop; the index comes from the command line."""
     name = f"benchmarker-{sys.argv[1]}"
     if leftovers := ArtifactStore(settings.models).clear_staging(name):
         logger.info("removed what an interrupted benchmark left behind", extra={"files": leftovers})
-    JobWorker(settings, name, "accelerator", {"benchmark": Measure(settings)}).run(stop)
+    JobWorker(settings, name, "accelerator", {"benchmark": Measure(settings)}, between).run(stop)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from benchmarker import Measured, MeasureOrder
+from benchmarker import Measured, MeasureOrder, service
 from benchmarker.files import Files
 from benchmarker.measure import run
 from shared import child, errors
@@ -27,6 +27,9 @@ def carry_out(order: MeasureOrder, report: child.Report) -> Measured:
     result = run(order, report, files=files)
     if not any(series.status in ("measured", "rejected") for series in result.series):
         raise errors.EngineUnavailable(_nothing_measured(result))
+    if order.service and order.config.service_load:
+        driven = service.drive(order, order.config.service_load, order.service, report)
+        result = msgspec.structs.replace(result, service=driven)
     stored = ArtifactStore(Path(order.store)).put(canonical_json(result))
     gates = {(gate.engine, gate.precision): gate for gate in result.gates}
     rows = [

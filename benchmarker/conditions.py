@@ -80,7 +80,15 @@ def read(root: Path = Path("/"), broker: str | None = None) -> Reading:
 
 def disturbances(before: Reading, after: Reading) -> list[str]:
     """What was at work beside the measurement, one sentence each: these make a run dirty."""
-    return [*_load(before, after), *_stopped(before, after), *_slowed(before, after), *_predictions(before, after)]
+    return [*_load(before, after), *service_disturbances(before, after, own=0)]
+
+
+def service_disturbances(before: Reading, after: Reading, own: int) -> list[str]:
+    """The same while the service was driven by `own` requests. Load of other processes is not told apart from that of
+    the service, and is not in it.
+    """
+    machine = (*_steal(before, after), *_stopped(before, after), *_slowed(before, after))
+    return [*machine, *_predictions(before, after, own)]
 
 
 def circumstances(before: Reading, after: Reading) -> list[str]:
@@ -89,12 +97,18 @@ def circumstances(before: Reading, after: Reading) -> list[str]:
 
 
 def _load(before: Reading, after: Reading) -> Iterator[str]:
-    if before.busy_s is None or after.busy_s is None or before.steal_s is None or after.steal_s is None:
+    if before.busy_s is None or after.busy_s is None:
         return
     elapsed_s = max(after.at_s - before.at_s, _TICKS_S)
     others = (after.busy_s - before.busy_s - (after.own_s - before.own_s)) / elapsed_s
     if others > OTHERS_SHARE * after.cores:
         yield f"Other processes used {others:.2f} of {after.cores} cores on average; latencies may be too high."
+
+
+def _steal(before: Reading, after: Reading) -> Iterator[str]:
+    if before.steal_s is None or after.steal_s is None:
+        return
+    elapsed_s = max(after.at_s - before.at_s, _TICKS_S)
     steal = (after.steal_s - before.steal_s) / (elapsed_s * after.cores)
     if steal > STEAL_SHARE:
         yield f"The hypervisor withheld {steal:.1%} of the processor time; latencies may be too high."
@@ -117,12 +131,13 @@ def _slowed(before: Reading, after: Reading) -> Iterator[str]:
         yield f"The GPU was slowed down by {', '.join(slowed_by)}."
 
 
-def _predictions(before: Reading, after: Reading) -> Iterator[str]:
+def _predictions(before: Reading, after: Reading, own: int = 0) -> Iterator[str]:
+    """Those of others; `own` at most were ours. Of requests that failed, some may never have reached the broker."""
     if before.predictions is None or after.predictions is None:
         return
     (first_boot, at_first), (last_boot, at_last) = before.predictions, after.predictions
-    answered = at_last - (at_first if first_boot == last_boot else 0)
-    if answered:
+    answered = at_last - (at_first if first_boot == last_boot else 0) - own
+    if answered > 0:
         was = "prediction was" if answered == 1 else "predictions were"
         yield f"{answered:,} {was} answered by this platform during the run; latencies may be too high."
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http
-import ssl
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,7 +25,7 @@ OUTAGE_S = 30.0
 
 def address(settings: config.Settings) -> str:
     """Where this machine reaches the gateway, e.g. `http://127.0.0.1:8080`."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)
+    host = settings.local_host
     if ":" in host and not host.startswith("["):
         host = f"[{host}]"
     return f"{'https' if settings.tls_enabled else 'http'}://{host}:{settings.port}"
@@ -41,7 +40,7 @@ class Client:
             base_url=f"{self.address}/api/v1/",
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=httpx.Timeout(60, connect=5),
-            verify=_trusting(settings.tls_cert) if settings.tls_enabled else True,
+            verify=config.trusting(settings.tls_cert) if settings.tls_enabled else True,
             trust_env=False,  # a proxy for the world is none for this machine
             transport=transport,
         )
@@ -232,11 +231,3 @@ class _Counted:
         chunk = self._file.read(size)
         self._on_bytes(self._file.tell())
         return chunk
-
-
-def _trusting(certificate: str) -> ssl.SSLContext:
-    """Trust exactly the gateway's own certificate, self-signed or not, under whatever name we reach it."""
-    context = ssl.create_default_context(cafile=certificate)
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    context.check_hostname = False
-    return context

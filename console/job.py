@@ -178,6 +178,8 @@ def _progress(job: dict[str, Any]) -> tuple[float, str]:
     if job["status"] == "completed":
         return 1.0, "writing the report"
     at = job["progress"]
+    if "service" in at:
+        return 1.0, f"driving the service: {at['service']}"
     if "fraction" not in at:
         return 0.0, f"checking {at['checking']}" if "checking" in at else "starting"
     outcome = f"{at['p50_ms']:.3f} ms" if "p50_ms" in at else "failed"

@@ -7,8 +7,8 @@ import sys
 
 import click
 
-from gateway import passwords, tokens
-from shared import clock, config, errors, ids
+from gateway import passwords
+from shared import apikeys, clock, config, errors, ids
 from shared.db import accounts, audit, connection
 
 FIRST_USER = "admin"
@@ -67,8 +67,8 @@ def passwd(username: str) -> None:
 def key(username: str, name: str) -> None:
     """Create an API key called NAME for USERNAME and print it, alone on its line."""
     account = _account(username)
-    fresh = tokens.new_key()
-    accounts.add_key(account.id, name, tokens.fingerprint(fresh), tokens.hint(fresh), None)
+    fresh = apikeys.new_key()
+    accounts.add_key(account.id, name, apikeys.fingerprint(fresh), apikeys.hint(fresh), None)
     click.echo(fresh)
 
 

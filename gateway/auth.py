@@ -10,7 +10,7 @@ from litestar.types import Scope
 from gateway import tokens
 from gateway.browsers import session_token
 from gateway.store import Store
-from shared import clock, errors
+from shared import apikeys, clock, errors
 from shared.db import accounts
 
 CACHED = 10_000
@@ -70,7 +70,7 @@ class Credentials:
     async def _look_up(self, credential: bytes) -> Identity:
         generation = self._generation
         text = credential.decode("latin-1")
-        if text.startswith(tokens.KEY_PREFIX):
+        if text.startswith(apikeys.KEY_PREFIX):
             identity = await self._by_key(text)
         else:
             identity = await self._by_token(text)
@@ -81,9 +81,9 @@ class Credentials:
         return identity
 
     async def _by_key(self, key: str) -> Identity:
-        if not tokens.well_formed(key):
+        if not apikeys.well_formed(key):
             raise errors.Unauthorized("The API key is mistyped or cut off; its checksum does not fit.")
-        found = await self._store.read(accounts.key_user, tokens.fingerprint(key))
+        found = await self._store.read(accounts.key_user, apikeys.fingerprint(key))
         if found is None:
             raise errors.Unauthorized("The API key is unknown, revoked or expired.")
         account, expires_at_ms = found

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from gateway.errors import MISFIT
 from shared import errors
-from shared.specs import DEFAULT_BATCHES, BenchmarkSpec, Constraint
+from shared.specs import DEFAULT_BATCHES, MOST_REQUESTS, BenchmarkSpec, Constraint
 
 MAX_CANDIDATES = 64
 """Ways to serve in one order; each is measured for up to `max_seconds`."""
@@ -19,8 +19,8 @@ def check(spec: BenchmarkSpec, cores: int) -> None:
     Engines and precisions that do not run here are no reason: the benchmark answers for them, with why.
 
     Raises:
-        errors.InvalidInput: A value stands twice, threads are more than cores, the combinations are too many, or two
-            constraints contradict each other.
+        errors.InvalidInput: A value stands twice, threads are more than cores, the combinations are too many, the
+            service would be sent too many requests, or two constraints contradict each other.
     """
     lists: dict[str, Sequence[str | int]] = {
         "engines": spec.engines,
@@ -42,6 +42,9 @@ def check(spec: BenchmarkSpec, cores: int) -> None:
     ]
     if spec.noise_floor and spec.isolation == "shared":
         found.append(_wrong("noise_floor", "is measured with isolation `exclusive`: other jobs would count as noise"))
+    if (driven := spec.service_load) and driven.arrival_rate and driven.arrival_rate * driven.seconds > MOST_REQUESTS:
+        most = f"{MOST_REQUESTS / driven.seconds:g} for {driven.seconds:g} seconds, or order fewer seconds"
+        found.append(_wrong("service_load.arrival_rate", f"must be at most {most}: a loop sends {MOST_REQUESTS:,}"))
     count = math.prod(len(values) for values in lists.values() if values)
     if not found and count > MAX_CANDIDATES:
         told = " x ".join(f"{len(values)} {name}" for name, values in lists.items() if values)

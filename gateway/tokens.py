@@ -1,14 +1,11 @@
-"""Credentials as strings: sign-in tokens (JWT) and API keys."""
+"""Sign-in tokens (JWT), and the secret they are signed with."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import hmac
 import os
 import secrets
-import string
-import zlib
 from pathlib import Path
 
 import jwt
@@ -20,11 +17,6 @@ SESSION_S = 24 * 3600
 ISSUER = "cv-platform"
 AUDIENCE = "cv-platform-api"
 ALGORITHM = "HS256"
-
-KEY_PREFIX = "cvp_"
-KEY_RANDOM = 30
-KEY_CHECK = 6
-BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
 
 
 class Claims(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,28 +79,6 @@ class Signer:
         return Claims(session_id=str(claims["jti"]), expires_at_ms=int(claims["exp"]) * 1000)
 
 
-def new_key() -> str:
-    """A fresh API key: prefix, 30 random characters (178 bits), and a checksum that tells typing errors offline."""
-    body = "".join(secrets.choice(BASE62) for _ in range(KEY_RANDOM))
-    return KEY_PREFIX + body + _check(body)
-
-
-def well_formed(key: str) -> bool:
-    """Whether the checksum fits, so that a mistyped key costs no look-up."""
-    body, check = key[len(KEY_PREFIX) : -KEY_CHECK], key[-KEY_CHECK:]
-    return key.startswith(KEY_PREFIX) and len(body) == KEY_RANDOM and key.isascii() and _check(body) == check
-
-
-def fingerprint(key: str) -> str:
-    """The SHA-256 that stands for a key in the database."""
-    return hashlib.sha256(key.encode()).hexdigest()
-
-
-def hint(key: str) -> str:
-    """The start of a key, enough to recognise it in a list."""
-    return key[: len(KEY_PREFIX) + 4] + "..."
-
-
 def _create_private(path: Path, content: bytes) -> None:
     """Write a file whole or not at all, mode 0600; a file that is there already stays."""
     draft = path.with_suffix(f".{os.getpid()}")
@@ -120,11 +90,3 @@ def _create_private(path: Path, content: bytes) -> None:
     with contextlib.suppress(FileExistsError):
         os.link(draft, path)
     draft.unlink()
-
-
-def _check(body: str) -> str:
-    value, digits = zlib.crc32(body.encode()), ""
-    for _ in range(KEY_CHECK):
-        value, digit = divmod(value, 62)
-        digits = BASE62[digit] + digits
-    return digits

@@ -131,6 +131,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper"):
     alert_email: Annotated[Text, Meta(description="Who gets alerts by e-mail; addresses separated by commas.")] = ""
 
     @property
+    def local_host(self) -> str:
+        """The name or address under which this machine reaches the gateway."""
+        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+
+    @property
     def root(self) -> Path:
         """`DATA_DIR`, absolute; unset it is the same folder from wherever the command is typed."""
         return Path(self.data_dir).absolute() if self.data_dir else HOME / "data"
@@ -272,6 +277,14 @@ def require_tls_pair(settings: Settings) -> None:
             f"TLS_CERT={settings.tls_cert!r}, TLS_KEY={settings.tls_key!r}: HTTPS needs a PEM certificate and its own "
             f"PEM key, without a passphrase{why}."
         ) from None
+
+
+def trusting(certificate: str) -> ssl.SSLContext:
+    """Trust exactly the gateway's own certificate, self-signed or not, under whatever name we reach it."""
+    context = ssl.create_default_context(cafile=certificate)
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.check_hostname = False
+    return context
 
 
 def names() -> list[str]:

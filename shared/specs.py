@@ -380,6 +380,26 @@ class Constraint(Spec, frozen=True, kw_only=True):
     value: Annotated[float, Meta(ge=-1e12, le=1e12, description="In the unit of the metric, the end of its name.")]
 
 
+MOST_REQUESTS = 100_000
+"""Of one loop that drives the service."""
+
+
+class ServiceLoad(Spec, frozen=True, kw_only=True):
+    """How the service itself is driven, once the candidates are measured: two loops, reported apart."""
+
+    users: Annotated[
+        int, Meta(ge=1, le=200, description="Closed loop: clients that each send again as soon as they are answered.")
+    ]
+    arrival_rate: Annotated[
+        Annotated[float, Meta(gt=0, le=10_000)] | None,
+        Meta(
+            description="Open loop: requests a second that arrive whether or not others are answered; default: half of "
+            "what the closed loop reached."
+        ),
+    ] = None
+    seconds: Annotated[float, Meta(ge=1, le=300, description="Of each loop.")] = 30.0
+
+
 DEFAULT_BATCHES = (1, 8)
 """Of a benchmark that names none, where the model takes any batch."""
 
@@ -455,6 +475,10 @@ class BenchmarkSpec(Spec, frozen=True, kw_only=True):
             "Remembered for its later benchmarks."
         ),
     ] = False
+    service_load: Annotated[
+        ServiceLoad | None,
+        Meta(description="Drive this platform's own HTTP service with the model, as it serves now, and report that."),
+    ] = None
     priority: Annotated[
         int,
         Meta(ge=-100, le=100, description="Higher starts first; five minutes of waiting are worth one step."),
@@ -618,6 +642,88 @@ class NoiseFloor(msgspec.Struct, frozen=True, kw_only=True):
     benchmark_id: str
 
 
+BodySource = Literal["test split", "drawn images", "drawn tensors"]
+
+
+class LoadFailures(msgspec.Struct, frozen=True, kw_only=True):
+    """Requests of one loop that were not answered with a prediction, all for the same reason."""
+
+    code: str
+    """Of our problem documents (`queue_full`), `http 502` for another answer, or `no answer`."""
+    status: int | None
+    """Of HTTP; None without an answer. 429, the platform's refusal to queue more, is counted apart."""
+    example: str
+    """What the first of them was told."""
+    count: int
+    first_ns: int
+    last_ns: int
+    """When they were to be sent, from the loop's start."""
+
+
+class Served(msgspec.Struct, frozen=True, kw_only=True):
+    """What answered, in the words of the answers."""
+
+    engine: str
+    precision: str
+    batch_size: int
+    answers: int
+
+
+class Loop(msgspec.Struct, frozen=True, kw_only=True):
+    """One way to drive the service, over HTTP connections that stay open. Lists are in the order of `scheduled_ns`.
+
+    Closed: each of `users` sends when it has its answer; a request is due when it is sent. Open: requests are due by a
+    Poisson process of `rate` drawn beforehand, and latency counts from then, so that what a stalled service makes
+    others wait is in it (no coordinated omission).
+    """
+
+    kind: Literal["closed", "open"]
+    users: int
+    """Clients of the closed loop; of the open one, connections it starts with."""
+    rate: float | None
+    """Open loop: requests a second, on average."""
+    elapsed_ns: int
+    """From the start to the last answer."""
+    sent: int
+    answered: int
+    served: list[Served] = []
+    failures: list[LoadFailures] = []
+    every: int = 1
+    """Of the answered requests each so many-th is in the lists, by when it was due."""
+    scheduled_ns: list[int] = []
+    """When a request was due, from the loop's start."""
+    latencies_ns: list[int] = []
+    """From then to the last byte of the answer."""
+    late_ns: list[int] = []
+    """Of the latency: until the request was written, because the generator or a free connection was late."""
+    queue_us: list[int] = []
+    decode_us: list[int] = []
+    inference_us: list[int] = []
+    """Of the latency, as the answer says."""
+    cpu_s: float
+    """Processor time of the load generator itself."""
+
+
+class MeasuredService(msgspec.Struct, frozen=True, kw_only=True):
+    """The platform's HTTP service under load, with the model as it was served then; no part of the decision."""
+
+    reason: str | None = None
+    """Why there are no loops, or not both."""
+    source: BodySource | None = None
+    """What was sent."""
+    inputs: int = 0
+    """Different ones, each sent in turn."""
+    input_bytes: int = 0
+    """Of the middle one, by size."""
+    tls: bool = False
+    closed: Loop | None = None
+    open: Loop | None = None
+    requests: int = 0
+    """All that were sent, those of the warm-up included."""
+    conditions: list[str] = []
+    """What disturbed the two loops, one sentence each."""
+
+
 class MeasurementSet(msgspec.Struct, frozen=True, kw_only=True):
     """A finished benchmark: everything the decision and the report are computed from, and nothing else is."""
 
@@ -642,6 +748,8 @@ class MeasurementSet(msgspec.Struct, frozen=True, kw_only=True):
     reference: Accuracy | None = None
     """Of ONNX Runtime on the CPU in FP32, on the test split."""
     gates: list[GateResult] = []
+    service: MeasuredService | None = None
+    """Where the order has `service_load`."""
 
 
 # --- jobs -----------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from gateway.auth import credential_of
 from gateway.browsers import check_origin, session_cookie
 from gateway.context import Context
 from gateway.routes.common import Cursor, Http, Injected, Limit, about, account_of, identity_of, iso, listing, problems
-from shared import clock, errors
+from shared import apikeys, clock, errors
 from shared.db import accounts
 from shared.db.tables import ApiKey
 
@@ -131,10 +131,10 @@ async def list_keys(
 @post("/api-keys", responses=problems())
 async def add_key(request: Http, data: JSONBody[schemas.NewKey], context: Injected) -> schemas.FreshApiKey:
     """Make an API key with your own role. `key` is shown this once."""
-    key = tokens.new_key()
+    key = apikeys.new_key()
     expires_at_ms = None if data.expires_in_days is None else clock.now_ms() + data.expires_in_days * DAY_MS
     row = await context.store.write(
-        accounts.add_key, account_of(request).id, data.name, tokens.fingerprint(key), tokens.hint(key), expires_at_ms
+        accounts.add_key, account_of(request).id, data.name, apikeys.fingerprint(key), apikeys.hint(key), expires_at_ms
     )
     about(request, row.id)
     shown = _key(row)

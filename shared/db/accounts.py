@@ -10,7 +10,7 @@ import peewee
 from shared import clock, errors, ids
 from shared.db import connection, pages
 from shared.db.registry import bump
-from shared.db.tables import ApiKey, Session, User
+from shared.db.tables import ApiKey, Job, Session, User
 
 Role = Literal["admin", "engineer", "viewer"]
 
@@ -152,8 +152,42 @@ def add_key(user_id: str, name: str, key_sha256: str, hint: str, expires_at_ms: 
     return key
 
 
+def add_job_key(job_id: str, user_id: str, key_sha256: str, expires_at_ms: int) -> None:
+    """Record the key of a running job: good for a viewer's calls while it runs. That of an earlier attempt goes."""
+    now = clock.now_ms()
+    with connection.write():
+        _drop_keys(ApiKey.job_id == job_id)
+        ApiKey.insert(
+            id=ids.new_id("key"),
+            user_id=user_id,
+            name=f"of {job_id}",
+            key_sha256=key_sha256,
+            hint="",
+            created_at_ms=now,
+            expires_at_ms=expires_at_ms,
+            job_id=job_id,
+        ).execute()
+
+
+def drop_job_keys() -> int:
+    """Delete the keys of jobs that do not run any more, however they ended; returns how many went."""
+    ended = ApiKey.job_id.is_null(False) & ApiKey.job_id.not_in(Job.select(Job.id).where(Job.status == "running"))
+    with connection.read():
+        if not ApiKey.select().where(ended).exists():
+            return 0
+    with connection.write():
+        return _drop_keys(ended)
+
+
+def _drop_keys(which: peewee.Expression) -> int:
+    gone = int(ApiKey.delete().where(which).execute())
+    if gone:
+        bump("access")
+    return gone
+
+
 def key_user(key_sha256: str) -> tuple[Account, int | None] | None:
-    """Who a live key belongs to, and when it expires (ms)."""
+    """Who a live key belongs to, and when it expires (ms); behind the key of a job is a viewer, whoever ordered it."""
     with connection.read():
         row = ApiKey.get_or_none(
             (ApiKey.key_sha256 == key_sha256)
@@ -163,12 +197,21 @@ def key_user(key_sha256: str) -> tuple[Account, int | None] | None:
     if row is None:
         return None
     owner = account(row.user_id)
+    if owner is not None and row.job_id is not None:
+        owner = msgspec.structs.replace(owner, role="viewer") if _runs(row.job_id) else None
     return None if owner is None else (owner, row.expires_at_ms)
 
 
+def _runs(job_id: str) -> bool:
+    with connection.read():
+        return bool(Job.select().where((Job.id == job_id) & (Job.status == "running")).exists())
+
+
 def keys(user_id: str, *, limit: int, cursor: str | None) -> pages.Page[ApiKey]:
-    """The user's keys that are not revoked, newest first."""
-    query = ApiKey.select().where((ApiKey.user_id == user_id) & ApiKey.revoked_at_ms.is_null())
+    """The user's keys that are not revoked, newest first; not those of jobs."""
+    query = ApiKey.select().where(
+        (ApiKey.user_id == user_id) & ApiKey.revoked_at_ms.is_null() & ApiKey.job_id.is_null()
+    )
     return pages.page(query, ApiKey.id, "key", limit, cursor)
 
 

@@ -83,6 +83,7 @@ class ApiKey(Table):
     created_at_ms = peewee.IntegerField()
     expires_at_ms = peewee.IntegerField(null=True)
     revoked_at_ms = peewee.IntegerField(null=True)
+    job_id = peewee.TextField(null=True)
 
     class Meta:
         """Name."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import BinaryIO
 
 import msgspec
 import numpy as np
+from PIL import Image
 
 from shared import errors
 from shared.specs import DatasetIndex, Preprocessing, Sample
@@ -94,3 +96,11 @@ class SampleImages:
             row = np.empty((1, *shape(contract)), contract.dtype)
             preprocess(decode(self.read(sample), contract.color), contract, row[0])
             yield row
+
+
+def drawn_image(height: int, width: int, seed: int) -> bytes:
+    """A JPEG drawn from a seed, of soft shapes as photographs have them: noise would take unusually long to decode."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()

@@ -24,8 +24,9 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from gateway import events, tokens
+from gateway import events
 from gateway.__main__ import CLIENT_BYTES
+from shared import apikeys
 from shared.db import accounts, connection
 from tests.conftest import eventually
 from tests.process.platform import Platform, running, upload_digits, wait_for
@@ -281,8 +282,8 @@ class Alone:
         connection.migrate(db_file)
         connection.open_db(db_file)
         account = accounts.add_user("eve", "unusable", "engineer")
-        key = tokens.new_key()
-        accounts.add_key(account.id, "test", tokens.fingerprint(key), tokens.hint(key), None)
+        key = apikeys.new_key()
+        accounts.add_key(account.id, "test", apikeys.fingerprint(key), apikeys.hint(key), None)
         self.key = {"X-API-Key": key}
         with socket.socket() as probe:
             probe.bind((HOST, 0))

@@ -16,8 +16,7 @@ import pytest
 
 from benchmarks.invariants import violations
 from benchmarks.models import free_port
-from gateway import tokens
-from shared import clock, config, failpoints
+from shared import apikeys, clock, config, failpoints
 from shared.artifacts import ArtifactStore
 from shared.db import accounts, benchmarks, connection, jobs, registry, tables
 from shared.db.accounts import Account
@@ -306,8 +305,8 @@ class Caller:
     """A client of the gateway that repeats a call with the key of the first until it is answered."""
 
     def __init__(self, settings: config.Settings, user: Account) -> None:
-        key = tokens.new_key()
-        accounts.add_key(user.id, "test", tokens.fingerprint(key), tokens.hint(key), None)
+        key = apikeys.new_key()
+        accounts.add_key(user.id, "test", apikeys.fingerprint(key), apikeys.hint(key), None)
         self._http = httpx.Client(
             base_url=f"http://127.0.0.1:{settings.port}/api/v1", headers={"Authorization": f"Bearer {key}"}, timeout=30
         )

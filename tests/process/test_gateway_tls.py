@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gateway import tokens
+from shared import apikeys
 from shared.db import accounts, connection
 from tests.conftest import eventually, make_certificate
 
@@ -127,8 +127,8 @@ def test_plain_http_gets_no_answer(served: Served) -> None:
 def somebody(username: str) -> tuple[accounts.Account, str, str]:
     """A new engineer, the id of a key of theirs, and the key."""
     user = accounts.add_user(username, "unusable", "engineer")
-    key = tokens.new_key()
-    return user, accounts.add_key(user.id, "test", tokens.fingerprint(key), tokens.hint(key), None).id, key
+    key = apikeys.new_key()
+    return user, accounts.add_key(user.id, "test", apikeys.fingerprint(key), apikeys.hint(key), None).id, key
 
 
 ENDS: dict[str, Callable[[str, str], object]] = {

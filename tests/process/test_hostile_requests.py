@@ -26,8 +26,7 @@ import psutil
 import pytest
 import zmq
 
-from gateway import tokens
-from shared import config, nets
+from shared import apikeys, config, nets
 from shared.wire import codec
 from tests.process import test_hostile_models
 from tests.process.platform import ADMIN_PASSWORD, DIGITS, Platform, running, wait_for
@@ -247,7 +246,7 @@ def test_keys(platform: Platform, people: dict[str, httpx.Client]):
     made = people["ada"].post("/auth/api-keys", json={"name": "a"}).json()
     assert verify(platform, made["key"]) == 200
     wrong = made["key"][:-1] + ("a" if made["key"][-1] != "a" else "b")
-    assert verify(platform, wrong) == verify(platform, tokens.new_key()) == verify(platform, "cvp_") == 401
+    assert verify(platform, wrong) == verify(platform, apikeys.new_key()) == verify(platform, "cvp_") == 401
     assert people["bob"].delete(f"/auth/api-keys/{made['id']}").status_code == 404
     assert verify(platform, made["key"]) == 200
     assert people["ada"].delete(f"/auth/api-keys/{made['id']}").status_code == 204

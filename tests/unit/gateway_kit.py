@@ -13,10 +13,9 @@ import httpx
 import msgspec
 from litestar.testing import TestClient
 
-from gateway import tokens
 from gateway.app import create_app
 from gateway.context import Context
-from shared import config, errors
+from shared import apikeys, config, errors
 from shared.db import accounts, connection, datasets, registry
 from shared.db.tables import Artifact, Benchmark, BenchmarkResult, Dataset, Idempotency, Job, JobEvent, Model, Report
 from shared.specs import (
@@ -197,8 +196,8 @@ def fresh_gateway_at(folder: Path) -> Iterator[Gateway]:
 def new_key(username: str, role: str) -> str:
     """A user with that role, and an API key of theirs."""
     account = accounts.add_user(username, "unusable", role)
-    key = tokens.new_key()
-    accounts.add_key(account.id, "test", tokens.fingerprint(key), tokens.hint(key), None)
+    key = apikeys.new_key()
+    accounts.add_key(account.id, "test", apikeys.fingerprint(key), apikeys.hint(key), None)
     return key
 
 

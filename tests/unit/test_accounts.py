@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import msgspec
 import pytest
 
-from shared import clock, errors
-from shared.db import accounts
+from shared import apikeys, clock, errors
+from shared.db import accounts, connection, jobs
 from shared.db.registry import revisions
+from shared.specs import BenchmarkSpec
 
 
 @pytest.fixture
@@ -74,3 +78,44 @@ def test_keys_end_by_expiry_revocation_and_with_their_user(admin: accounts.Accou
     accounts.add_key(ann.id, "again", "c" * 64, "cvp_ef", None)
     accounts.delete_user(ann.id)
     assert accounts.key_user("c" * 64) is None
+
+
+def test_the_key_of_a_job_is_a_viewers_and_ends_with_it(ann: accounts.Account, db_file: Path) -> None:
+    with connection.write():
+        job_id = jobs.insert("benchmark", BenchmarkSpec(model_id="mdl_1"), user_id=ann.id)
+    keys = [apikeys.new_key() for _ in range(2)]
+    soon = clock.now_ms() + 60_000
+    accounts.add_job_key(job_id, ann.id, apikeys.fingerprint(keys[0]), soon)
+    assert accounts.key_user(apikeys.fingerprint(keys[0])) is None, "the job does not run"
+    now = clock.now_ms()
+    ticket = jobs.peek("accelerator", now)
+    assert ticket is not None
+    job = jobs.claim("accelerator", "benchmarker-0", now, ticket.id)
+    assert job is not None
+    found = accounts.key_user(apikeys.fingerprint(keys[0]))
+    assert found == (msgspec.structs.replace(ann, role="viewer"), soon)
+    assert accounts.keys(ann.id, limit=10, cursor=None).rows == [], "nobody's to keep"
+    assert accounts.drop_job_keys() == 0
+
+    before = revisions()["access"]
+    accounts.add_job_key(job_id, ann.id, apikeys.fingerprint(keys[1]), soon)
+    assert accounts.key_user(apikeys.fingerprint(keys[0])) is None, "one of an earlier attempt"
+    assert accounts.key_user(apikeys.fingerprint(keys[1])) is not None
+    jobs.put_back(job, "the worker was stopped")
+    assert accounts.key_user(apikeys.fingerprint(keys[1])) is None
+    assert accounts.drop_job_keys() == 1
+    assert accounts.drop_job_keys() == 0
+    assert revisions()["access"] >= before + 2, "what remembers it must look again"
+
+
+def test_the_key_of_a_job_expires_and_goes_with_its_user(ann: accounts.Account, db_file: Path) -> None:
+    with connection.write():
+        job_id = jobs.insert("benchmark", BenchmarkSpec(model_id="mdl_1"), user_id=ann.id)
+    assert jobs.claim("accelerator", "benchmarker-0", clock.now_ms(), job_id) is not None
+    key = apikeys.fingerprint(apikeys.new_key())
+    accounts.add_job_key(job_id, ann.id, key, clock.now_ms() - 1)
+    assert accounts.key_user(key) is None
+    accounts.add_job_key(job_id, ann.id, key, clock.now_ms() + 60_000)
+    assert accounts.key_user(key) is not None
+    accounts.delete_user(ann.id)
+    assert accounts.key_user(key) is None

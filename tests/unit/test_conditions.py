@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarker import host
-from benchmarker.conditions import Reading, circumstances, disturbances, read
+from benchmarker.conditions import Reading, circumstances, disturbances, read, service_disturbances
 from shared import config
 from shared.gpu import Use
 
@@ -66,6 +66,17 @@ def test_predictions_disturb(before: tuple[str, int], after: tuple[str, int], sa
 def test_predictions_before_the_run_or_unknown_ones_do_not() -> None:
     assert disturbances(QUIET._replace(predictions=("a", 7)), LATER._replace(predictions=("a", 7))) == []
     assert disturbances(QUIET._replace(predictions=("a", 7)), LATER) == []
+
+
+def test_what_drives_the_service_does_not_disturb_it_and_others_do() -> None:
+    before = QUIET._replace(predictions=("a", 7))
+    assert service_disturbances(before, LATER._replace(predictions=("a", 1007)), own=1000) == []
+    assert service_disturbances(before, LATER._replace(predictions=("a", 907)), own=1000) == [], "some got nowhere"
+    (sentence,) = service_disturbances(before, LATER._replace(predictions=("a", 1010)), own=1000)
+    assert sentence.startswith("3 predictions were answered")
+    busy = LATER._replace(predictions=("a", 7), busy_s=10_000.0)
+    assert disturbances(before, busy)
+    assert service_disturbances(before, busy, own=0) == [], "the load is the service itself"
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import admin, passwords, tokens
-from shared import clock
+from shared import apikeys, clock
 from shared.db import accounts, connection
 from tests.unit.gateway_kit import Gateway, fields_of, gateway_at, problem
 
@@ -135,9 +135,9 @@ def test_api_keys(gateway: Gateway) -> None:
 
 
 def test_bad_keys(gateway: Gateway, ada: accounts.Account) -> None:
-    expired = tokens.new_key()
-    accounts.add_key(ada.id, "old", tokens.fingerprint(expired), tokens.hint(expired), clock.now_ms() - 1)
-    for key in (expired, tokens.new_key(), gateway.keys["admin"][:-1], "cvp_", "cvp_" + "ä" * 36):
+    expired = apikeys.new_key()
+    accounts.add_key(ada.id, "old", apikeys.fingerprint(expired), apikeys.hint(expired), clock.now_ms() - 1)
+    for key in (expired, apikeys.new_key(), gateway.keys["admin"][:-1], "cvp_", "cvp_" + "ä" * 36):
         response = gateway.get("/auth/verify", role=None, headers={"X-API-Key": key.encode("latin-1")})
         problem(response, 401, "unauthorized")
 
@@ -146,11 +146,11 @@ def test_an_api_key_does_not_sign_out(gateway: Gateway) -> None:
     problem(gateway.post("/auth/logout"), 409, "conflict")
 
 
-@given(st.integers(4, 39), st.sampled_from(tokens.BASE62))
+@given(st.integers(4, 39), st.sampled_from(apikeys.BASE62))
 def test_one_wrong_character_is_told_without_a_look_up(position: int, other: str) -> None:
-    key = tokens.new_key()
-    assert tokens.well_formed(key)
-    assert tokens.well_formed(key[:position] + other + key[position + 1 :]) == (other == key[position])
+    key = apikeys.new_key()
+    assert apikeys.well_formed(key)
+    assert apikeys.well_formed(key[:position] + other + key[position + 1 :]) == (other == key[position])
 
 
 def test_users(gateway: Gateway) -> None:

@@ -239,3 +239,19 @@ def test_the_incumbent_is_what_was_activated(gateway: Gateway, status: str, stay
         ).execute()
     active = Candidate(engine="openvino", precision="fp32", batch_size=8, threads=2)
     assert registry.incumbent(model_id) == (active if stays else None)
+
+
+def test_the_service_is_not_sent_more_than_a_loop_takes() -> None:
+    assert refusals(service_load={"users": 100}) == {}
+    assert refusals(service_load={"users": 100, "arrival_rate": 3000.0}) == {}
+    (message,) = refusals(service_load={"users": 1, "arrival_rate": 5000.0}).values()
+    assert "at most 3333.33 for 30 seconds" in message
+    assert refusals(service_load={"users": 1, "arrival_rate": 5000.0, "seconds": 10}) == {}
+
+
+@pytest.mark.parametrize(
+    "load", [{}, {"users": 0}, {"users": 201}, {"users": 5, "arrival_rate": 0}, {"users": 5, "seconds": 301}]
+)
+def test_a_load_out_of_range_is_no_order(load: dict[str, Any]) -> None:
+    with pytest.raises(msgspec.ValidationError, match="service_load"):
+        refusals(service_load=load)

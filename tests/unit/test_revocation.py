@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway import caches, events, tokens
+from gateway import caches, events
 from gateway.context import Context
-from shared import clock
+from shared import apikeys, clock
 from shared.db import accounts
 from tests.unit.gateway_kit import Conversation, context_at, converse
 
@@ -32,8 +32,8 @@ def test_the_looks_add_up_to_less_than_what_is_promised() -> None:
 def credentials_of(context: Context) -> tuple[str, str, str, str, str]:
     """A user, a key and a session of theirs: ids, the key itself, and the token."""
     user = accounts.add_user("eve", "unusable", "engineer")
-    key = tokens.new_key()
-    row = accounts.add_key(user.id, "test", tokens.fingerprint(key), tokens.hint(key), None)
+    key = apikeys.new_key()
+    row = accounts.add_key(user.id, "test", apikeys.fingerprint(key), apikeys.hint(key), None)
     session = accounts.open_session(user.id, 60_000)
     token = context.signer.sign(user.id, session.id, session.created_at_ms, session.expires_at_ms)
     return user.id, row.id, session.id, key, token
