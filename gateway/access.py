@@ -62,6 +62,7 @@ TABLE: dict[tuple[str, str], Minimum] = {
     ("GET", "/api/v1/jobs/{job_id}"): "engineer",
     ("GET", "/api/v1/jobs/{job_id}/log"): "engineer",  # of their own; an administrator any
     ("GET", "/api/v1/reports"): "engineer",
+    ("GET", "/api/v1/reports/history"): "engineer",
     ("GET", "/api/v1/reports/{report_id}"): "engineer",
     ("GET", "/api/v1/reports/{report_id}/view"): "engineer",
     ("GET", "/api/v1/reports/{report_id}/export"): "engineer",

@@ -11,6 +11,7 @@ from litestar.openapi.spec import Example, OpenAPI, OpenAPIMediaType, OpenAPIRes
 from gateway import schemas
 from shared.specs import (
     BenchmarkSpec,
+    Candidate,
     ClassCount,
     Constraint,
     DatasetWarning,
@@ -182,6 +183,20 @@ BODIES: tuple[msgspec.Struct, ...] = (
         content_sha256=SHA256,
         formats=["pdf", "html", "json", "csv"],
         created_at=FINISHED,
+    ),
+    schemas.PastChoice(
+        report_id=REPORT,
+        benchmark_id=JOB,
+        model_id=MODEL,
+        measured_at=FINISHED,
+        objective="latency",
+        fingerprint="5d41402abc4b2a76",
+        dirty=False,
+        fragile=False,
+        num_measured=8,
+        num_rejected=1,
+        selected=Candidate(engine="openvino", precision="int8", batch_size=1, threads=2),
+        figures={"latency_p95_ms": schemas.PastFigure(value=0.93, low=0.919, high=0.941, n=700)},
     ),
     schemas.ServedModel(
         id=MODEL,

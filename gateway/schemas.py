@@ -10,6 +10,7 @@ from msgspec import UNSET, Meta, UnsetType
 from gateway.passwords import MAX_LENGTH, MIN_LENGTH
 from shared.gpu import Gpu
 from shared.specs import (
+    Candidate,
     ClassCount,
     ConversionFacts,
     DatasetLayout,
@@ -20,6 +21,7 @@ from shared.specs import (
     JobKind,
     JobStatus,
     Lane,
+    MetricName,
     NearDuplicate,
     Precision,
     Preprocessing,
@@ -441,6 +443,35 @@ class ReportRef(View, frozen=True, kw_only=True):
     content_sha256: str
     formats: list[str]
     created_at: str
+
+
+class PastFigure(View, frozen=True, kw_only=True, omit_defaults=True):
+    """A figure with its 95 % bounds, where it has them."""
+
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+
+
+class PastChoice(View, frozen=True, kw_only=True):
+    """What one benchmark chose, and how it did; figures compare where `fingerprint` and `objective` are the same.
+
+    All from the report's record; null where that file is gone.
+    """
+
+    report_id: str
+    benchmark_id: str
+    model_id: str
+    measured_at: str
+    objective: str | None
+    fingerprint: str | None
+    dirty: bool | None
+    fragile: bool | None
+    num_measured: int
+    num_rejected: int
+    selected: Candidate | None
+    figures: dict[MetricName, PastFigure]
 
 
 # --- inference --------------------------------------------------------------------------------------------------------

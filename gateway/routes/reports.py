@@ -12,6 +12,7 @@ from litestar.response import File
 
 from gateway import schemas
 from gateway.context import Context
+from gateway.history import past_choice
 from gateway.routes.common import Cursor, Http, Injected, Limit, encoded, problems, ready
 from shared import clock, errors
 from shared.db import benchmarks, tables
@@ -41,6 +42,14 @@ async def list_reports(
     """Reports, newest first."""
     wanted = {"model_id": model_id, "benchmark_id": benchmark_id}
     return ready(await context.store.read(_listed, wanted, limit, cursor))
+
+
+@get("/history", responses=problems())
+async def list_history(
+    context: Injected, model_id: FromQuery[str], limit: Limit = 50, cursor: Cursor = None
+) -> Response[bytes]:
+    """What was chosen for a model over time, newest first, with its key figures and their intervals."""
+    return ready(await context.store.read(_history, context, model_id, limit, cursor))
 
 
 @get("/{report_id:str}", responses=problems(404))
@@ -104,6 +113,11 @@ def _listed(wanted: dict[str, Any], limit: int, cursor: str | None) -> bytes:
     return encoded(benchmarks.reports(**wanted, limit=limit, cursor=cursor), _report)
 
 
+def _history(context: Context, model_id: str, limit: int, cursor: str | None) -> bytes:
+    page = benchmarks.reports(model_id=model_id, limit=limit, cursor=cursor)
+    return encoded(page, lambda row: past_choice(row, context.reports))
+
+
 def _report(row: Any) -> schemas.ReportRef:
     files = FILES.decode(row.files)
     return schemas.ReportRef(
@@ -117,4 +131,4 @@ def _report(row: Any) -> schemas.ReportRef:
     )
 
 
-router = Router("/reports", route_handlers=[list_reports, get_report, view, export], tags=["reports"])
+router = Router("/reports", route_handlers=[list_reports, list_history, get_report, view, export], tags=["reports"])

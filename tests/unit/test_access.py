@@ -53,6 +53,7 @@ GET /api/v1/jobs
 GET /api/v1/jobs/{job_id}
 GET /api/v1/jobs/{job_id}/log
 GET /api/v1/reports
+GET /api/v1/reports/history
 GET /api/v1/reports/{report_id}
 GET /api/v1/reports/{report_id}/view
 GET /api/v1/reports/{report_id}/export

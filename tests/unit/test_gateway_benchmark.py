@@ -14,7 +14,9 @@ from shared import clock
 from shared.db import connection, jobs, registry
 from shared.db.tables import Benchmark, BenchmarkResult, Idempotency, Job, Report
 from shared.specs import ReportSpec
+from shared.verdict.report import build, canonical
 from tests.unit.gateway_kit import Gateway, fields_of, fresh_gateway_at, problem, ready_model
+from tests.unit.measurements import measurement_set
 
 RECORD = b'{"schema":"cvp.report/1"}'
 
@@ -243,6 +245,23 @@ def test_reports(gateway: Gateway, report_id: str) -> None:
     assert gateway.get("/reports?model_id=none").json()["items"] == []
     assert gateway.get(f"/reports?benchmark_id={listed['benchmark_id']}").json()["items"] == [listed]
     problem(gateway.get("/reports/rep_2"), 404, "not_found")
+
+
+def test_the_history_of_a_model_has_what_was_chosen_and_how_it_did(gateway: Gateway, report_id: str) -> None:
+    model_id = Report.get_by_id(report_id).model_id
+    [line] = gateway.get(f"/reports/history?model_id={model_id}").json()["items"]
+    assert (line["report_id"], line["selected"], line["figures"]) == (report_id, None, {}), "no such record"
+    measurements = measurement_set(conditions=["Other processes used 1.2 cores."])
+    kept = gateway.context.reports.put(canonical(build(measurements, report_id)))
+    Report.update(files={"report.json": kept.sha256}).execute()
+    [line] = gateway.get(f"/reports/history?model_id={model_id}").json()["items"]
+    assert line["selected"]["engine"] == "onnxruntime"
+    assert (line["objective"], line["fragile"], line["num_measured"]) == ("latency", False, 4)
+    assert line["measured_at"] == measurements.created_at
+    assert set(line["figures"]) == {"latency_p50_ms", "latency_p95_ms", "throughput_fps", "memory_mb"}
+    assert line["figures"]["latency_p95_ms"]["low"] < line["figures"]["latency_p95_ms"]["value"]
+    assert gateway.get("/reports/history?model_id=mdl_none").json() == {"items": [], "next_cursor": None}
+    assert "model_id" in problem(gateway.get("/reports/history"), 422, "invalid")["detail"]
 
 
 def test_the_measurements_of_a_report_can_be_fetched(gateway: Gateway, report_id: str) -> None:
