@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
-from preparer import DescribeOrder
+from preparer import DescribeOrder, input_range
 from shared import errors, metadata
 from shared.engines import engine_class
 from shared.engines.base import Engine
@@ -163,6 +163,12 @@ def _contract(
     ends_in_softmax = _ends_in_softmax(model.graph)
     if order.preprocessing is None:
         derived = _derive(inputs, ends_in_softmax, order.task_type)
+        if derived is not None and input_range.takes_bytes(model.graph, inputs[0].name):
+            derived = msgspec.structs.replace(derived, scale=1.0)
+            notes.append(
+                "The model begins with arithmetic for values of 0 to 255 (a rescaling or normalisation of its own), so "
+                "images are not divided by 255 before."
+            )
         if derived is not None:
             how = "stretched to" if derived.resize.mode == "stretch" else "fitted into"
             notes.append(
@@ -175,12 +181,22 @@ def _contract(
         preprocess.check_contract(order.preprocessing, inputs)
     except errors.AppError as error:
         raise errors.BadModel(error.message) from error
+    if _scaled_twice(order.preprocessing, inputs, model):
+        notes.append(
+            "The model begins with arithmetic for values of 0 to 255, but its contract scales them down before: images "
+            "come out nearly black. Upload with preprocessing.scale = 1, or without preprocessing."
+        )
     if ends_in_softmax and order.preprocessing.scores == "logits" and order.task_type == "classification":
         notes.append(
             "The model ends in Softmax, but its contract says `logits`: confidences come out flattened. "
             "Upload with preprocessing.scores = probabilities."
         )
     return order.preprocessing, notes
+
+
+def _scaled_twice(contract: Preprocessing, inputs: list[TensorInfo], model: ModelProto) -> bool:
+    scaled = contract.scale / min(contract.std) < input_range.LARGEST_FACTOR
+    return scaled and input_range.takes_bytes(model.graph, inputs[0].name)
 
 
 def _derive(inputs: list[TensorInfo], ends_in_softmax: bool, task: Task) -> Preprocessing | None:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from preparer import DescribeOrder
 from shared import child, metadata, sandbox
 from shared.specs import ModelDescription
@@ -18,9 +20,17 @@ def look(order: DescribeOrder, _report: Callable[[dict[str, Any]], None]) -> Mod
     from preparer.describe import describe  # its libraries start threads, which must be inside as well
 
     description = describe(order)
-    if "onnx" in order.outputs:
-        metadata.write(path, order.outputs["onnx"], metadata.describing(description.preprocessing, description.labels))
-    return description
+    if "onnx" not in order.outputs:
+        return description
+    pairs = metadata.describing(description.preprocessing, description.labels)
+    left_out = metadata.write(path, order.outputs["onnx"], pairs)
+    if not left_out:
+        return description
+    note = (
+        f"The file holds {left_out:,} bytes of metadata beside the network, which were left out of the model that is "
+        "served; the upload itself is kept as it came."
+    )
+    return msgspec.structs.replace(description, notes=[*description.notes, note])
 
 
 if __name__ == "__main__":

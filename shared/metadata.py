@@ -33,6 +33,10 @@ MAX_PARTS = 16
 """In one pair, where two belong."""
 MAX_VALUE = 16 * 2**20
 """Bytes of one pair: a hundred thousand labels of a hundred characters."""
+MAX_FOREIGN = 2**20
+"""Bytes of everything beside the network and our pairs that is kept: every engine holds it in memory."""
+NETWORK_FIELDS = frozenset({1, 5, 7, 8, 25})
+"""`ModelProto`'s versions, graph, operator sets and functions."""
 CHUNK = 1 << 20
 
 
@@ -91,19 +95,31 @@ def labels_in(pairs: Mapping[str, str]) -> list[str] | None:
     return labels
 
 
-def write(source: Path, fd: int, pairs: Mapping[str, str]) -> None:
+def write(source: Path, fd: int, pairs: Mapping[str, str]) -> int:
     """Copy a model to a descriptor, with these pairs in place of those of ours it has.
+
+    Returns:
+        How many bytes of texts and pairs of others were left out, for they go beyond `MAX_FOREIGN`.
 
     Raises:
         errors.BadModel: The source is cut off, or no Protocol Buffers message.
     """
+    kept = left_out = 0
     with source.open("rb") as file, open(fd, "wb", closefd=False) as target:
         for field in list(_fields(file)):
-            if not _is_metadata(field) or _pair(file, field)[0] not in OURS:
-                _copy(file, target, field.start, field.end)
+            if _is_metadata(field) and _pair(file, field)[0] in OURS:
+                continue
+            size = field.end - field.start
+            if field.number not in NETWORK_FIELDS:
+                if kept + size > MAX_FOREIGN:
+                    left_out += size
+                    continue
+                kept += size
+            _copy(file, target, field.start, field.end)
         for key, value in pairs.items():
             pair = _counted(1, key.encode()) + _counted(2, value.encode())
             target.write(_counted(METADATA_FIELD, pair))
+    return left_out
 
 
 def _is_current(text: str, contract: Preprocessing) -> bool:

@@ -251,3 +251,67 @@ def test_what_the_scores_are_is_decided_once(look):
     sometimes = look(tensor_classifier())  # of rows that happen to be a distribution it gives a distribution
     assert (sometimes.preprocessing, sometimes.scores) == (None, "logits")
     assert "taken for logits" in sometimes.notes[-1]
+
+
+def constant(name: str, value: float | list[float]) -> onnx.TensorProto:
+    return numpy_helper.from_array(
+        np.array(value, np.float32).reshape((1, -1, 1, 1) if isinstance(value, list) else ()), name
+    )
+
+
+def scaling(*steps: tuple[str, float | list[float]], reverse: bool = False) -> onnx.ModelProto:
+    """`classifier`, with some arithmetic with constants before it."""
+    model = classifier(["n", 3, 8, 8])
+    before, nodes = "image", []
+    for number, (kind, value) in enumerate(steps):
+        given = [before, f"c{number}"]
+        model.graph.initializer.append(constant(f"c{number}", value))
+        nodes.append(helper.make_node(kind, given[::-1] if reverse else given, [f"v{number}"]))
+        nodes.append(helper.make_node("Identity", [f"v{number}"], [f"i{number}"]))
+        before = f"i{number}"
+    model.graph.node[0].input[0] = before
+    rest = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend([*nodes, *rest])
+    return model
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        scaling(("Mul", 1 / 255)),
+        scaling(("Mul", 1 / 255), reverse=True),
+        scaling(("Div", 255.0)),
+        scaling(("Mul", 1 / 127.5), ("Add", -1.0)),
+        scaling(("Sub", 127.5), ("Div", 128.0)),
+        scaling(("Sub", [123.7, 116.3, 103.5]), ("Div", [58.4, 57.1, 57.4])),
+        scaling(("Sub", [103.9, 116.8, 123.7])),
+        scaling(("Add", [-103.9, -116.8, -123.7])),
+    ],
+)
+def test_a_model_that_scales_its_images_itself_gets_them_unscaled(look, model: onnx.ModelProto):
+    found = look(model)
+    assert found.preprocessing.scale == 1.0
+    assert "not divided by 255" in found.notes[0]
+    assert "kept as they are" in found.notes[1]
+    said = look(model, preprocessing=Preprocessing(resize=Resize(height=8, width=8)))
+    assert said.preprocessing.scale == 1 / 255
+    assert "nearly black" in said.notes[0]
+    assert not look(model, preprocessing=Preprocessing(resize=Resize(height=8, width=8), scale=1.0)).notes
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        classifier(),
+        scaling(("Mul", 2.0), ("Sub", 1.0)),
+        scaling(("Sub", [0.485, 0.456, 0.406]), ("Div", [0.229, 0.224, 0.225])),
+        scaling(("Sub", 0.5), ("Div", 0.5)),
+        scaling(("Mul", 0.0)),
+        scaling(("Mul", 255.0)),
+        scaling(("Mul", float("nan"))),
+        scaling(("Div", 0.0)),
+    ],
+)
+def test_a_model_for_values_below_one_gets_them_divided(look, model: onnx.ModelProto):
+    assert look(model).preprocessing.scale == 1 / 255

@@ -56,6 +56,25 @@ def test_what_is_written_is_what_onnx_reads(
     assert model == original
 
 
+def test_what_others_wrote_is_kept_up_to_a_bound(tmp_path: Path) -> None:
+    model = onnx.load_model(model_with(tmp_path, {"small": "kept", "large": "x" * (metadata.MAX_FOREIGN + 1)}))
+    model.doc_string = "d" * metadata.MAX_FOREIGN
+    onnx.helper.set_model_props(model, pairs_of(model) | {f"part{n}": "x" * 100_000 for n in range(30)} | {"last": "1"})
+    (path := tmp_path / "large").write_bytes(model.SerializeToString())
+    with (tmp_path / "target").open("wb") as file:
+        left_out = metadata.write(path, file.fileno(), metadata.describing(CONTRACT, LABELS))
+    found = onnx.load_model(tmp_path / "target")
+    assert {"small", "last", metadata.CONTRACT, metadata.LABELS} < pairs_of(found).keys()
+    assert "large" not in pairs_of(found)
+    assert not found.doc_string
+    assert found.graph == model.graph
+    assert found.ByteSize() < metadata.MAX_FOREIGN + 10_000
+    for item in list(found.metadata_props):
+        if item.key in metadata.OURS:
+            found.metadata_props.remove(item)
+    assert left_out == model.ByteSize() - found.ByteSize()
+
+
 def test_contract_and_labels_come_back(tmp_path: Path) -> None:
     path = model_with(tmp_path, metadata.describing(CONTRACT, LABELS))
     pairs = metadata.read(path)
