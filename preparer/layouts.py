@@ -16,8 +16,8 @@ from preparer.findings import Findings, shown
 from shared import errors
 from shared.specs import DatasetLayout, Split, Task
 
-IMAGES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp")
-OTHER_IMAGES = (".bmp", ".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".svg", ".jp2", ".ppm", ".pgm")
+IMAGES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp")
+OTHER_IMAGES = (".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".svg", ".jp2", ".ppm", ".pgm")
 """Taken for images as well, so that each gets its warning."""
 
 VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm")

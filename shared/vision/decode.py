@@ -14,6 +14,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from shared import errors
 
 MAX_PIXELS = 50_000_000
+MAX_WEBP_PIXELS = 16_000_000
+"""Its decoder, made for animations, holds four canvases of four channels whatever the file is."""
+
 MAX_SIDE = 32_767
 """Longer sides are no photographs, and resizing them costs far more than their pixels suggest."""
 
@@ -43,9 +46,13 @@ Image.MAX_IMAGE_PIXELS = None
 # One image may have 65,535 damaged EXIF tags; each would be a line in the log, and an entry in a list that only grows.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
+BMP = b"BM"
+PLAIN_BMP = {0, 3}
+"""Compressions of a BMP that are none: rows of pixels, perhaps with masks. Pillow unpacks the others in Python."""
+
 _OTHERS = {
     b"GIF8": "a GIF",
-    b"BM": "a BMP",
+    BMP: "a BMP",
     b"II*\0": "a TIFF",
     b"MM\0*": "a TIFF",
     b"%PDF": "a PDF",
@@ -74,6 +81,7 @@ def decode_reduced(data: bytes, shorter: int) -> tuple[Image.Image, tuple[int, i
     """Decode as `decode`, but a JPEG perhaps at a half, a quarter or an eighth of its size, which costs less.
 
     The shorter side stays at least twice `shorter` where the original's is, so that it can be scaled down to it well.
+    A BMP without compression is taken as well.
 
     Returns:
         The upright RGB image, and the upright original's width and height.
@@ -82,7 +90,7 @@ def decode_reduced(data: bytes, shorter: int) -> tuple[Image.Image, tuple[int, i
         errors.BadImage: As `decode`.
         errors.TooLarge: As `decode`.
     """
-    image = _opened(data, MAX_PIXELS)
+    image = _opened(data, MAX_PIXELS, bmp=True)
     size = image.size[::-1] if _orientation(image) in TURNED else image.size
     scale = 2 * shorter / min(image.size)
     if image.format == "JPEG" and scale < 1:
@@ -90,12 +98,19 @@ def decode_reduced(data: bytes, shorter: int) -> tuple[Image.Image, tuple[int, i
     return _convert(_upright(_loaded(image)), "RGB"), size
 
 
-def _opened(data: bytes | memoryview, most_pixels: int) -> Image.Image:
+def is_decoded(data: bytes) -> bool:
+    """Whether these are the bytes of a format that `decode` takes, by their beginning."""
+    return not data.startswith(BMP)
+
+
+def _opened(data: bytes | memoryview, most_pixels: int, *, bmp: bool = False) -> Image.Image:
     """The image with its header read and judged, its pixels not yet decoded."""
     data = bytes(data)
-    kind = _format(data[:16])
+    kind = "BMP" if bmp and _is_plain_bmp(data) else _format(data[:16])
     with _damage(kind):
         _check_parts(kind, data)
+        if kind == "WEBP":
+            _check_webp(*_webp_size(data))  # Pillow takes the canvases when it opens the file
         image = Image.open(io.BytesIO(data), formats=(kind,))
         _check_size(image, most_pixels)
         if kind == "JPEG":
@@ -120,6 +135,11 @@ def _damage(kind: str) -> Iterator[None]:
         raise errors.BadImage(f"The {kind} is damaged or incomplete ({why}). Send the whole file.") from error
 
 
+def _is_plain_bmp(data: bytes) -> bool:
+    compression = int.from_bytes(data[30:34], "little") if int.from_bytes(data[14:18], "little") >= 40 else 0
+    return data.startswith(BMP) and compression in PLAIN_BMP
+
+
 def _format(head: bytes) -> str:
     """The format by its first bytes, whatever a name or header says.
 
@@ -137,7 +157,7 @@ def _format(head: bytes) -> str:
     other = next((name for magic, name in _OTHERS.items() if head.startswith(magic)), "not an image we know")
     if head[4:8] == b"ftyp":
         other = "a HEIC, AVIF or video"
-    raise errors.BadImage(f"This is {other}: send the bytes of a JPEG, PNG or WebP.")
+    raise errors.BadImage(f"This is {other}. Convert it to JPEG, PNG or WebP.")
 
 
 def _check_parts(kind: str, data: bytes) -> None:
@@ -169,6 +189,24 @@ def _chunks(data: bytes) -> Iterator[int]:
     while at < len(data):
         yield at
         at += 12 + int.from_bytes(data[at : at + 4], "big")
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """Width and height by its first chunk (RFC 9649, RFC 6386); of a damaged one any."""
+    chunk, number = data[12:16], int.from_bytes(data[21:25], "little")
+    if chunk == b"VP8X":
+        return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
+    if chunk == b"VP8L":
+        return 1 + (number & 0x3FFF), 1 + (number >> 14 & 0x3FFF)
+    return int.from_bytes(data[26:28], "little") & 0x3FFF, int.from_bytes(data[28:30], "little") & 0x3FFF
+
+
+def _check_webp(width: int, height: int) -> None:
+    if width * height > MAX_WEBP_PIXELS:
+        raise errors.TooLarge(
+            f"The WebP has {width} x {height} pixels; the most are {MAX_WEBP_PIXELS // 1_000_000} million in this "
+            "format. Scale it down, or save it as JPEG or PNG."
+        )
 
 
 def _check_size(image: Image.Image, most_pixels: int) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from shared.specs import Task
-from shared.vision.decode import decode_reduced
+from shared.vision.decode import decode_reduced, is_decoded
 
 SHORTER = 256
 """Pixels of the shorter side of a prepared copy for classification."""
@@ -52,8 +52,8 @@ def prepare(data: bytes, task: Task) -> Prepared:
     """
     image, original = decode_reduced(data, SHORTER if task == "classification" else LONGER)
     small = _scaled(image, original, task)
-    kept = data if small is image and len(data) <= MOST_KEPT_BYTES and small.size == original else _encoded(small)
-    return _described(small, original, kept)
+    as_it_is = small is image and small.size == original and len(data) <= MOST_KEPT_BYTES and is_decoded(data)
+    return _described(small, original, data if as_it_is else _encoded(small))
 
 
 def prepare_frame(frame: Image.Image, task: Task) -> Prepared:

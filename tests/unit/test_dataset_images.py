@@ -86,6 +86,32 @@ BAD = {
     "25 SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "XML or HTML"),
     "25 PDF": (b"%PDF-1.7\n", "a PDF"),
     "25 TIFF": (encoded(Image.new("RGB", (4, 4)), "TIFF"), "a TIFF"),
+    "25 BMP that is compressed": (
+        b"BM" + bytes(12) + struct.pack("<3I2H6I", 40, 4000, 4000, 1, 8, 1, 0, 0, 0, 0, 0),
+        "a BMP. Convert it to JPEG, PNG or WebP",
+    ),
+    "25 BMP of 49 million pixels more than it holds": (
+        b"BM" + bytes(8) + struct.pack("<I3I2H6I", 54, 40, 7000, 7000, 1, 24, 0, 0, 0, 0, 0, 0),
+        "damaged or incomplete",
+    ),
+    "27 WebP of 49 million pixels, lossless": (
+        encoded(Image.new("RGB", (7000, 7001)), "WEBP", lossless=True, method=0),
+        "7000 x 7001 pixels; the most are 16 million in this format",
+    ),
+    "27 WebP of 49 million pixels": (
+        encoded(Image.new("RGB", (7000, 7001)), "WEBP", method=0),
+        "7000 x 7001 pixels; the most are 16 million in this format",
+    ),
+    "27 WebP of 49 million pixels, moving": (
+        encoded(
+            Image.new("RGB", (7000, 7001)),
+            "WEBP",
+            method=0,
+            save_all=True,
+            append_images=[Image.new("RGB", (7000, 7001), "red")],
+        ),
+        "7000 x 7001 pixels; the most are 16 million in this format",
+    ),
     "25 HEIC": (b"\0\0\0\x18ftypheic", "HEIC"),
     "26 no byte": (b"", "empty"),
     "26 one byte": (b"\xff", "not an image"),
@@ -115,6 +141,9 @@ ODD = {
     "24 JPEG with few pixels and 200 scans": progressive(200, 64),
     "25 WebP called JPEG": encoded(Image.new("RGB", (8, 8), "red"), "WEBP"),
     "25 PNG called JPEG": encoded(Image.new("RGB", (8, 8), "red"), "PNG"),
+    "25 BMP": encoded(Image.new("RGB", (8, 8), "red"), "BMP"),
+    "25 BMP of one bit": encoded(Image.new("1", (8, 8), 1), "BMP"),
+    "25 BMP with alpha": encoded(Image.new("RGBA", (8, 8), "red"), "BMP"),
     "27 moving WebP": moving("WEBP", 20),
 }
 
