@@ -80,6 +80,7 @@ BODIES: tuple[msgspec.Struct, ...] = (
         trainable=False,
         why_not="An ONNX file holds a finished graph.",
         parent_id=None,
+        job_id=JOB,
         created_by=PERSON.id,
         created_at=CREATED,
     ),

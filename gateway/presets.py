@@ -190,4 +190,7 @@ def _order(model_id: str, origin: Origin | None = None) -> None:
         registry.set_failed(model_id, lacks)
         return
     spec = ConvertSpec(model_id=model_id)
-    jobs.insert("convert", spec, user_id=registry.PLATFORM, heavy=True, priority=jobs.BACKGROUND, origin=origin)
+    job_id = jobs.insert(
+        "convert", spec, user_id=registry.PLATFORM, heavy=True, priority=jobs.BACKGROUND, origin=origin
+    )
+    registry.set_job(model_id, job_id)

@@ -253,6 +253,7 @@ class Model(View, frozen=True, kw_only=True):
     trainable: bool
     why_not: Annotated[str | None, Meta(description="What keeps the model from being trained further.")]
     parent_id: str | None
+    job_id: Annotated[str | None, Meta(description="The job that makes it ready: its progress and its story.")]
     created_by: str
     created_at: str
 

@@ -69,7 +69,8 @@ class Convert:
         """The model becomes ready; its upload stays as it came."""
         model_id = msgspec.json.decode(job.spec, type=ConvertSpec).model_id
         conversion = result.conversion
-        trainable = conversion is not None and conversion.architecture is not None
+        architecture = conversion.architecture if conversion else None
+        trainable = architecture is not None
         sealed = {name: outputs.seal(name) for name in (["onnx", "weights"] if trainable else ["onnx"])}
 
         def commit() -> None:
@@ -81,6 +82,7 @@ class Convert:
                     weights_sha256=sealed["weights"].sha256 if trainable else None,
                     labels=result.description.labels,
                     conversion=conversion.facts if conversion else None,
+                    architecture=architecture.name if architecture else Model.architecture,
                     description_json=result.description,
                 )
                 .where((Model.id == model_id) & Model.deleted_at_ms.is_null())

@@ -43,6 +43,10 @@ THREADS = 4
 SMALLEST_MB = 16
 """A description writes that much beyond its source; so may a conversion of next to nothing."""
 
+FITTED = (
+    "No `architecture` was given; by the names and shapes of its weights the file was taken for {}. Upload it with "
+    "`architecture` if it is another network."
+)
 NICENESS = 10
 """Of what prepares presets: others get ten times its processor time when there is not enough."""
 BYTES_PER_WEIGHT = 4
@@ -63,7 +67,11 @@ def convert(order: ConvertOrder, report: child.Report) -> Converted:
         return Converted(description=_described(order, order.path, None, report), conversion=None)
     conversion = _converted(order, report)
     report({"stage": "describing the ONNX model"})
-    return Converted(description=_described(order, order.converted, conversion, report), conversion=conversion)
+    description = _described(order, order.converted, conversion, report)
+    if order.architecture is None and conversion.architecture is not None:
+        note = FITTED.format(conversion.architecture.name)
+        description = msgspec.structs.replace(description, notes=[note, *description.notes])
+    return Converted(description=description, conversion=conversion)
 
 
 def _prepared(order: ConvertOrder, preset: Preset, report: child.Report) -> Converted:

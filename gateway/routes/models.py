@@ -146,7 +146,8 @@ def _accept(
         spec = ConvertSpec(model_id=model_id, input_shape=input_shape)
         limit = context.settings.max_queued_jobs
         heavy = form.framework != "onnx" or stored.size_bytes > jobs.HEAVY_BYTES
-        jobs.insert("convert", spec, user_id=user_id, heavy=heavy, origin=origin_of(request), limit=limit)
+        job_id = jobs.insert("convert", spec, user_id=user_id, heavy=heavy, origin=origin_of(request), limit=limit)
+        registry.set_job(model_id, job_id)
         answer = accepted(_model(registry.stored_model(model_id)), f"{V1}/models/{model_id}")
         if key is not None:
             idempotency.remember(key, body_sha256, answer)
@@ -208,6 +209,7 @@ def _model(row: Any) -> schemas.Model:
         trainable=(why_not := _why_not_trainable(row)) is None,
         why_not=why_not,
         parent_id=row.parent_id,
+        job_id=row.job_id,
         created_by=row.created_by,
         created_at=clock.iso(row.created_at_ms),
     )

@@ -119,6 +119,11 @@ def add_preset(preset: Preset, stored: Stored) -> str:
     )
 
 
+def set_job(model_id: str, job_id: str) -> None:
+    """Note the job that makes a model ready; inside the `write()` that inserts it."""
+    Model.update(job_id=job_id).where(Model.id == model_id).execute()
+
+
 def presets() -> list[Model]:
     """The presets there are and those that were deleted, oldest first."""
     with connection.read():

@@ -147,6 +147,7 @@ class Model(Table):
     conversion = Json(null=True, shape=ConversionFacts)
     preset = Json(null=True, shape=Preset)
     parent_id = peewee.TextField(null=True)
+    job_id = peewee.TextField(null=True)
     created_by = peewee.TextField()
     created_at_ms = peewee.IntegerField()
     deleted_at_ms = peewee.IntegerField(null=True)

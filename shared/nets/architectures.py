@@ -30,6 +30,8 @@ HEAVY = "regnet"
 """These cannot be built without memory, up to 2.6 GB."""
 TINY = 1e-30
 """Variance of a layer that is silent: something to take a logarithm of."""
+COUNTERS = ("num_batches_tracked", "n_averaged")
+"""Ends of names that count steps and play no part in a prediction; old files lack them."""
 MARK = 7919
 """A number of classes that no other size of a weight equals, so that it shows which weight is the head."""
 
@@ -124,9 +126,9 @@ def num_classes_of(name: str, state: Mapping[str, Tensor]) -> int | None:
     return next((int(state[key].shape[0]) for key in heads if key in state and state[key].ndim), None)
 
 
-def fitting(state: Mapping[str, Tensor]) -> str | None:
-    """The first of `known` whose weights have these names and shapes, whatever the number of classes."""
-    return next((name for name in known() if not name.startswith(HEAVY) and _fits(name, state)), None)
+def fitting(state: Mapping[str, Tensor]) -> list[str]:
+    """Those of `known` whose weights have these names and shapes, whatever the number of classes."""
+    return [name for name in known() if not name.startswith(HEAVY) and _fits(name, state)]
 
 
 @functools.cache
@@ -144,11 +146,11 @@ def skeleton(name: str, num_classes: int = MARK) -> Mapping[str, Tensor]:
 
 
 def _fits(name: str, state: Mapping[str, Tensor]) -> bool:
-    if set(state) != set(skeleton(name)):
+    if not all(key.endswith(COUNTERS) for key in state.keys() ^ skeleton(name).keys()):
         return False
     classes = num_classes_of(name, state)
     return classes is not None and all(
-        value.shape == state[key].shape for key, value in skeleton(name, classes).items()
+        value.shape == state[key].shape for key, value in skeleton(name, classes).items() if key in state
     )
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from shared import errors
 from shared.nets import allocations
-from shared.nets.architectures import Net, fitting, num_classes_of, skeleton, unscaled
+from shared.nets.architectures import COUNTERS, Net, fitting, num_classes_of, skeleton, unscaled
 from shared.nets.kinds import Kind, kind_of, members
 
 FOREIGN = (
@@ -62,8 +62,6 @@ LABELS = ("names", "class_names", "classes", "labels")
 """Under which names checkpoints keep those of their classes: a list, or numbers with a text each."""
 PICKLED: frozenset[Kind] = frozenset({"torch", "torch_legacy"})
 
-COUNTERS = ("num_batches_tracked", "n_averaged")
-"""Ends of names that count steps and play no part in a prediction."""
 MAX_DEPTH = 64
 MAX_LABEL = 200
 FEW = 4
@@ -91,7 +89,8 @@ def read(path: Path, architecture: str | None, num_classes: int | None = None, *
 
     Args:
         path: Of a kind of PyTorch (`kinds.PYTORCH`).
-        architecture: What the weights belong to (`architectures.build`); not needed for TorchScript alone.
+        architecture: What the weights belong to (`architectures.build`); None for TorchScript alone, and for weights
+            that fit one of `architectures.known` only.
         num_classes: What the owner says; default: as many as the head in the file has.
         enclosed: This process is shut in (`shared.sandbox`). TorchScript is code that runs when it is opened, so
             without this it is refused.
@@ -131,17 +130,13 @@ def state_of(path: Path, kind: Kind) -> State:
 
 
 def fitted(state: State, architecture: str | None, num_classes: int | None = None) -> Net:
-    """A network with these weights.
+    """A network with these weights; without a name the one of `architectures.known` that they fit.
 
     Raises:
         errors.BadModel: They do not fit it.
         errors.InvalidInput: There is no such architecture.
     """
-    if architecture is None:
-        raise errors.BadModel(
-            "The file holds weights; which network they belong to must be said, since no code of a file is run. Upload "
-            "it again with `architecture`, the network's name." + (_proposal(state) or f" {OWN_NETWORK}")
-        )
+    architecture = architecture or _only_fit(state)
     expected = skeleton(architecture)
     state = _unwrapped(state, expected)
     classes = num_classes_of(architecture, state)
@@ -171,14 +166,17 @@ def state_bytes(net: Net) -> bytes:
 
 def _unwrapped(state: State, expected: State) -> State:
     """Without the beginnings all names share (`module.`, `_orig_mod.`, `model.`) as far as more of them fit so."""
-    best = state
+    return max(_unwrappings(state), key=lambda names: len(names.keys() & expected.keys()))
+
+
+def _unwrappings(state: State) -> Iterator[State]:
+    """The weights as they are named, then without one beginning that all names share after the other."""
+    yield state
     for _ in range(MAX_DEPTH):
         if len({name.partition(".")[0] for name in state if "." in name}) != 1:
             break
         state = {name.partition(".")[2] or name: value for name, value in state.items()}
-        if len(state.keys() & expected.keys()) > len(best.keys() & expected.keys()):
-            best = state
-    return best
+        yield state
 
 
 def _check_fit(architecture: str, state: State, own: State) -> None:
@@ -200,9 +198,26 @@ def _check_fit(architecture: str, state: State, own: State) -> None:
         )
 
 
+def _only_fit(state: State) -> str:
+    """The one known network that the weights fit."""
+    found = _fits(state)
+    if len(found) == 1:
+        return found[0]
+    candidates = f" They fit {' and '.join(found)} alike." if found else f" {OWN_NETWORK}"
+    raise errors.BadModel(
+        "The file holds weights; which network they belong to must be said, since no code of a file is run. Upload "
+        f"it again with `architecture`, the network's name.{candidates}"
+    )
+
+
 def _proposal(state: State) -> str:
-    name = fitting(state)
-    return f" They fit architecture={name}." if name else ""
+    found = _fits(state)
+    return f" They fit architecture={' or '.join(found)}." if found else ""
+
+
+def _fits(state: State) -> list[str]:
+    """The known networks that the weights fit, perhaps without the beginnings that all of their names share."""
+    return next((found for names in _unwrappings(state) if (found := fitting(names))), [])
 
 
 def _checked(state: Mapping[str, Any]) -> State:

@@ -166,10 +166,18 @@ def test_yolov8_weights_become_boxes_in_the_pixels_of_the_image(client: httpx.Cl
     assert max(each["box"][2] for each in found) > 320  # not in those of the network's input
 
 
+def test_weights_that_fit_one_known_network_need_no_architecture(client: httpx.Client):
+    made = upload(client, saved(module("cnn32", 3).state_dict()))
+    assert (made["status"], made["architecture"], made["trainable"]) == ("ready", "cnn32", True)
+    assert "taken for cnn32" in made["notes"][0]
+    assert client.get(f"/jobs/{made['job_id']}").json()["status"] == "completed"
+
+
 def test_the_owner_is_told_what_to_send(client: httpx.Client):
     state, yolo = saved(module("cnn32", 3).state_dict()), saved(module("yolov8n", 3).state_dict())
+    without_bias = saved({key: value for key, value in module("cnn32", 3).state_dict().items() if "bias" not in key})
     for content, fields, said in (
-        (state, {}, "They fit architecture=cnn32."),
+        (without_bias, {}, "Upload it again with `architecture`, the network's name."),
         (state, {"architecture": "resnet18"}, "They fit architecture=cnn32."),
         (state, {"architecture": "resnet"}, "There is no architecture 'resnet'. Did you mean"),
         (

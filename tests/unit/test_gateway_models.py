@@ -68,7 +68,7 @@ def test_an_upload_becomes_a_model_a_job_and_a_file(gateway: Gateway) -> None:
     assert gateway.get(f"/models/{model['id']}").json() == model
     assert gateway.context.models.path(model["sha256"]).read_bytes() == ONNX
     assert gateway.staged() == []
-    job = jobs.find(gateway.get("/jobs").json()["items"][0]["id"])
+    job = jobs.find(model["job_id"])
     assert (job.kind, job.status) == ("convert", "queued")
     assert msgspec.json.decode(job.spec) == {"model_id": model["id"], "input_shape": [1, 1, 8, 8]}
     assert gateway.broker.rung == ["cpu"]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from shared.db import connection, jobs, registry
+from shared.db.tables import Model
 
 SAVED = sorted((Path(__file__).parents[1] / "saved").glob("schema-*.sql"))
 OURS = "schema_migration"
@@ -74,6 +75,8 @@ def test_an_upgraded_database_is_sound_and_is_worked_with(old: Path):
         assert connection.database.execute_sql("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert connection.database.execute_sql("PRAGMA foreign_key_check").fetchall() == []
     assert [entry.model_id for entry in registry.catalog()] == ["mdl_1"]
+    with connection.read():
+        assert {row.id: row.job_id for row in Model.select()} == {"mdl_1": None, "mdl_2": "job_3"}
     ticket = jobs.peek("report", 10**12)
     assert ticket is not None
     claimed = jobs.claim("report", "reporter", 10**12, ticket.id)

@@ -24,7 +24,7 @@ from tests.conftest import needs
 
 torch = needs("torch")
 
-from shared.nets import weights  # noqa: E402
+from shared.nets import architectures, weights  # noqa: E402
 from shared.nets.architectures import Net, build  # noqa: E402
 from shared.nets.kinds import kind_of  # noqa: E402
 
@@ -162,7 +162,12 @@ def without(state: Mapping[str, Any], name: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("change", "architecture", "num_classes", "said"),
     [
-        (lambda state: state, None, None, "with `architecture`, the network's name. They fit architecture=cnn32."),
+        (
+            lambda state: without(state, "classifier.2.bias"),
+            None,
+            None,
+            f"with `architecture`, the network's name. {weights.OWN_NETWORK}",
+        ),
         (lambda state: state, "resnet18", None, "They fit architecture=cnn32."),
         (lambda state: state, "cnn32", 5, "The head in the file has 4 classes, not 5; give it as many labels."),
         (lambda state: without(state, "classifier.2.bias"), "cnn32", None, "1 missing: classifier.2.bias"),
@@ -191,6 +196,40 @@ def test_weights_that_do_not_fit(
     path = saved(tmp_path / "weights.pt", change(small.module.state_dict()))
     with pytest.raises(errors.BadModel, match=re.escape(said)):
         weights.read(path, architecture, num_classes)
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.module."])
+def test_weights_that_fit_one_network_need_no_name(prefix: str, small: Net, tmp_path: Path) -> None:
+    state = {
+        prefix + name: value
+        for name, value in small.module.state_dict().items()
+        if not name.endswith(architectures.COUNTERS)
+    }
+    net = weights.read(saved(tmp_path / "weights.pt", state), None)
+    assert same(net, small)
+    assert net.architecture is not None and net.architecture.name == "cnn32"
+
+
+def test_weights_that_fit_several_networks_name_them(
+    small: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights, "fitting", lambda _: ["one", "two"])
+    with pytest.raises(errors.BadModel, match=re.escape("name. They fit one and two alike.")):
+        weights.read(saved(tmp_path / "weights.pt", small.module.state_dict()), None)
+
+
+def test_no_two_known_networks_have_the_same_weights() -> None:
+    """So that weights without a name are always found, and never guessed."""
+    names = [name for name in architectures.known() if not name.startswith(architectures.HEAVY)]
+    shapes = [
+        frozenset(
+            (key, tuple(value.shape))
+            for key, value in architectures.skeleton(name).items()
+            if not key.endswith(architectures.COUNTERS)
+        )
+        for name in names
+    ]
+    assert len(set(shapes)) == len(names)
 
 
 def test_a_module_within_itself_ends(tmp_path: Path) -> None:
