@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import stat
@@ -49,8 +50,8 @@ SIGNATURE = b"PK\x01\x02"
 class Archive:
     """An opened ZIP whose table of contents has been checked; members are read one by one.
 
-    `members` holds what may be used, by the path that a user sees: NFC, `/` between parts, no leading `./`. Threads may
-    read at the same time.
+    `members` holds what may be used, by the path that a user sees: NFC, `/` between parts, no leading `./`. `folders`
+    are those that have an entry of their own, as empty ones do. Threads may read at the same time.
     """
 
     def __init__(self, path: Path, findings: Findings) -> None:
@@ -62,6 +63,7 @@ class Archive:
         """
         self._findings = findings
         self.members: dict[str, zipfile.ZipInfo] = {}
+        self.folders: set[str] = set()
         self._path = path
         self._file = _Bounded(path)
         self._reading = threading.Lock()  # zipfile counts its open members without one
@@ -87,6 +89,7 @@ class Archive:
             raise errors.BadDataset(
                 f"This is not a complete ZIP ({error}). Make it again, or check that the upload was not cut off."
             ) from error
+        self._file.in_contents = False
         entries, size = self._zip.infolist(), self._path.stat().st_size
         _refuse_bombs(entries, size)
         _refuse_overlaps(entries, size)
@@ -98,6 +101,8 @@ class Archive:
         """Put the entry among the members, leave it out with a warning, or refuse the archive."""
         raw = entry.orig_filename
         if raw.endswith(("/", "\\")):
+            with contextlib.suppress(errors.BadDataset):  # nothing lies in it, so nothing leads out
+                self.folders.add(clean(raw))
             return
         if entry.flag_bits & ENCRYPTED:
             raise errors.BadDataset(f"{shown(raw)} is encrypted. Make the ZIP without a password.")
@@ -190,6 +195,8 @@ class _Bounded(io.FileIO):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
+        self.in_contents = True
+        """Whether what is read is still the table of contents; later a member may well be larger."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Read; a table of contents beyond the limits is refused before it becomes objects.
@@ -198,6 +205,8 @@ class _Bounded(io.FileIO):
             errors.TooLarge: It is.
         """
         size = -1 if size is None else size
+        if not self.in_contents:
+            return b"".join(self._pieces(size))
         if size > LARGEST_DIRECTORY:
             raise errors.TooLarge("The ZIP's table of contents is too large; at most a million files can be used.")
         data = b"".join(self._pieces(size))

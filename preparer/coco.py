@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
 from preparer.archive import Archive
 from preparer.findings import Findings, shown
-from preparer.layouts import SPLIT_WORDS, Finder, Item, Label, Layout, media, split_of
+from preparer.layouts import SPLIT_WORDS, Finder, Item, Label, Layout, check_labels, media, split_of
 from shared import errors
 from shared.specs import Split
 
@@ -45,7 +46,7 @@ _Found = tuple[str, _Document]
 
 def is_coco(archive: Archive, findings: Findings) -> bool:
     """Whether the archive has an annotation file."""
-    return any(_read(archive, name, findings) for name in sorted(archive.members))
+    return any(_documents(archive, findings))
 
 
 def coco_layout(archive: Archive, findings: Findings) -> Layout | None:
@@ -53,8 +54,9 @@ def coco_layout(archive: Archive, findings: Findings) -> Layout | None:
 
     Raises:
         errors.BadDataset: They contradict each other, or name no image of the archive.
+        errors.TooLarge: They hold more objects than there may be labels.
     """
-    documents = [(name, document) for name in sorted(archive.members) if (document := _read(archive, name, findings))]
+    documents = list(_documents(archive, findings))
     if not documents:
         return None
     ids, classes = _classes(documents)
@@ -83,15 +85,32 @@ def coco_layout(archive: Archive, findings: Findings) -> Layout | None:
     return Layout(kind="coco", classes=classes, items=[items[name] for name in sorted(items)])
 
 
-def _read(archive: Archive, name: str, findings: Findings) -> _Document | None:
-    if not name.lower().endswith(".json"):
-        return None
-    try:
-        return msgspec.json.decode(archive.read(name), type=_Document)
-    except (errors.AppError, msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        reason = error.message if isinstance(error, errors.AppError) else str(error)
-        findings.add("file", name, f"is no COCO annotation file ({reason[:120]})")
-        return None
+def _documents(archive: Archive, findings: Findings) -> Iterator[_Found]:
+    """The annotation files of the archive, by their names.
+
+    Raises:
+        errors.TooLarge: They hold more objects than there may be labels.
+    """
+    objects = 0
+    for name in sorted(archive.members):
+        if not name.lower().endswith(".json"):
+            continue
+        try:
+            content = archive.read(name)
+        except errors.AppError as error:
+            _not_used(name, error.message, findings)
+            continue
+        objects += content.count(b"{")  # counted before each becomes half a kilobyte
+        check_labels(objects, name)
+        try:
+            yield name, msgspec.json.decode(content, type=_Document)
+        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+            objects -= content.count(b"{")
+            _not_used(name, str(error), findings)
+
+
+def _not_used(name: str, reason: str, findings: Findings) -> None:
+    findings.add("file", name, f"is no COCO annotation file ({reason[:120]})")
 
 
 def _split(name: str) -> Split | None:

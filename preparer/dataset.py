@@ -37,7 +37,7 @@ from preparer.layouts import (
     warn_unlabelled,
 )
 from preparer.samples import Look, Pass
-from preparer.tables import Table, recognise, table_layout
+from preparer.tables import Table, names_files, recognise, table_layout
 from preparer.yolo import is_yolo, yolo_layout
 from shared import errors
 from shared.specs import (
@@ -188,6 +188,8 @@ def _for_classes(archive: Archive, tables: list[Table], names: list[str], findin
             raise errors.BadDataset(task_hint("classification", "a table of boxes"))
         return table_layout([table for table in tables if not table.has_boxes], names, "classification", findings)
     layout = folders(archive, findings)
+    if len(layout.classes) > 1:
+        _refuse_unread_labels(archive, names)
     if all(part_called(name) or name.lower() in NO_CLASSES for name in layout.classes):
         if is_yolo(archive, names):
             raise errors.BadDataset(task_hint("classification", "YOLO labels"))
@@ -198,6 +200,16 @@ def _for_classes(archive: Archive, tables: list[Table], names: list[str], findin
             f"{seen(archive)}{_unread(findings)} {EXPECTED['classification']}"
         )
     return layout
+
+
+def _refuse_unread_labels(archive: Archive, names: list[str]) -> None:
+    """A table whose header is not understood, though its rows name the images, may be what the user meant."""
+    for name in sorted(archive.members):
+        if name.lower().endswith(TABLES) and names_files(archive.lines(name), names):
+            raise errors.BadDataset(
+                f"{shown(name)} names the images, but it cannot be told what it says of them: {HEADER}; it begins "
+                f"{_start(archive.lines(name))}. Name its columns so, or leave it out if the folders are the classes."
+            )
 
 
 def _check_classes(classes: list[str]) -> None:
@@ -376,20 +388,30 @@ class _Gathered:
                 self._findings.add("no part", name, "is missing from the parts of the upload")
             wanted = [name for name in wanted if name in present]
         twins: dict[str, ClassCount] = {}
-        for count in counts:
+        for index, count in enumerate(counts):
             numbers = {"train": count.train, "val": count.val, "test": count.test}
             total = sum(numbers.values())
             lacking = [name for name in wanted if not numbers[name]]
             if total == 0:
                 self._findings.add("class", count.name, "has no image that can be used")
             elif lacking:
-                self._findings.add("class", count.name, f"has {total} images, none of them in {' and '.join(lacking)}")
+                why = "" if given else self._few_videos(index)
+                what = f"has {total} images, none of them in {' and '.join(lacking)}{why}"
+                self._findings.add("class", count.name, what)
             elif total < FEW_IMAGES:
                 self._findings.add("class", count.name, f"has {total} images only")
             twin = twins.setdefault(count.name.casefold(), count)
             if twin is not count:
                 same = "the same name" if twin.name == count.name else "a name that differs only in case"
                 self._findings.add("twins", count.name, f"is a class, and {same} is another")
+
+    def _few_videos(self, class_id: int) -> str:
+        """Why a class of videos cannot be in every part, as the end of a sentence."""
+        mine = [sample for sample in self.samples if class_id in classes_of(sample)]
+        films = len({sample.member for sample in mine})
+        if films >= len(SPLITS) or any(sample.time_s is None for sample in mine):
+            return ""
+        return f"; they come from {films} video{'s' * (films > 1)}, and a video stays whole: send {len(SPLITS)} or more"
 
     def _colour(self) -> tuple[Triple, Triple]:
         training = np.array([sample.split == "train" for sample in self.samples])

@@ -34,6 +34,8 @@ SPLIT_WORDS: dict[str, Split] = {
     "testing": "test",
 }
 MOST_CLASSES = 10_000
+MOST_LABELS = 5_000_000
+"""Boxes or rows of one upload; each takes half a kilobyte while it is read."""
 MOST_SHOWN = 5
 
 EXPECTED = {
@@ -118,6 +120,8 @@ def folders(archive: Archive, findings: Findings) -> Layout:
             findings.add("no class", name, f"lies {where}")
         else:
             rows.append((name, below[0], split))
+    for folder in _empty_classes(archive, names, paths):
+        findings.add("empty folder", folder, "is an empty folder, and so no class")
     if not rows:
         unread = findings.examples(("file",))
         raise errors.BadDataset(
@@ -127,6 +131,24 @@ def folders(archive: Archive, findings: Findings) -> Layout:
     ids = {label: index for index, label in enumerate(classes)}
     items = [Item(name=name, label=Label(class_id=ids[label]), split=split) for name, label, split in rows]
     return Layout(kind="folders", classes=classes, items=items)
+
+
+def _empty_classes(archive: Archive, names: list[str], paths: list[list[str]]) -> list[str]:
+    """Folders without anything in them, where the folders of classes are; `paths` are `names` without their top."""
+    if not names:
+        return []
+    full = names[0].split("/")
+    top = full[: len(full) - len(paths[0])]
+    parts_given = _are_parts(paths)
+    used = {name[:at] for name in archive.members for at, letter in enumerate(name) if letter == "/"}
+    found = []
+    for folder in sorted(archive.folders - used):
+        parts = folder.split("/")
+        below = parts[len(top) :]
+        where = len(below) == 2 and part_called(below[0]) if parts_given else len(below) == 1
+        if where and parts[: len(top)] == top and below[-1] and not below[-1].startswith((".", "__")):
+            found.append(folder)
+    return found
 
 
 def _without_top(paths: list[list[str]]) -> list[list[str]]:
@@ -200,6 +222,19 @@ class Finder:
             if len(fits) > 1:
                 fits = [name for name in fits if narrower(name)] or fits
         return fits[0] if len(fits) == 1 else None
+
+
+def check_labels(count: int, where: str) -> None:
+    """Refuse one label too many.
+
+    Raises:
+        errors.TooLarge: There are more than `MOST_LABELS`; `where` is the file with the last.
+    """
+    if count > MOST_LABELS:
+        raise errors.TooLarge(
+            f"There are more than {MOST_LABELS:,} labels up to {shown(where)}. Upload fewer images, or take out boxes "
+            "that nobody needs."
+        )
 
 
 def warn_unlabelled(archive: Archive, used: set[str], findings: Findings) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from preparer.findings import Findings, shown
-from preparer.layouts import SPLIT_WORDS, Finder, Item, Label, Layout, is_video, sorted_classes
+from preparer.layouts import SPLIT_WORDS, Finder, Item, Label, Layout, check_labels, is_video, sorted_classes
 from shared import errors
 from shared.specs import Split, Task
 
@@ -31,7 +32,9 @@ COLUMNS = {
 EDGES = ("x1", "y1", "x2", "y2")
 DELIMITERS = ",;\t|"
 MOST_ROWS = 20_000_000
-LONGEST_LINE = 1 << 16
+"""Those that name no file of the upload count as well."""
+MOST_TRIED = 200
+"""Rows of a table with an unknown header that are looked at."""
 
 Edges = tuple[float, float, float, float]
 
@@ -71,6 +74,21 @@ def recognise(name: str, lines: Iterable[bytes]) -> Table | None:
         if found := [word for word in synonyms if word in words]:
             columns[meaning] = words.index(found[0])
     return Table(name, columns, reader) if {"file", "label"} <= columns.keys() else None
+
+
+def names_files(lines: Iterable[bytes], names: list[str]) -> bool:
+    """Whether the first rows of a table, whatever its header, name files of the upload: half of them or more."""
+    text = itertools.islice(_decoded(lines), MOST_TRIED)
+    header = next(text, "")
+    reader = csv.reader(text, delimiter=max(DELIMITERS, key=header.count))
+    finder, rows, hits = Finder(names), 0, 0
+    try:
+        for cells in reader:
+            rows += 1
+            hits += any(finder.find(cell.strip().replace("\\", "/")) is not None for cell in cells)
+    except csv.Error:
+        return False
+    return hits > 0 and hits * 2 >= rows
 
 
 def _chain(first: str, rest: Iterator[str]) -> Iterator[str]:
@@ -117,7 +135,7 @@ def table_layout(tables: list[Table], names: list[str], task: Task, findings: Fi
         errors.BadDataset: No row names a file that is there, or a table cannot be read.
         errors.TooLarge: More rows or classes than the limits.
     """
-    finder, rows = Finder(names), defaultdict[str, list[_Row]](list)
+    finder, rows, kept = Finder(names), defaultdict[str, list[_Row]](list), 0
     for table in tables:
         folder = table.name.rpartition("/")[0]
         for row in _rows(table, task, findings):
@@ -127,6 +145,7 @@ def table_layout(tables: list[Table], names: list[str], task: Task, findings: Fi
                     "no such file", row.wanted, f"is named in {_where(table)}, but fits no file of the ZIP, or several"
                 )
             else:
+                check_labels(kept := kept + 1, table.name or "the table")
                 rows[name].append(row)
     if not rows:
         missing = findings.examples(("no such file", "row"))

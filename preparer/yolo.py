@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import yaml
 
 from preparer.archive import Archive
 from preparer.findings import Findings, shown
-from preparer.layouts import MOST_CLASSES, Item, Label, Layout, media, split_of
+from preparer.layouts import MOST_CLASSES, Item, Label, Layout, check_labels, media, split_of
 from shared import errors
 
 NAME_FILES = ("classes.txt", "obj.names", "names.txt", "labels.txt", "_darknet.labels")
@@ -47,53 +48,76 @@ def _own_text(archive: Archive, image: str) -> bool:
     return text in archive.members and text.rpartition("/")[2].lower() not in NOT_LABELS
 
 
+class _Described(NamedTuple):
+    """What a `data.yaml` says."""
+
+    names: list[str]
+    keypoints: int = 0
+    """Numbers that follow the box in a line of a dataset of poses."""
+
+
 def yolo_layout(archive: Archive, findings: Findings) -> Layout:
     """Images with the boxes of their label files. One without a label file shows no object.
 
     Raises:
-        errors.BadDataset: The names of the classes cannot be read, or a line has a class that has no name.
-        errors.TooLarge: More classes than the limit.
+        errors.BadDataset: Most lines have a class that has no name.
+        errors.TooLarge: More labels than the limit.
     """
-    names = _class_names(archive, findings)
-    items, highest, of_highest = [], -1, ""
+    described = _described(archive, findings)
+    allowed = len(described.names) if described else MOST_CLASSES
+    items, labels, highest, strangers = [], 0, -1, 0
     for image in media(archive):
         text = next((path for path in (label_name(image), beside(image)) if path in archive.members), None)
         if text is None:
             findings.add("unlabelled", image, "has no label file, so it counts as an image without objects")
-        boxes = _boxes(archive, text, findings) if text else ()
-        highest, of_highest = max([(highest, of_highest), *((box[0], text or "") for box in boxes)])
-        items.append(Item(name=image, label=Label(boxes=boxes), split=split_of(image), relative=True))
-    if highest >= MOST_CLASSES:
-        raise errors.TooLarge(
-            f"{shown(of_highest)} has class {highest:,}; at most {MOST_CLASSES:,} classes can be used."
+        boxes: list[Line] = []
+        for number, box in _boxes(archive, text, described.keypoints if described else 0, findings) if text else ():
+            check_labels(labels := labels + 1, text or "")
+            if box[0] < allowed:
+                boxes.append(box)
+                highest = max(highest, box[0])
+            else:
+                strangers += 1
+                what = f"has class {str(box[0])[:20]}, {_beyond(described)}; left out"
+                findings.add("no name", f"{text}, line {number}", what)
+        items.append(
+            Item(name=image, label=Label(boxes=tuple(dict.fromkeys(boxes))), split=split_of(image), relative=True)
         )
-    if names is None:
-        names = [str(number) for number in range(highest + 1)]
-        findings.add("names", "", "no data.yaml or classes.txt names the classes; they are called by their numbers")
-    if highest >= len(names):
+    if strangers * 2 > labels:
         raise errors.BadDataset(
-            f"{shown(of_highest)} has class {highest}, but there are names for {len(names)} classes only, counted from "
-            "0. Add the missing names to data.yaml, or correct the labels."
+            f"{strangers:,} of {labels:,} boxes have a class without a name. {findings.examples(('no name',))}. "
+            "Add the missing names to data.yaml, or correct the labels."
         )
+    if described is None:
+        findings.add("names", "", "no data.yaml or classes.txt names the classes; they are called by their numbers")
+    names = described.names if described else [str(number) for number in range(highest + 1)]
     return Layout(kind="yolo", classes=names, items=items)
 
 
-def _class_names(archive: Archive, findings: Findings) -> list[str] | None:
+def _beyond(described: _Described | None) -> str:
+    if described is None:
+        return f"but at most {MOST_CLASSES:,} classes can be used"
+    return f"but there are names for {len(described.names)} classes only, counted from 0"
+
+
+def _described(archive: Archive, findings: Findings) -> _Described | None:
     """From the first `*.yaml` with `names`, else from a text file with a name a line; None when there is neither."""
     depth = sorted(archive.members, key=lambda name: (name.count("/"), name))
     for name in [name for name in depth if name.lower().endswith((".yaml", ".yml"))][:MOST_YAML]:
-        if names := _yaml_names(archive, name, findings):
-            return names
+        if found := _in_yaml(archive, name, findings):
+            return found
     for name in depth:
         if name.rpartition("/")[2].lower() in NAME_FILES:
             text = archive.read(name, LARGEST_TEXT).decode("utf-8-sig", errors="replace")
-            return [line.strip() for line in text.splitlines() if line.strip()]
+            return _Described([line.strip() for line in text.splitlines() if line.strip()])
     return None
 
 
-def _yaml_names(archive: Archive, name: str, findings: Findings) -> list[str] | None:
+def _in_yaml(archive: Archive, name: str, findings: Findings) -> _Described | None:
     try:  # the parser in Python: the one in C overflows its stack on deep nesting
-        return _listed(yaml.safe_load(archive.read(name, LARGEST_YAML)))
+        document = yaml.safe_load(archive.read(name, LARGEST_YAML))
+        names = _listed(document)
+        return None if not names else _Described(names, _keypoints(document))
     except MemoryError:
         raise
     except Exception as error:  # a wrong scalar makes the parser raise nearly anything, a number of 5,000 digits `str`
@@ -112,30 +136,36 @@ def _listed(document: object) -> list[str] | None:
     return [str(one) for one in names[: MOST_CLASSES + 1]]
 
 
-def _boxes(archive: Archive, name: str, findings: Findings) -> tuple[Line, ...]:
+def _keypoints(document: object) -> int:
+    """Numbers of the keypoints in a line: `kpt_shape` is how many there are, and how many numbers each has."""
+    shape = document.get("kpt_shape") if isinstance(document, dict) else None
+    sound = isinstance(shape, list) and len(shape) == 2 and all(type(one) is int and 0 < one < 1000 for one in shape)
+    return shape[0] * shape[1] if sound and isinstance(shape, list) else 0
+
+
+def _boxes(archive: Archive, name: str, keypoints: int, findings: Findings) -> Iterator[tuple[int, Line]]:
+    """The lines of a label file that are boxes, with their numbers."""
     try:
         text = archive.read(name, LARGEST_TEXT).decode("utf-8-sig", errors="replace")
     except errors.AppError as error:
         findings.add("file", name, error.message)
-        return ()
-    boxes = []
+        return
     for number, line in enumerate(text.splitlines(), start=1):
         if line.strip():
             try:
-                boxes.append(_box(line))
+                yield number, _box(line, keypoints)
             except ValueError as error:
                 findings.add("row", f"{name}, line {number}", str(error))
-    return tuple(dict.fromkeys(boxes))
 
 
-def _box(line: str) -> Line:
+def _box(line: str, keypoints: int) -> Line:
     """Class and edges; raises ValueError with a sentence."""
     cells = line.split()
     try:
         class_id, (x, y, width, height) = int(cells[0]), map(float, cells[1:5])
     except (ValueError, IndexError):
         raise ValueError(f"is {shown(line[:60])}; expected: class x y width height") from None
-    if len(cells) > 6:
+    if len(cells) > 6 and len(cells) != 5 + keypoints:
         return _outline(class_id, cells[1:])
     if class_id < 0 or not all(map(math.isfinite, (x, y, width, height))) or width <= 0 or height <= 0:
         raise ValueError(f"is {shown(line[:60])}; expected numbers above 0")

@@ -275,6 +275,14 @@ def test_a_stored_member_can_be_sought(path: Path):
             assert stream.read(3) == content[1000:1003]
 
 
+def test_a_member_may_be_larger_than_the_table_of_contents(path: Path, monkeypatch: pytest.MonkeyPatch):
+    content = bytes(range(256)) * 1024
+    zipped(path, {"a.json": content})
+    monkeypatch.setattr("preparer.archive.LARGEST_DIRECTORY", 100_000)
+    with Archive(path, Findings()) as archive:
+        assert archive.read("a.json") == content
+
+
 def test_reading_is_bounded(path: Path):
     with Archive(zipped(path, {"a/x.jpg": bytes(2000)}), Findings()) as archive:
         assert archive.read("a/x.jpg") == bytes(2000)

@@ -36,7 +36,8 @@ PATHS = st.lists(st.sampled_from(["a", "b", "a.b", "1.jpg", "1", "2.png"]), min_
 @given(st.sets(PATHS, max_size=8), PATHS)
 def test_a_file_is_found_by_the_end_of_its_path(names: set[str], wanted: str):
     ends = [name for name in names if f"/{name}".endswith(f"/{wanted}")]
-    ends += [name for name in names if f"/{name}".rpartition(".")[0].endswith(f"/{wanted}") and name not in ends]
+    bare = [(name.rpartition(".")[0], name) for name in names if "." in name.rpartition("/")[2]]
+    ends += [name for stem, name in bare if f"/{stem}".endswith(f"/{wanted}") and name not in ends]
     expected = wanted if wanted in names else ends[0] if len(ends) == 1 else None
     assert Finder(sorted(names)).find(wanted) == expected
 
@@ -91,6 +92,19 @@ class TestFolders:
         assert "test: is missing from the parts" in found.said
         assert "b: has 9 images, none of them in val" in found.said
 
+    def test_a_class_of_few_videos_is_told_why_a_part_lacks_it(self, path: Path, tmp_path: Path):
+        film = video(tmp_path / "film.avi", seconds=2)
+        films = {
+            f"{label}/{n}.avi": film for label, count in (("one", 1), ("two", 2), ("five", 5)) for n in range(count)
+        }
+        found = check_here(zipped(path, films))
+        assert (
+            "one: has 2 images, none of them in val and test; they come from 1 video, and a video stays" in found.said
+        )
+        assert "two: has 4 images, none of them in" in found.said
+        assert "they come from 2 videos, and a video stays whole: send 3 or more" in found.said
+        assert "five: has 10 images, none" not in found.said
+
     def test_parts_without_training(self, path: Path):
         files = of_classes({"a": 2, "b": 2}, "train/") | of_classes({"a": 2, "b": 2}, "test/")
         for label in "ab":
@@ -121,6 +135,30 @@ class TestFolders:
         said = refused(zipped(path, files), "one class only")
         assert "labels.csv: is not used: a CSV needs a header" in said
         assert "begins 'Dateiname;Klasse'" in said
+
+    @pytest.mark.parametrize("header", ["Dateiname;Klasse", "a,b"])
+    def test_a_table_that_names_the_images_of_several_folders_is_not_passed_over(self, header: str, path: Path):
+        by = ";" if ";" in header else ","
+        rows = [f"pics/{n}.jpg{by}cat" for n in range(5)] + [f"more/{n}.jpg{by}dog" for n in range(5)]
+        files = of_classes({"pics": 5, "more": 5}) | {"labels.csv": "\n".join([header, *rows])}
+        said = refused(zipped(path, files), "'labels.csv' names the images, but it cannot be told what it says")
+        assert f"it begins '{header}'" in said
+
+    @pytest.mark.parametrize(
+        ("folders", "prefix", "said"),
+        [
+            (["owl/", "cat/", "owl/__MACOSX/"], "", ["owl"]),
+            (["owl/", "pets/", "pets/owl/", "pets/cat/", "pets/cat/small/"], "pets/", ["pets/owl"]),
+            (["train/", "train/owl/", "test/", "test/cat/", "else/"], "train/", ["test/cat", "train/owl"]),
+            (["./owl/", "/", "/a/", "../b/"], "", ["owl"]),
+        ],
+    )
+    def test_an_empty_class_folder_is_told(self, folders: list[str], prefix: str, said: list[str], path: Path):
+        files = of_classes({"cat": 5, "dog": 5}, prefix) | dict.fromkeys(folders, b"")
+        if prefix == "train/":
+            files |= of_classes({"cat": 2, "dog": 2}, "val/")
+        found = check_here(zipped(path, files))
+        assert [one.where for one in found.summary.warnings if "is an empty folder" in one.what] == said
 
     def test_one_class(self, path: Path):
         refused(zipped(path, of_classes({"cat": 5})), "one class only")
@@ -220,6 +258,11 @@ class TestTables:
         table.write_bytes(b"\0\1\2" * 100)
         refused(table, "neither a ZIP nor a CSV")
 
+    def test_too_many_rows(self, path: Path, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr("preparer.layouts.MOST_LABELS", 3)
+        with pytest.raises(errors.TooLarge, match=r"more than 3 labels up to 'l.csv'"):
+            check_here(zipped(path, PETS | {"l.csv": "file,label\n" + "cat/1.jpg,a\n" * 4}))
+
     def test_names_no_image(self, path: Path):
         said = refused(zipped(path, PETS | {"l.csv": "file,label\nx.jpg,a\n"}), "No row of the table names a file")
         assert "x.jpg: is named in 'l.csv'" in said
@@ -296,9 +339,35 @@ class TestYolo:
         assert found.index.classes == ["0", "1"]
         assert "they are called by their numbers" in found.said
 
-    def test_a_class_without_a_name(self, path: Path):
-        with pytest.raises(errors.BadDataset, match=r"txt' has class 1, but there are names for 1 classes only"):
-            self.upload(path, **{"classes.txt": "cat"})
+    def test_a_class_without_a_name_costs_its_line(self, path: Path):
+        odd = {"images/train/9.jpg": picture(9, 40, 20), "labels/train/9.txt": "0 .5 .5 .5 .5\n9 .5 .5 .5 .5\n"}
+        found = self.upload(path, **{"classes.txt": "cat\ndog"}, **odd)
+        assert "labels/train/9.txt, line 2: has class 9, but there are names for 2 classes only" in found.said
+        assert [count.boxes for count in found.summary.classes] == [5, 2]
+
+    @pytest.mark.parametrize("names", [{}, {"classes.txt": "cat"}])
+    def test_mostly_classes_without_names(self, names: dict[str, Content], path: Path):
+        lines = "\n".join(f"{10**6 + n} .5 .5 .5 .5" for n in range(7))
+        odd = {"images/train/9.jpg": picture(9, 40, 20), "labels/train/9.txt": lines}
+        with pytest.raises(errors.BadDataset, match=r"of 13 boxes have a class without a name. .*9.txt, line 1: has"):
+            self.upload(path, **names, **odd)
+
+    def test_poses_are_boxes_with_points_behind_them(self, path: Path):
+        line = "0 .5 .5 .2 .4 " + " ".join(["0.9 0.9 2"] * 4)
+        files = {"images/train/9.jpg": picture(9, 100, 50), "labels/train/9.txt": line}
+        found = self.upload(path, **{"data.yaml": "names: [cat, dog]\nkpt_shape: [4, 3]"}, **files)
+        (sample,) = [one for one in found.index.samples if one.member.endswith("train/9.jpg")]
+        assert sample.boxes == (Box(class_id=0, x1=40, y1=15, x2=60, y2=35),)
+
+    @pytest.mark.parametrize("shape", ["4", "[4]", "[4, x]", "[-4, 3]", "{}", "[1000000, 1000000]", "[true, 2]"])
+    def test_a_shape_of_points_that_is_none(self, shape: str, path: Path):
+        found = self.upload(path, **{"data.yaml": f"names: [cat, dog]\nkpt_shape: {shape}"})
+        assert [count.boxes for count in found.summary.classes] == [4, 2]
+
+    def test_too_many_boxes(self, path: Path, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr("preparer.layouts.MOST_LABELS", 5)
+        with pytest.raises(errors.TooLarge, match=r"more than 5 labels up to 'labels/val/2.txt'"):
+            self.upload(path)
 
     @pytest.mark.parametrize(
         "text",
@@ -340,6 +409,13 @@ class TestYolo:
 
 
 class TestCoco:
+    def test_too_many_boxes(self, path: Path, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr("preparer.layouts.MOST_LABELS", 20)
+        check_here(zipped(path, self.images() | {"a.json": json.dumps(self.document())}), "detection")
+        files = self.images() | {name: json.dumps(self.document()) for name in ("a.json", "b.json")}
+        with pytest.raises(errors.TooLarge, match=r"more than 20 labels up to 'b.json'"):
+            check_here(zipped(path, files), "detection")
+
     def document(self, **changes: Any) -> dict[str, Any]:
         return {
             "info": {"ignored": True},
