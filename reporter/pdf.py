@@ -55,9 +55,10 @@ from reporter.paper import (
     rows_style,
     warning_style,
 )
+from reporter.service import Fact
 from reporter.shapes import BOLD, COLOURS, FONT, PAINTS
 from reporter.simple import SimpleView
-from reporter.technical import Cell, Fact, TechnicalView
+from reporter.technical import Cell, TechnicalView
 from reporter.technical import Table as DataTable
 from shared.verdict.report import Report
 
@@ -240,6 +241,7 @@ def _technical(report: Report, view: TechnicalView) -> list[Flowable]:
         *[part for table in view.tables for part in _table(table)],
         *_section("Not chosen, and why", _facts(view.passed_over)),
         *_section("Remarks on single candidates", _facts(view.notes)),
+        *_section("Through the service", _facts(view.service)),
         *_section("Method", _list(view.method)),
         *_section("Model, machine and order", _facts(view.facts)),
     ]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from reporter.lookup import candidate_of, is_selected, limit_of, measured, short, subject, way, when
+from reporter.service import Fact, service_facts
 from shared.specs import MetricName
 from shared.verdict.constraints import Judgement, Verdict
 from shared.verdict.figures import (
@@ -65,13 +66,6 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
     note: str = ""
 
 
-class Fact(msgspec.Struct, frozen=True, kw_only=True):
-    """A label with its text."""
-
-    label: str
-    text: str
-
-
 class TechnicalView(msgspec.Struct, frozen=True, kw_only=True):
     """Everything in a report, in the order it is read."""
 
@@ -85,6 +79,8 @@ class TechnicalView(msgspec.Struct, frozen=True, kw_only=True):
     tables: list[Table]
     passed_over: list[Fact]
     notes: list[Fact]
+    service: list[Fact]
+    """The platform's own HTTP service under load; empty where that was not ordered."""
     recommendations: list[str]
     deployment_steps: list[str]
     method: list[str]
@@ -105,6 +101,7 @@ def technical_view(report: Report) -> TechnicalView:
         tables=[table for table in tables if table.rows],
         passed_over=_passed_over(report),
         notes=_notes(report),
+        service=service_facts(report.service) if report.service else [],
         recommendations=report.recommendations,
         deployment_steps=report.deployment_steps,
         method=list(METHOD),

@@ -32,6 +32,7 @@ from shared.verdict.distribution import Distribution, distribution
 from shared.verdict.figures import round_significant
 from shared.verdict.metrics import Metric, accuracy_metric, remarks, usable
 from shared.verdict.present import Present, present
+from shared.verdict.service import ServiceRecord, service_record
 
 Schema = Literal["cvp.report/1", "cvp.report/2"]
 SCHEMA: Schema = "cvp.report/2"
@@ -121,6 +122,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     measured."""
     recommendations: list[str]
     deployment_steps: list[str]
+    service: ServiceRecord | None = None
+    """The platform's own HTTP service under load, where that was ordered; no part of the decision."""
     content_sha256: str = ""
 
 
@@ -142,6 +145,7 @@ def build(measurements: MeasurementSet, report_id: str) -> Report:
         present=present(assessments, decision.selected, measurements.incumbent, bootstrap),
         recommendations=recommendations(measurements, assessments, decision),
         deployment_steps=deployment_steps(measurements, decision.selected),
+        service=service_record(measurements.service) if measurements.service else None,
     )
     return msgspec.structs.replace(report, content_sha256=_content_sha256(msgspec.to_builtins(report)))
 

@@ -21,7 +21,7 @@ RECORD = json.loads(BYTES)
 def test_the_shape_that_clients_depend_on() -> None:
     assert set(RECORD) == {
         "schema", "id", "metadata", "candidates", "deltas", "decision", "recommendations", "deployment_steps",
-        "content_sha256", "present",
+        "content_sha256", "present", "service",
     }  # fmt: skip
     assert RECORD["schema"] == "cvp.report/2"
     assert {"model", "config", "system", "fingerprint", "created_at", "conditions"} <= set(RECORD["metadata"])
