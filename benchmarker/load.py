@@ -240,6 +240,7 @@ class _Tally:
 
     def failed(self, code: str, status: int | None, said: str, due_ns: int) -> None:
         """A request was not answered with a prediction."""
+        self._last_ns = self.now_ns()
         before = self._failures.get((code, status))
         first = before or LoadFailures(
             code=code, status=status, example=said[:EXAMPLE], count=0, first_ns=due_ns, last_ns=due_ns

@@ -683,7 +683,7 @@ class Loop(msgspec.Struct, frozen=True, kw_only=True):
     rate: float | None
     """Open loop: requests a second, on average."""
     elapsed_ns: int
-    """From the start to the last answer."""
+    """From the start to the last answer or failure: time without answers counts."""
     sent: int
     answered: int
     served: list[Served] = []

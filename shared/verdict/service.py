@@ -123,7 +123,7 @@ def _percentile(values: Sequence[int], unit: float, parts: Sequence[np.ndarray],
 
 
 def _throughput(loop: Loop, parts: Sequence[np.ndarray]) -> Metric:
-    """Answered over the time from the start to the last answer; its interval from the parts' own rates."""
+    """Answered over the time from the start to the last answer or failure; its interval from the parts' own rates."""
     if not loop.answered or not loop.elapsed_ns:
         return Metric(n=0, note="not measured: no request was answered")
     value = loop.answered / (loop.elapsed_ns / 1e9)

@@ -199,6 +199,7 @@ def test_nobody_listens(kind: str) -> None:
     assert loop.sent == sum(each.count for each in loop.failures) > 0
     assert {(each.code, each.status) for each in loop.failures} == {("no answer", None)}
     assert "refused" in loop.failures[0].example
+    assert loop.elapsed_ns >= loop.failures[0].last_ns > 0, "time without answers counts"
 
 
 def test_a_service_that_never_answers_ends_the_open_loop(monkeypatch: pytest.MonkeyPatch) -> None:
