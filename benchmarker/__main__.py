@@ -10,11 +10,11 @@ import msgspec
 
 from benchmarker import DatasetFiles, Measured, MeasureOrder, ServiceAccess
 from benchmarker.candidates import precisions
-from benchmarker.host import system_info
 from shared import apikeys, child, clock, config, errors, gpu, ids, process
 from shared.artifacts import ArtifactStore, Outputs
 from shared.db import accounts, benchmarks, datasets, jobs, registry
 from shared.db.tables import Benchmark, BenchmarkResult
+from shared.machine import system_info
 from shared.specs import BenchmarkSpec, MeasuredModel, ModelDescription, PreparedFile, ReportSpec, Stored
 from shared.worker import Commit, JobWorker
 

@@ -13,9 +13,9 @@ from benchmarker import Launched, LaunchOrder, MeasureOrder, gate
 from benchmarker.candidates import Planned, candidates
 from benchmarker.conditions import circumstances, disturbances, read
 from benchmarker.files import Files
-from benchmarker.host import system_info
 from shared import child, clock, config, errors, gpu
 from shared.artifacts import ArtifactStore
+from shared.machine import system_info
 from shared.specs import Block, Candidate, MeasurementSet, NoiseFloor, Series, SeriesStatus
 from shared.verdict.bootstrap import noise_floor
 from shared.verdict.figures import round_significant

@@ -12,7 +12,18 @@ from shared import config
 from shared.artifacts import ArtifactStore
 from shared.db import connection
 from shared.db.jobs import LOG
-from shared.db.tables import Artifact, Benchmark, BenchmarkResult, Dataset, EngineFile, Job, JobEvent, Model, Report
+from shared.db.tables import (
+    Artifact,
+    Benchmark,
+    BenchmarkResult,
+    Dataset,
+    Deployment,
+    EngineFile,
+    Job,
+    JobEvent,
+    Model,
+    Report,
+)
 
 TERMINAL = ("completed", "failed", "cancelled")
 STEPS = {
@@ -113,6 +124,10 @@ def _effects() -> Iterator[str]:
     for dataset in Dataset.select().where(Dataset.deleted_at_ms.is_null()):
         if dataset.status != ("ready" if outcomes.get(dataset.job_id) == "completed" else "failed"):
             yield f"{dataset.id} is {dataset.status}, its check {outcomes.get(dataset.job_id, 'is not there')}"
+    activations = {job.id: job.status for job in jobs if job.kind == "activate"}
+    for row in Deployment.select().where(Deployment.status != "retired"):
+        if (row.status in ("active", "stale")) != (activations.get(row.job_id) == "completed"):
+            yield f"{row.id} is {row.status}, its activation {activations.get(row.job_id, 'is not there')}"
 
 
 def _files(settings: config.Settings) -> Iterator[str]:
@@ -139,6 +154,8 @@ def _references() -> Iterator[tuple[str, str]]:
         files = (dataset.file_sha256, dataset.index_sha256, dataset.pack_sha256, dataset.sheet_sha256)
         yield from ((sha256, dataset.id) for sha256 in files if sha256)
     yield from ((file.sha256, file.model_id) for file in EngineFile.select())
+    for row in Deployment.select().where(Deployment.status != "retired"):
+        yield from ((sha256, row.id) for sha256 in (row.file_sha256, row.golden_sha256) if sha256)
     for benchmark in Benchmark.select().where(Benchmark.measurements_sha256.is_null(False)):
         yield benchmark.measurements_sha256, benchmark.id
     for report in Report.select():

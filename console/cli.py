@@ -10,15 +10,17 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
 from shared import config, errors
+from shared.specs import ENGINES, Precision
 
 if TYPE_CHECKING:
     from console.client import Format
 
+PRECISIONS = get_args(Precision)
 UNUSABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST)
 """What the disk says when a folder of ours cannot be made or written to."""
 
@@ -336,6 +338,30 @@ def diff(before: str, after: str, as_json: bool) -> None:
     from console.screen import Screen
 
     reports.diff(config.load(), Screen(), (before, after), as_json=as_json)
+
+
+@main.command()
+@click.argument("model")
+@click.option("--report", "report_id", metavar="ID", help="Take what this report chose, as it was measured.")
+@click.option("--engine", type=click.Choice(ENGINES), help="Or name an engine ...")
+@click.option("--precision", type=click.Choice(PRECISIONS), help="... and a number format.")
+@click.option("--batch", "batch_size", type=int, help="Most images of waiting requests in one call.")
+@click.option("--threads", type=int, help="Engine threads of a session.")
+@click.option("--instances", type=int, help="Sessions side by side, in all inference processes.")
+@click.option("--default", "revert", is_flag=True, help="Go back to ONNX Runtime in FP32.")
+def deploy(model: str, revert: bool, **order: str | int | None) -> None:
+    """Choose what serves MODEL, by its id.
+
+    It is tried first, beside what serves now, with the golden samples that the benchmark took. Exit code 1 when it
+    cannot serve; then everything stays as it was.
+    """
+    from console import deployment
+    from console.screen import Screen
+
+    wanted = deployment.order_of(**order)
+    if revert == (wanted is not None):
+        raise click.UsageError("Say what is to serve: --report ID, or --engine and --precision, or --default.")
+    deployment.run(config.load(), Screen(), model, wanted)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import httpx
 import msgspec
 
 from shared import config, errors
-from shared.specs import BenchmarkSpec, Preprocessing, Task
+from shared.specs import BenchmarkSpec, DeploymentOrder, Preprocessing, Task
 
 Json = dict[str, Any]
 Format = Literal["html", "pdf", "json", "csv", "measurements"]
@@ -152,6 +152,37 @@ class Client:
     def cancel_benchmark(self, job_id: str) -> Json:
         """Take a benchmark back, whether it waits or runs."""
         return self._call("POST", f"benchmark/{job_id}/cancel")
+
+    def deploy(self, model_id: str, order: DeploymentOrder) -> Json:
+        """Order what serves a model."""
+        said = {name: value for name, value in msgspec.to_builtins(order).items() if value is not None}
+        return self._call("PUT", f"models/{model_id}/deployment", json=said)
+
+    def revert(self, model_id: str) -> None:
+        """Let the default serve a model again."""
+        self._send("DELETE", f"models/{model_id}/deployment")
+
+    def deployment(self, model_id: str) -> Json:
+        """The last order for a model, and what serves it."""
+        return self._call("GET", f"models/{model_id}/deployment")
+
+    def wait_for_deployment(self, model_id: str, bound_s: float, take_over_s: float) -> Json:
+        """Wait until an order has been tried, and until the processes that hold the model have taken it over.
+
+        The latter for `take_over_s` at most: what is wrong there is in the answer.
+
+        Raises:
+            errors.DeadlineExceeded: It is still being tried after `bound_s`.
+        """
+        tried_at = None
+        for found in self._watch(f"models/{model_id}/deployment", bound_s, "the activation"):
+            if found["status"] == "activating":
+                continue
+            tried_at = tried_at or time.monotonic()
+            waits = any(not one["current"] and not one["problem"] for one in found["processes"])
+            if found["status"] == "failed" or not waits or time.monotonic() - tried_at > take_over_s:
+                return found
+        raise AssertionError("a watch ends with a return or an error")
 
     def export(self, report_id: str, form: Format) -> bytes:
         """A report as a file."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,8 @@ from console import printout
 from console.client import Client, Format
 from console.groundwork import local_key
 from console.screen import Screen
-from console.supervision import environment
 from shared import config, errors
+from shared.machine import system_info
 from shared.specs import BenchmarkSpec, Constraint, Preprocessing
 from shared.verdict.figures import plural
 from shared.verdict.report import Report, parse
@@ -33,8 +31,6 @@ BENCHMARK_BOUND_S = 900.0
 
 CANCEL_BOUND_S = 15.0
 
-FINGERPRINT = "from benchmarker.host import system_info; print(system_info().fingerprint)"
-
 
 def main_job(settings: config.Settings, screen: Screen, fresh: bool) -> None:
     """Sign in, upload, check, benchmark, report, predict."""
@@ -43,7 +39,7 @@ def main_job(settings: config.Settings, screen: Screen, fresh: bool) -> None:
     key = _key(settings, screen)
     with Client(settings, key) as client:
         model = _model(client, screen)
-        report = _reused(client, model, settings) if not fresh else None
+        report = _reused(client, model) if not fresh else None
         if report is None:
             report = _measured(client, model, screen)
         else:
@@ -123,7 +119,7 @@ def order(model_id: str) -> BenchmarkSpec:
     )
 
 
-def _reused(client: Client, model: dict[str, Any], settings: config.Settings) -> Report | None:
+def _reused(client: Client, model: dict[str, Any]) -> Report | None:
     """The latest report on this model, if it answers the same order on the same machine and software."""
     latest = next((found for found in client.reports() if found["model_id"] == model["id"]), None)
     if latest is None:
@@ -132,15 +128,8 @@ def _reused(client: Client, model: dict[str, Any], settings: config.Settings) ->
         report = parse(client.export(latest["id"], "json"))
     except msgspec.ValidationError:  # written by an earlier version, in another form
         return None
-    same = report.metadata.config == order(model["id"]) and report.metadata.fingerprint == _fingerprint(settings)
+    same = report.metadata.config == order(model["id"]) and report.metadata.fingerprint == system_info().fingerprint
     return report if same else None
-
-
-def _fingerprint(settings: config.Settings) -> str:
-    """What this machine would be called in a report made now."""
-    asked = [sys.executable, "-P", "-c", FINGERPRINT]
-    done = subprocess.run(asked, env=environment(settings), capture_output=True, text=True, timeout=60, check=False)
-    return done.stdout.strip()
 
 
 def _measured(client: Client, model: dict[str, Any], screen: Screen) -> Report:

@@ -48,6 +48,8 @@ TABLE: dict[tuple[str, str], Minimum] = {
     ("DELETE", "/api/v1/models/{model_id}"): "admin",
     ("GET", "/api/v1/models/{model_id}/onnx"): "engineer",
     ("GET", "/api/v1/models/{model_id}/deployment"): "engineer",
+    ("PUT", "/api/v1/models/{model_id}/deployment"): "engineer",
+    ("DELETE", "/api/v1/models/{model_id}/deployment"): "engineer",
     ("POST", "/api/v1/datasets"): "engineer",
     ("GET", "/api/v1/datasets"): "engineer",
     ("GET", "/api/v1/datasets/{dataset_id}"): "engineer",

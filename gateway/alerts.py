@@ -12,7 +12,7 @@ from gateway.monitor import LOOK_S, Minute, Monitor, View
 from gateway.store import Store
 from shared import clock, config, errors
 from shared.db import alerts
-from shared.wire.messages import Status
+from shared.wire.messages import LoadedModel, Status, WorkerStatus
 
 TOPIC = "alerts"
 CLEAR_AFTER_S = 30.0
@@ -67,9 +67,22 @@ def due(view: View, last: Minute, status: Status | None, settings: config.Settin
     locked = [name for name, disk in view.host.disks.items() if not disk.writable]
     if locked:
         found["DiskReadOnly"] = f"The disk behind {', '.join(locked)} cannot be written; uploads and jobs are refused."
+    if view.stale:
+        found["DeploymentStale"] = f"{_first(view.stale)} It serves on and is activated anew."
+    if refused := [(worker.worker_id, model.problem) for worker, model in _loaded(status) if model.problem]:
+        found["DeploymentRefused"] = f"{_first(refused)} What served before goes on there, or the default."
     if last.email_failure is not None:
         found[BY_EMAIL_IN_VAIN] = f"Alerts cannot be mailed: {last.email_failure}"
     return found
+
+
+def _loaded(status: Status | None) -> list[tuple[WorkerStatus, LoadedModel]]:
+    return [(worker, model) for worker in (status.workers if status else []) for model in worker.models]
+
+
+def _first(found: list[tuple[str, str]]) -> str:
+    where, why = found[0]
+    return f"{where}: {why}" + (f" ({len(found)} in all.)" if len(found) > 1 else "")
 
 
 class Standing:

@@ -23,6 +23,7 @@ from gateway.routes import (
     auth,
     benchmark,
     datasets,
+    deployments,
     inference,
     jobs,
     metrics,
@@ -46,7 +47,7 @@ def create_app(context: Context) -> Litestar:
         route_handlers=[
             module.router
             for module in (
-                *(auth, users, models, datasets, jobs, benchmark),
+                *(auth, users, models, deployments, datasets, jobs, benchmark),
                 *(reports, inference, system, metrics, alerts, audit),
             )
         ],

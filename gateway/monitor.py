@@ -14,7 +14,7 @@ from gateway.host import Host, HostFigures
 from gateway.store import Store
 from gateway.tally import STAGES, Mark, Stage, Tally, quantile
 from shared import config, errors, gpu
-from shared.db import jobs
+from shared.db import deployments, jobs
 from shared.wire.events import Resync
 from shared.wire.messages import WORKERS, Event
 
@@ -34,6 +34,8 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     gpus: list[gpu.Gpu] | None
     jobs: list[jobs.Count] | None
     """None: the database did not answer."""
+    stale: list[tuple[str, str]] = []
+    """Deployments of another machine or file, as `(name of the model, why)`."""
 
 
 class Latency(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,7 +98,8 @@ class Monitor:
         """Look now."""
         async with self._looking:
             host, gpus = await self._store.file(self._machine)
-            self._view = View(host=host, gpus=gpus, jobs=await self._open_jobs())
+            open_jobs, stale = await self._database()
+            self._view = View(host=host, gpus=gpus, jobs=open_jobs, stale=stale)
             self._marks.append(self._tally.mark(time.monotonic(), OURS))
             self._lost.append(self._tally.worker_events["lost"])
             return self._view
@@ -124,11 +127,11 @@ class Monitor:
     def _machine(self) -> tuple[HostFigures, list[gpu.Gpu] | None]:
         return self._host.look(), gpu.figures()
 
-    async def _open_jobs(self) -> list[jobs.Count] | None:
+    async def _database(self) -> tuple[list[jobs.Count] | None, list[tuple[str, str]]]:
         try:
-            return await self._store.read(jobs.open_counts)
+            return await self._store.read(jobs.open_counts), await self._store.read(deployments.in_trouble)
         except errors.Unavailable:
-            return None
+            return None, []
 
 
 def minute(before: Mark, now: Mark, workers_lost: int = 0) -> Minute:

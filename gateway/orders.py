@@ -1,4 +1,4 @@
-"""What of a benchmark order needs no measuring to be refused: refused at once, not minutes later in the queue."""
+"""What of an order needs no trying to be refused: refused at once, not minutes later in the queue."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from gateway.errors import MISFIT
 from shared import errors
-from shared.specs import DEFAULT_BATCHES, MOST_REQUESTS, BenchmarkSpec, Constraint
+from shared.specs import DEFAULT_BATCHES, MOST_REQUESTS, BenchmarkSpec, Constraint, DeploymentOrder, ModelDescription
 
 MAX_CANDIDATES = 64
 """Ways to serve in one order; each is measured for up to `max_seconds`."""
@@ -50,6 +50,30 @@ def check(spec: BenchmarkSpec, cores: int) -> None:
         told = " x ".join(f"{len(values)} {name}" for name, values in lists.items() if values)
         found = [_wrong("body", f"{told} are {count} candidates; at most {MAX_CANDIDATES} in one order, split it")]
     found += contradictions(spec.constraints)
+    if found:
+        raise errors.InvalidInput(MISFIT, errors=found)
+
+
+def check_deployment(order: DeploymentOrder, model: ModelDescription, cores: int) -> None:
+    """Refuse an order of what serves a model that says too little, too much, or what can never be.
+
+    Raises:
+        errors.InvalidInput: The fields that are wrong.
+    """
+    given = {name: value for name in order.__struct_fields__ if (value := getattr(order, name)) is not None}
+    if order.report_id is not None:
+        found = [_wrong(name, "the report says this; leave it out") for name in given if name != "report_id"]
+    else:
+        found = [
+            _wrong(name, "required, unless a report_id is given")
+            for name in ("engine", "precision")
+            if name not in given
+        ]
+    if order.threads is not None and order.threads > cores:
+        found.append(_wrong("threads", f"must be at most {cores}, the cores of this machine"))
+    fixed = next((size for size in model.inputs[0].shape[:1] if isinstance(size, int)), 1)
+    if not model.dynamic_batch and order.batch_size not in (None, fixed):
+        found.append(_wrong("batch_size", f"the model's batch is fixed at {fixed}; leave it out"))
     if found:
         raise errors.InvalidInput(MISFIT, errors=found)
 

@@ -65,6 +65,8 @@ class Page(Collector):
         rows = [([row.kind, row.status], row.jobs) for row in counts or []]
         yield _gauge("cvp_jobs", "Jobs that wait or run.", rows, ["kind", "status"])
         yield _one("cvp_jobs_queued_limit", "Jobs that may wait (MAX_QUEUED_JOBS).", self._settings.max_queued_jobs)
+        stale = len(self._view.stale)
+        yield _one("cvp_deployments_stale", "Deployments activated on another machine or with another file.", stale)
 
 
 def _http(tally: Tally) -> Iterator[Metric]:
@@ -104,9 +106,13 @@ def _lane(status: Status | None, expected: int) -> Iterator[Metric]:
     yield _one("cvp_broker_up", "Whether the broker answers.", status is not None)
     yield _one("cvp_inference_workers_expected", "Inference processes that should be there.", expected)
     workers = status.workers if status else []
+    refused = sum(bool(model.problem) for worker in workers for model in worker.models)
     yield _one("cvp_inference_workers", "Inference processes that are there.", len(workers))
     yield _one(
         "cvp_inference_workers_busy", "Inference processes with work.", sum(worker.busy > 0 for worker in workers)
+    )
+    yield _one(
+        "cvp_deployments_refused", "Models in inference processes that cannot serve what was activated.", refused
     )
     if status is None:
         return

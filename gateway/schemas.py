@@ -338,16 +338,62 @@ class Dataset(View, frozen=True, kw_only=True):
     num_near_duplicates: int | UnsetType = UNSET
 
 
+class Serves(View, frozen=True, kw_only=True):
+    """How a model is to be served now."""
+
+    engine: EngineName
+    precision: Precision
+    batch_size: int
+    threads: int
+    instances: Annotated[int | None, Meta(description="Sessions in all; null: one in each inference process.")]
+    source: Literal["default", "report", "manual"]
+    status: Literal["active", "stale"]
+    file_sha256: Annotated[str | None, Meta(description="Null: the model's own file.")]
+
+
+class ServingProcess(View, frozen=True, kw_only=True):
+    """An inference process that holds the model in memory."""
+
+    process: str
+    engine: str
+    precision: str
+    batch_size: int
+    threads: int
+    sessions: int
+    current: Annotated[bool, Meta(description="Whether this is what is to serve; false until it has taken over.")]
+    problem: Annotated[str | None, Meta(description="Why it serves this instead of what was activated.")]
+
+
 class Deployment(View, frozen=True, kw_only=True):
-    """What serves a model now."""
+    """The last order of what serves a model, or the default; `serves` is what does serve."""
 
     model_id: str
     engine: EngineName
     precision: Precision
     batch_size: int
-    threads: int
+    threads: Annotated[int, Meta(description="Engine threads of a session.")]
+    instances: Annotated[int, Meta(description="Sessions side by side.")]
     source: Literal["default", "report", "manual"]
-    status: Literal["activating", "active", "stale", "failed"]
+    status: Annotated[
+        Literal["activating", "active", "stale", "failed"],
+        Meta(
+            description="`activating`: it is being tried; `failed`: what served before goes on; `stale`: the machine "
+            "or the file changed since, it serves on and is tried anew."
+        ),
+    ]
+    error: Annotated[str | None, Meta(description="Why it failed, or is stale.")] = None
+    report_id: str | None = None
+    file_sha256: str | None = None
+    golden_sha256: Annotated[str | None, Meta(description="Samples that are replayed before it serves.")] = None
+    fingerprint: Annotated[str | None, Meta(description="Of the machine and engines it is for.")] = None
+    provider: Annotated[str | None, Meta(description="What runs it, as the engine itself says.")] = None
+    notes: Annotated[list[str], Meta(description="How it was checked, and how its sessions are spread.")] = []
+    job_id: Annotated[str | None, Meta(description="The job that tries it.")] = None
+    created_by: str | None = None
+    created_at: str | None = None
+    activated_at: str | None = None
+    serves: Serves
+    processes: list[ServingProcess]
 
 
 # --- jobs, benchmarks, reports ----------------------------------------------------------------------------------------
@@ -499,8 +545,12 @@ class LoadedModel(View, frozen=True, kw_only=True):
     id: str
     engine: str
     precision: str
+    batch_size: int
+    threads: int
+    sessions: Annotated[int, Meta(description="In each of the processes.")]
     loaded_in: list[str]
     memory_mb: float
+    problem: Annotated[str | None, Meta(description="Why it serves instead of what was activated.")]
 
 
 class Workers(View, frozen=True, kw_only=True):

@@ -13,6 +13,7 @@ class DatabaseCatalog:
 
     def __init__(self, settings: Settings) -> None:
         connection.open_db(settings.db_file)
+        self._settings = settings
         self._files = ArtifactStore(settings.models)
 
     def revision(self) -> int:
@@ -22,14 +23,20 @@ class DatabaseCatalog:
     def lookup(self, model_id: str) -> Serving | None:
         """How a model is served now; None when it is gone or not ready."""
         entry = registry.catalog_entry(model_id)
-        if entry is None:
-            return None
-        serves = entry.serves
+        return None if entry is None else self._serving(entry, entry.serves)
+
+    def default(self, model_id: str) -> Serving | None:
+        """How it is served where nothing was activated, or where that cannot run; None as with `lookup`."""
+        entry = registry.catalog_entry(model_id)
+        return None if entry is None else self._serving(entry, registry.default(entry))
+
+    def _serving(self, entry: registry.CatalogEntry, serves: registry.Serves) -> Serving:
+        golden = serves.golden_sha256
         return Serving(
             model_id=entry.model_id,
             name=entry.name,
             task_type=entry.task_type,
-            onnx=self._files.path(entry.onnx_sha256),
+            onnx=self._files.path(serves.file_sha256 or entry.onnx_sha256),
             inputs=entry.inputs,
             outputs=entry.outputs,
             dynamic_batch=entry.dynamic_batch,
@@ -40,4 +47,7 @@ class DatabaseCatalog:
             precision=serves.precision,
             batch_size=serves.batch_size,
             threads=serves.threads,
+            instances=self._settings.sessions(serves.instances),
+            deployment_id=serves.deployment_id,
+            golden=self._files.path(golden) if golden else None,
         )

@@ -1,4 +1,4 @@
-"""One inference process at work: threads that compute, and a keeper that looks after them."""
+"""One inference process at work: threads that compute, one that renews models, and a keeper that looks after them."""
 
 from __future__ import annotations
 
@@ -71,8 +71,12 @@ class Worker:
         self._threads: list[threading.Thread] = []
 
     def start(self, threads: int) -> None:
-        """Start the computing threads and the keeper."""
-        jobs = [("keeper", self._keep), *((f"infer-{number}", self._work) for number in range(threads))]
+        """Start the computing threads, the keeper and the one that renews models."""
+        jobs = [
+            ("keeper", self._keep),
+            ("renew", self._renew),
+            *((f"infer-{number}", self._work) for number in range(threads)),
+        ]
         self._threads = [threading.Thread(target=target, name=name, daemon=True) for name, target in jobs]
         for thread in self._threads:
             thread.start()
@@ -123,6 +127,14 @@ class Worker:
 
     def _deliver(self, result: Answer) -> None:
         self._link.deliver(result.message, result.blobs)
+
+    def _renew(self) -> None:
+        """Load what is served differently now, beside the requests that the old still answers."""
+        while not self._closing.wait(KEEPER_S):
+            try:
+                self._sessions.renew()
+            except Exception:
+                logger.exception("a model could not be renewed; what is loaded serves on")
 
     def _keep(self) -> None:
         """Every 250 ms: follow the catalogue, refuse what waited too long, hold off the watchdog while all is well."""

@@ -10,7 +10,19 @@ from typing import Literal
 
 import msgspec
 
-from shared.specs import Architecture, ConversionFacts, Framework, ModelDescription, Preprocessing, Preset, Task
+from shared.specs import (
+    Architecture,
+    ConversionFacts,
+    EngineName,
+    Framework,
+    ModelDescription,
+    Precision,
+    Preprocessing,
+    Preset,
+    Scores,
+    Task,
+    TensorInfo,
+)
 
 DatasetFile = Literal["index", "pack", "sheet"]
 
@@ -100,6 +112,41 @@ class Converted(msgspec.Struct, frozen=True, kw_only=True):
 
     description: ModelDescription
     conversion: Conversion | None
+
+
+class ActivateOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """A deployment to try as the inference processes will run it. The answer is an `Activated`."""
+
+    onnx: str
+    """Path of the file that will serve."""
+    golden: str | None
+    """Path of the samples to replay."""
+    model_id: str
+    name: str
+    task_type: Task
+    inputs: list[TensorInfo]
+    outputs: list[TensorInfo]
+    dynamic_batch: bool
+    preprocessing: Preprocessing | None
+    labels: list[str] | None
+    scores: Scores
+    engine: EngineName
+    precision: Precision
+    batch_size: int
+    threads: int
+    instances: int
+    """Sessions of one process."""
+
+
+class Activated(msgspec.Struct, frozen=True, kw_only=True):
+    """A deployment that can serve."""
+
+    provider: str
+    """What runs it, as the engine itself says."""
+    fingerprint: str
+    """Of the machine it was tried on."""
+    notes: list[str]
+    """How it was checked, one sentence each."""
 
 
 def write(fd: int, content: bytes) -> None:

@@ -1,4 +1,4 @@
-"""A preparer process: models made ready and datasets checked, each in children that shut themselves in."""
+"""A preparer process: models made ready, datasets checked, deployments tried, in children that shut themselves in."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import get_args
 import msgspec
 
 from preparer import Converted, ConvertOrder, DatasetFile, DatasetOrder
+from preparer.activation import Activate, Lookout
 from shared import child, config, process, sandbox
 from shared.artifacts import ArtifactStore, Outputs
 from shared.db import datasets, jobs, registry
 from shared.db.tables import Model
-from shared.specs import ConvertSpec, DatasetSpec, DatasetSummary, Stored
-from shared.worker import Commit, JobWorker
+from shared.specs import ConvertSpec, DatasetSpec, DatasetSummary, JobKind, Stored
+from shared.worker import Commit, Duty, JobWorker
 
 MB = 1024 * 1024
 DATASET_BASE_S = 300
@@ -162,7 +163,12 @@ def main(settings: config.Settings, stop: process.Stop) -> None:
         logger.warning("uploads are checked without the whole sandbox: %s", "; ".join(lacks))
     if leftovers := sum(ArtifactStore(root).clear_staging(name) for root in (settings.models, settings.datasets)):
         logger.info("removed what an interrupted check left behind", extra={"files": leftovers})
-    JobWorker(settings, name, "cpu", {"convert": Convert(settings), "dataset": CheckDataset(settings)}).run(stop)
+    duties: dict[JobKind, Duty] = {
+        "convert": Convert(settings),
+        "dataset": CheckDataset(settings),
+        "activate": Activate(settings),
+    }
+    JobWorker(settings, name, "cpu", duties, between=Lookout().look).run(stop)
 
 
 if __name__ == "__main__":

@@ -202,6 +202,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper"):
         share, rest = divmod(self.inference_workers, processes)
         return [share + (1 if index < rest else 0) for index in range(processes)]
 
+    def sessions(self, instances: int | None) -> int:
+        """How many sessions of a model each inference process holds, so that it has `instances` in all.
+
+        One at least in each, for any process may be given any request; None means just that.
+        """
+        return max(1, (instances or 1) // len(self.inference_farm))
+
     def make_folders(self) -> None:
         """Create every folder; sockets and secrets are for this user only."""
         for folder in (self.db_file.parent, self.models, self.datasets, self.reports, self.logs):

@@ -9,7 +9,20 @@ VARIABLE = "CVP_FAILPOINT"
 """`POINT` or `POINT:HITS` in the environment: SIGKILL when this process reaches the point for the HITS-th time."""
 
 TRANSACTIONS = frozenset(
-    {"accept", "cancel", "claim", "delete", "fail", "finish", "preset", "put_back", "recover", "retry"}
+    {
+        "accept",
+        "cancel",
+        "claim",
+        "delete",
+        "fail",
+        "finish",
+        "preset",
+        "put_back",
+        "recover",
+        "retry",
+        "revert",
+        "stale",
+    }
 )
 """Names of the durable transactions over jobs and files (`shared.db.connection.write`)."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from shared import errors, metadata
+from shared import errors, golden, metadata
 from shared.engines import Engine, Feeds, Tensor, check_feeds, describe, engine_class
 from shared.specs import Detection, EngineName, Precision, Preprocessing, Scores, Task, TensorInfo
 from shared.vision import boxes, postprocess, preprocess
@@ -43,6 +44,13 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
     batch_size: int
     """Most images one engine call gets; a model with a fixed batch always gets exactly that."""
     threads: int
+    """Of each session."""
+    instances: int = 1
+    """Sessions side by side in this process; a call goes to the one with the fewest under way."""
+    deployment_id: str = ""
+    """The order that was activated; empty for the default."""
+    golden: Path | None = None
+    """Samples with the answers that this engine gave when it was checked."""
 
 
 class Source(NamedTuple):
@@ -71,7 +79,7 @@ class Runtime:
 
     Args:
         serving: What to serve.
-        engine: Runs the model instead of the engine that `serving` names (tests).
+        engine: Runs the model instead of the sessions that `serving` names (tests).
     """
 
     def __init__(self, serving: Serving, *, engine: Engine | None = None) -> None:
@@ -79,17 +87,23 @@ class Runtime:
         self.batch_size = serving.batch_size
         self.splits = False
         """Whether requests may share an engine call: the answers of a batch come apart again, one row an image."""
-        self._engine = engine or engine_class(serving.engine)(
-            serving.onnx, precision=serving.precision, threads=serving.threads
-        )
+        self._sessions = [engine] if engine else [_session(serving) for _ in range(serving.instances)]
+        self._calls = [0] * len(self._sessions)
+        self._choosing = threading.Lock()
+
+    @property
+    def provider(self) -> str:
+        """What really runs the model, as the engine itself says; known once it is active."""
+        return self._sessions[0].provider
 
     def activate(self) -> None:
-        """Check the contract against the model, load it and run it once; a model that cannot run is not served.
+        """Check the contract against the model, load it, run it once and replay its golden samples.
 
         Raises:
-            errors.BadModel: The file, or its contract, does not fit.
+            errors.BadModel: The file, its contract or its golden samples do not fit, or are gone.
             errors.EngineUnavailable: The engine cannot run here.
             errors.EngineFailed: It loads and then fails on its first input.
+            errors.BadOutput: It answers the golden samples otherwise than when it was checked.
         """
         if self.serving.preprocessing is not None:
             preprocess.check_contract(self.serving.preprocessing, self.serving.inputs)
@@ -97,16 +111,19 @@ class Runtime:
         fixed = next(iter(self.serving.inputs[0].shape), None)
         if isinstance(fixed, int):
             self.batch_size = fixed
-        self._engine.activate()
         try:
-            self.splits = self._rehearse()
+            for session in self._sessions:
+                session.activate()
+            self.splits = all([self._rehearse(session) for session in self._sessions])
+            self._replay()
         except BaseException:
-            self._engine.deactivate()
+            self.deactivate()
             raise
 
     def deactivate(self) -> None:
         """Let go of the model. Nobody may be inside `infer`."""
-        self._engine.deactivate()
+        for session in self._sessions:
+            session.deactivate()
 
     def decode(self, images: Sequence[bytes | memoryview], expired: Callable[[], bool] = lambda: False) -> Decoded:
         """Image files -> the model's input, one row an image; no image is begun once `expired()` is true.
@@ -200,7 +217,7 @@ class Runtime:
         """
         count = rows(feeds)
         if not self.splits:
-            return self._engine.infer(feeds)
+            return self._run(feeds)
         parts: list[dict[str, Tensor]] = []
         for start in range(0, count, self.batch_size):
             if expired():
@@ -273,11 +290,32 @@ class Runtime:
         chunk = {name: array[start : start + self.batch_size] for name, array in feeds.items()}
         missing = 0 if self.serving.dynamic_batch else self.batch_size - (min(count, start + self.batch_size) - start)
         if not missing:
-            return self._engine.infer(chunk)
+            return self._run(chunk)
         padded = {name: np.concatenate([array, *[array[-1:]] * missing]) for name, array in chunk.items()}
-        return {name: array[: self.batch_size - missing] for name, array in self._engine.infer(padded).items()}
+        return {name: array[: self.batch_size - missing] for name, array in self._run(padded).items()}
 
-    def _rehearse(self) -> bool:
+    def _run(self, feeds: Feeds) -> dict[str, Tensor]:
+        """One engine call, on the session with the fewest under way."""
+        with self._choosing:
+            place = self._calls.index(min(self._calls))
+            self._calls[place] += 1
+        try:
+            return self._sessions[place].infer(feeds)
+        finally:
+            with self._choosing:
+                self._calls[place] -= 1
+
+    def _replay(self) -> None:
+        """Give the golden samples again."""
+        path = self.serving.golden
+        if path is None:
+            return
+        if not path.is_file():
+            raise errors.BadModel("Its golden samples are gone. Run the benchmark again.")
+        if wrong := golden.replay(self, golden.read(path.read_bytes())):
+            raise errors.BadOutput(" ".join(wrong))
+
+    def _rehearse(self, session: Engine) -> bool:
         """Run zeros, a full batch of them, and tell whether rows go in and come out one for one."""
         feeds: dict[str, Tensor] = {}
         for info in self.serving.inputs:
@@ -285,7 +323,7 @@ class Runtime:
             if sizes is None:  # an axis beside the batch is open: there is no size to rehearse with
                 return False
             feeds[info.name] = np.zeros(sizes, info.dtype)
-        arrays = [*feeds.values(), *self._engine.infer(feeds).values()]
+        arrays = [*feeds.values(), *session.infer(feeds).values()]
         return all(array.shape[:1] == (self.batch_size,) for array in arrays)
 
     def _sized(self, info: TensorInfo) -> list[int] | None:
@@ -298,6 +336,10 @@ class Runtime:
 
     def _takes(self) -> str:
         return ", ".join(f"{info.name!r} {describe(info)}" for info in self.serving.inputs)
+
+
+def _session(serving: Serving) -> Engine:
+    return engine_class(serving.engine)(serving.onnx, precision=serving.precision, threads=serving.threads)
 
 
 def _check_same(serving: Serving) -> None:

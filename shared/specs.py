@@ -485,6 +485,30 @@ class BenchmarkSpec(Spec, frozen=True, kw_only=True):
     ] = 0
 
 
+class DeploymentOrder(Spec, frozen=True, kw_only=True):
+    """What is to serve a model: the decision of a report, or an engine in a precision."""
+
+    report_id: Annotated[
+        str | None, Meta(description="Takes what this report chose, as it was measured; nothing else is said then.")
+    ] = None
+    engine: Annotated[EngineName | None, Meta(description="Which engine serves.")] = None
+    precision: Annotated[
+        Precision | None,
+        Meta(description="In which number format; INT8 and FP16 need the file that a benchmark made of the model."),
+    ] = None
+    batch_size: Annotated[
+        Annotated[int, Meta(ge=1, le=256)] | None,
+        Meta(description="Most images of waiting requests in one call; default 4, or the batch the model is fixed at."),
+    ] = None
+    threads: Annotated[
+        Annotated[int, Meta(ge=1, le=256)] | None, Meta(description="Engine threads of a session; default 1.")
+    ] = None
+    instances: Annotated[
+        Annotated[int, Meta(ge=1, le=64)] | None,
+        Meta(description="Sessions side by side, divided among the inference processes; default one a process."),
+    ] = None
+
+
 class Block(msgspec.Struct, frozen=True, kw_only=True):
     """One launch of one candidate: load, warm up, measure, leave. Latencies are raw, in call order, nothing clipped."""
 
@@ -754,11 +778,17 @@ class MeasurementSet(msgspec.Struct, frozen=True, kw_only=True):
 
 # --- jobs -----------------------------------------------------------------------------------------------------------
 
-JobKind = Literal["convert", "dataset", "benchmark", "report"]
+JobKind = Literal["convert", "dataset", "activate", "benchmark", "report"]
 JobStatus = Literal["queued", "running", "completed", "failed", "cancelled"]
 Lane = Literal["accelerator", "cpu", "report"]
 
-LANE_OF: dict[JobKind, Lane] = {"convert": "cpu", "dataset": "cpu", "benchmark": "accelerator", "report": "report"}
+LANE_OF: dict[JobKind, Lane] = {
+    "convert": "cpu",
+    "dataset": "cpu",
+    "activate": "cpu",
+    "benchmark": "accelerator",
+    "report": "report",
+}
 
 
 class ConvertSpec(Spec, frozen=True, kw_only=True):
@@ -767,6 +797,13 @@ class ConvertSpec(Spec, frozen=True, kw_only=True):
     model_id: str
     input_shape: tuple[int, ...] | None = None
     """What its owner says the first input takes, batch included; settles axes the graph leaves open."""
+
+
+class ActivateSpec(Spec, frozen=True, kw_only=True):
+    """Try a deployment, and let it serve its model."""
+
+    model_id: str
+    deployment_id: str
 
 
 class ReportSpec(Spec, frozen=True, kw_only=True):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import cast
+
+import msgspec
 from litestar import Router, get
 
 from gateway import schemas
 from gateway.routes.common import Injected, problems
 from gateway.routes.predict import predict
 from shared.db.registry import CatalogEntry
-from shared.wire.messages import Status
+from shared.specs import EngineName, Precision
+from shared.wire.messages import LoadedModel, Status
 
 MB = 2**20
 
@@ -16,7 +20,9 @@ MB = 2**20
 @get("/models", responses=problems())
 async def list_served(context: Injected) -> list[schemas.ServedModel]:
     """The models that take predictions now, and what they take."""
-    return [_served(entry) for entry in context.caches.models.values()]
+    status, _ = context.broker.status()
+    loaded = {model.model_id: model for worker in (status.workers if status else []) for model in worker.models}
+    return [_served(entry, loaded.get(entry.model_id)) for entry in context.caches.models.values()]
 
 
 @get("/health", responses=problems())
@@ -42,24 +48,30 @@ def inference_health(status: Status | None, expected: int) -> schemas.InferenceH
 
 
 def _loaded(status: Status | None) -> list[schemas.LoadedModel]:
-    held: dict[tuple[str, str, str], list[tuple[str, float]]] = {}
+    held: dict[LoadedModel, list[tuple[str, float]]] = {}
     for worker in status.workers if status else []:
         for model in worker.models:
-            places = held.setdefault((model.model_id, model.engine, model.precision), [])
-            places.append((worker.worker_id, model.memory_mb))
+            alike = msgspec.structs.replace(model, memory_mb=0)
+            held.setdefault(alike, []).append((worker.worker_id, model.memory_mb))
     return [
         schemas.LoadedModel(
-            id=model_id,
-            engine=engine,
-            precision=precision,
+            id=model.model_id,
+            engine=model.engine,
+            precision=model.precision,
+            batch_size=model.batch_size,
+            threads=model.threads,
+            sessions=model.sessions,
             loaded_in=[worker_id for worker_id, _ in places],
             memory_mb=round(sum(memory_mb for _, memory_mb in places), 1),
+            problem=model.problem or None,
         )
-        for (model_id, engine, precision), places in held.items()
+        for model, places in held.items()
     ]
 
 
-def _served(entry: CatalogEntry) -> schemas.ServedModel:
+def _served(entry: CatalogEntry, loaded: LoadedModel | None) -> schemas.ServedModel:
+    """What a process has loaded is what answers; before the first request it is what will be loaded."""
+    serves = loaded or entry.serves
     return schemas.ServedModel(
         id=entry.model_id,
         name=entry.name,
@@ -68,9 +80,9 @@ def _served(entry: CatalogEntry) -> schemas.ServedModel:
         outputs=entry.outputs,
         labels=entry.labels,
         notes=entry.notes,
-        engine=entry.serves.engine,
-        precision=entry.serves.precision,
-        batch_size=entry.serves.batch_size,
+        engine=cast(EngineName, serves.engine),
+        precision=cast(Precision, serves.precision),
+        batch_size=serves.batch_size,
     )
 
 

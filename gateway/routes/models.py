@@ -1,4 +1,4 @@
-"""Models: upload, list, details, download, delete, and what serves them."""
+"""Models: upload, list, details, download, delete."""
 
 from __future__ import annotations
 
@@ -118,13 +118,6 @@ async def download(model_id: FromPath[str], context: Injected) -> File:
     return File(path, filename=f"{_file_name(row.name)}.onnx", media_type="application/octet-stream")
 
 
-@get("/{model_id:str}/deployment", responses=problems(404, 409))
-async def deployment(model_id: FromPath[str], context: Injected) -> schemas.Deployment:
-    """What serves the model now."""
-    serves = await context.store.read(_serves, model_id)
-    return schemas.Deployment(model_id=model_id, status="active", **msgspec.structs.asdict(serves))
-
-
 def _accept(
     context: Context,
     staging: Staging,
@@ -165,10 +158,6 @@ def _delete(context: Context, model_id: str, request: Http) -> None:
     with connection.write(durable=True, name="delete"):
         unused = registry.delete_model(model_id, origin_of(request).request_id)
     remove_files(context.models, unused)
-
-
-def _serves(model_id: str) -> registry.Serves:
-    return registry.serves(model_id, registry.described(registry.model(model_id)))
 
 
 def _file_name(name: str) -> str:
@@ -248,6 +237,6 @@ FOUND = msgspec.json.Decoder(Found)
 
 router = Router(
     "/models",
-    route_handlers=[upload, renew_preset, list_models, get_model, delete_model, download, deployment],
+    route_handlers=[upload, renew_preset, list_models, get_model, delete_model, download],
     tags=["models"],
 )

@@ -115,6 +115,12 @@ def remember_noise_floor(noise: NoiseFloor) -> None:
     NoiseFloorRow.insert(**msgspec.structs.asdict(noise)).on_conflict_replace().execute()
 
 
+def measurements_of(benchmark_id: str) -> str | None:
+    """The SHA-256 of a benchmark's measurement set; None where there is none."""
+    with connection.read():
+        return Benchmark.get_by_id(benchmark_id).measurements_sha256
+
+
 def report(report_id: str) -> Report:
     """The row of a report.
 

@@ -41,6 +41,7 @@ HEAVY_BYTES = 100 * 2**20
 MAX_RUNTIME_S: dict[JobKind, float] = {
     "convert": 600.0,
     "dataset": 4 * 3600.0,
+    "activate": 900.0,
     "benchmark": 3 * 3600.0,
     "report": 300.0,
 }

@@ -46,7 +46,14 @@ class Serves(msgspec.Struct, frozen=True, kw_only=True):
     precision: Precision
     batch_size: int
     threads: int
+    instances: int | None = None
+    """Sessions in all; None: one in each inference process."""
     source: Literal["default", "report", "manual"]
+    status: Literal["active", "stale"] = "active"
+    deployment_id: str = ""
+    file_sha256: str | None = None
+    """None: the model's own."""
+    golden_sha256: str | None = None
 
 
 class CatalogEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -235,7 +242,13 @@ def serves(model_id: str, description: ModelDescription) -> Serves:
     """What serves a model: its active deployment, else the default."""
     with connection.read():
         row = _active().where(Deployment.model_id == model_id).first()
-    return _serves(row, description)
+    return default(description) if row is None else _serves(row)
+
+
+def default(description: ModelDescription | CatalogEntry) -> Serves:
+    """What serves a model for which nothing was activated."""
+    batch = DEFAULT_BATCH if description.dynamic_batch else 1
+    return Serves(engine="onnxruntime", precision="fp32", batch_size=batch, threads=1, source="default")
 
 
 def incumbent(model_id: str) -> Candidate | None:
@@ -244,7 +257,7 @@ def incumbent(model_id: str) -> Candidate | None:
         row = _active().where(Deployment.model_id == model_id).first()
     if row is None:
         return None
-    fields = {name: getattr(row, name) for name in ("engine", "precision", "batch_size", "threads")}
+    fields = {name: getattr(row, name) for name in Candidate.__struct_fields__}
     return msgspec.convert(fields, Candidate)
 
 
@@ -252,11 +265,9 @@ def _active() -> Any:
     return Deployment.select().where(Deployment.status.in_(("active", "stale")))
 
 
-def _serves(row: Deployment | None, description: ModelDescription) -> Serves:
-    if row is None:
-        batch = DEFAULT_BATCH if description.dynamic_batch else 1
-        return Serves(engine="onnxruntime", precision="fp32", batch_size=batch, threads=1, source="default")
-    return msgspec.convert({field: getattr(row, field) for field in Serves.__struct_fields__}, Serves)
+def _serves(row: Deployment) -> Serves:
+    fields = {field: getattr(row, field) for field in Serves.__struct_fields__ if field != "deployment_id"}
+    return msgspec.convert(fields | {"deployment_id": row.id}, Serves)
 
 
 def catalog_entry(model_id: str) -> CatalogEntry | None:
@@ -291,7 +302,7 @@ def _entry(row: Model, active: Deployment | None) -> CatalogEntry:
         labels=description.labels,
         scores=description.scores,
         notes=description.notes,
-        serves=_serves(active, description),
+        serves=default(description) if active is None else _serves(active),
     )
 
 
@@ -317,6 +328,18 @@ def keep_engine_file(model_id: str, file: PreparedFile) -> None:
     ).on_conflict_ignore().execute()
 
 
+def file_of(model_id: str, precision: Precision) -> str | None:
+    """The model's file in a precision, the newest one; None where no benchmark has made one."""
+    if precision == "fp32":
+        return model(model_id).onnx_sha256
+    return next((file.sha256 for file in engine_files(model_id) if file.precision == precision), None)
+
+
+def has_file(model_id: str, sha256: str) -> bool:
+    """Whether a file is a model's, in whatever precision."""
+    return sha256 in {model(model_id).onnx_sha256, *(file.sha256 for file in engine_files(model_id))}
+
+
 def delete_model(model_id: str, request_id: str | None = None) -> list[str]:
     """Hide a model and drop the artifact rows nobody else uses; returns their SHA-256 for the store to remove.
 
@@ -334,7 +357,9 @@ def delete_model(model_id: str, request_id: str | None = None) -> list[str]:
             raise errors.Conflict(f"Job {job.id} benchmarks this model; cancel it, or wait until it is done.")
         jobs.request_cancel(job.id, request_id)  # its check: nobody waits for that any more
     Model.update(deleted_at_ms=clock.now_ms()).where(Model.id == model_id).execute()
-    Deployment.update(status="retired").where(Deployment.model_id == model_id).execute()
+    Deployment.update(status="retired", retired_at_ms=clock.now_ms()).where(
+        (Deployment.model_id == model_id) & (Deployment.status != "retired")
+    ).execute()
     bump("models")
     golden = {result.golden_sha256 for result in _golden().where(Benchmark.model_id == model_id)}
     made = {file.sha256 for file in engine_files(model_id)}

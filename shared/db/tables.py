@@ -345,7 +345,7 @@ class Report(Table):
 
 
 class Deployment(Table):
-    """What serves a model after somebody activated it; without a row ONNX Runtime FP32 serves."""
+    """What somebody ordered to serve a model (`shared.db.deployments`); without one ONNX Runtime FP32 serves."""
 
     id = peewee.TextField(primary_key=True)
     model_id = peewee.TextField()
@@ -359,6 +359,15 @@ class Deployment(Table):
     fingerprint = peewee.TextField()
     created_by = peewee.TextField()
     created_at_ms = peewee.IntegerField()
+    instances = peewee.IntegerField(default=1)
+    file_sha256 = peewee.TextField(null=True)
+    golden_sha256 = peewee.TextField(null=True)
+    job_id = peewee.TextField(null=True)
+    error = peewee.TextField(null=True)
+    provider = peewee.TextField(null=True)
+    notes = Json(default=[], shape=list[str])
+    activated_at_ms = peewee.IntegerField(null=True)
+    retired_at_ms = peewee.IntegerField(null=True)
 
     class Meta:
         """Name."""

@@ -12,9 +12,6 @@ from shared.verdict.figures import QUANTITIES, engine_title, fed, listing, plura
 from shared.verdict.intervals import samples_needed
 from shared.verdict.metrics import FROM_DATASET, PERCENTILES
 
-PLATFORM_DEFAULT = ("onnxruntime", "fp32")
-"""What serves a model until someone activates something else."""
-
 LEAST_MAP = 0.01
 """Of a detector; below, its boxes lie beside the objects."""
 
@@ -59,7 +56,7 @@ def recommendations(measurements: MeasurementSet, assessments: Sequence[Assessme
     return found
 
 
-def deployment_steps(measurements: MeasurementSet, selected: Candidate | None) -> list[str]:
+def deployment_steps(measurements: MeasurementSet, selected: Candidate | None, report_id: str) -> list[str]:
     """How to serve the selected candidate; empty without one."""
     if selected is None:
         return []
@@ -79,11 +76,11 @@ def deployment_steps(measurements: MeasurementSet, selected: Candidate | None) -
         "Measure once where it is deployed and compare with this report's intervals; "
         f"they hold for fingerprint {measurements.system.fingerprint}."
     )
-    here = f"POST /api/v1/inference/predict?model_id={model.id}"
-    if (selected.engine, selected.precision) == PLATFORM_DEFAULT:
-        steps.append(f"On this platform {engine_title(selected)} answers {here} already, with 1 thread per session.")
-    else:
-        steps.append(f"This platform answers {here} with ONNX Runtime FP32; this version does not switch it.")
+    order = f'{{"report_id": "{report_id}"}}'
+    steps.append(
+        f"On this platform one call does all of that: PUT /api/v1/models/{model.id}/deployment with {order}, or `cvp "
+        f"deploy {model.id} --report {report_id}`. It is tried first; predictions go on meanwhile."
+    )
     return steps
 
 

@@ -144,7 +144,7 @@ def build(measurements: MeasurementSet, report_id: str) -> Report:
         decision=decision,
         present=present(assessments, decision.selected, measurements.incumbent, bootstrap),
         recommendations=recommendations(measurements, assessments, decision),
-        deployment_steps=deployment_steps(measurements, decision.selected),
+        deployment_steps=deployment_steps(measurements, decision.selected, report_id),
         service=service_record(measurements.service) if measurements.service else None,
     )
     return msgspec.structs.replace(report, content_sha256=_content_sha256(msgspec.to_builtins(report)))

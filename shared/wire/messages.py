@@ -108,6 +108,13 @@ class LoadedModel(msgspec.Struct, frozen=True, kw_only=True):
     precision: str
     batch_size: int
     memory_mb: float
+    threads: int = 1
+    """Of each session."""
+    sessions: int = 1
+    deployment_id: Name = ""
+    """The order that serves; empty for the default."""
+    problem: Name = ""
+    """Why it serves instead of what was activated."""
 
 
 class Ready(Message, frozen=True, kw_only=True):

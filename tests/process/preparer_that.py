@@ -1,4 +1,7 @@
-"""A preparer whose child takes no time: it stores a file and answers. Run by `test_failpoints.py`."""
+"""A preparer whose child takes no time: it stores a file and answers; or one that sees stale deployments.
+
+Run by `test_failpoints.py`.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,8 @@ from preparer import Converted, write
 from preparer.__main__ import Convert
 from shared import child, config, errors, process, worker
 from shared.artifacts import ArtifactStore, Outputs
-from shared.db import jobs, registry
+from shared.db import connection, deployments, jobs, registry
+from shared.db.tables import Deployment
 from shared.specs import ConvertSpec, ModelDescription, Stored, TensorInfo
 from shared.worker import Commit, JobWorker
 
@@ -89,8 +93,19 @@ def main(settings: config.Settings, stop: process.Stop) -> None:
     JobWorker(settings, "preparer-0", "cpu", {"convert": Quick(settings)}).run(stop)
 
 
+def mark(settings: config.Settings) -> None:
+    """Let every active deployment turn out to be of another machine, one after the other."""
+    connection.open_db(settings.db_file)
+    for row in list(Deployment.select().where(Deployment.status == "active").order_by(Deployment.id)):
+        with connection.write():
+            Deployment.update(fingerprint="there").where(Deployment.id == row.id).execute()
+        deployments.mark_stale("here")
+
+
 if __name__ == "__main__":
-    if sys.argv[1:]:
+    if sys.argv[1:] == ["marks"]:
+        mark(config.load())
+    elif sys.argv[1:]:
         process.service("preparer-0", main)
     else:
         child.main(Order, work)

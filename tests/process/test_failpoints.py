@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -18,7 +19,7 @@ from benchmarks.invariants import violations
 from benchmarks.models import free_port
 from shared import apikeys, clock, config, failpoints
 from shared.artifacts import ArtifactStore
-from shared.db import accounts, benchmarks, connection, jobs, registry, tables
+from shared.db import accounts, benchmarks, connection, deployments, jobs, registry, tables
 from shared.db.accounts import Account
 from shared.specs import BenchmarkSpec, ConvertSpec
 from tests.process.platform import DIGITS, ROOT, family, wait_for
@@ -52,9 +53,12 @@ ORDERING = commits("accept", hits=(2,))
 CANCELLING, DELETING, OFFERING = commits("cancel"), commits("delete"), commits("preset")
 SAVING = [("backup.before_rename", 1), ("backup.after_rename", 1)]
 BRINGING_BACK = [*(("restore.before_move", hit) for hit in range(1, 10)), ("restore.after_moves", 1)]
+REVERTING, MARKING = commits("revert"), commits("stale")
+DEPLOYING = commits("accept", hits=(2,))
+ACTIVATING = commits("claim", "finish", hits=(1,))
 KILLS = [
     *(*WORKING, *FAILING, *RETRYING, *RECOVERING, *STOPPING, *CHILD),
-    *(*UPLOADING, *CANCELLING, *DELETING, *OFFERING, *SAVING, *BRINGING_BACK),
+    *(*UPLOADING, *CANCELLING, *DELETING, *REVERTING, *MARKING, *OFFERING, *SAVING, *BRINGING_BACK),
 ]
 """Every kill of the tests below; `test_there_is_no_point_without_its_kills` holds it against all points there are."""
 
@@ -340,6 +344,16 @@ class Caller:
         """What stands now."""
         return {alert["name"] for alert in self._http.get("/alerts?active=true").json()["items"]}
 
+    def deploy(self, model_id: str, batch_size: int = 4) -> httpx.Response:
+        order = {"engine": "onnxruntime", "precision": "fp32", "batch_size": batch_size}
+        return self._http.put(f"/models/{model_id}/deployment", json=order, headers={"Idempotency-Key": "deploy"})
+
+    def deployment(self, model_id: str) -> dict[str, Any]:
+        return dict(self._http.get(f"/models/{model_id}/deployment").raise_for_status().json())
+
+    def revert(self, model_id: str) -> httpx.Response:
+        return self._http.delete(f"/models/{model_id}/deployment")
+
     def models(self) -> httpx.Response:
         return self._http.get("/models")
 
@@ -451,6 +465,111 @@ def test_a_model_is_never_without_its_file(
     assert violations(settings, models) == []
     deleted = tables.Model.get_by_id(models[kill[1] - 1]).deleted_at_ms is not None
     assert deleted == (kill[0] == "delete.after_commit")
+
+
+def add_deployments(settings: config.Settings, user: Account) -> list[str]:
+    """Ready models, each with a deployment that serves it; returns the models' ids."""
+    models = add_models(settings, user)
+    with connection.write():
+        tables.Job.update(status="completed", finished_at_ms=1).execute()
+        tables.Model.update(
+            status="ready",
+            onnx_sha256=tables.Model.file_sha256,
+            onnx_size=tables.Model.file_size,
+            description_json=DESCRIPTION,
+        ).execute()
+        for model_id in models:
+            choice = deployments.Choice(
+                model_id=model_id,
+                engine="onnxruntime",
+                precision="fp32",
+                batch_size=4,
+                threads=1,
+                instances=1,
+                file_sha256=str(registry.file_of(model_id, "fp32")),
+                golden_sha256=None,
+                fingerprint="here",
+                source="manual",
+            )
+            deployments.activated(deployments.order(choice, user.id), "here", "CPU", [])
+        tables.Job.update(status="completed", finished_at_ms=1).execute()
+    return models
+
+
+@pytest.mark.parametrize("kill", REVERTING, ids=named)
+def test_a_gateway_that_dies_on_the_way_back_to_the_default_is_asked_again(
+    kill: Kill, settings: config.Settings, admin: Account, caller: Caller, start: Start
+):
+    models = add_deployments(settings, admin)
+    gateway = start("gateway", failpoint=kill)
+    wait_for(caller.up, 30, "the gateway")
+    for model_id in models[: kill[1] - 1]:
+        assert caller.revert(model_id).status_code == 204
+    last = models[kill[1] - 1]
+    with pytest.raises(httpx.TransportError):
+        caller.revert(last)
+    assert died(gateway)
+    (row,) = tables.Deployment.select().where(tables.Deployment.model_id == last)
+    assert row.status == ("retired" if kill[0] == "revert.after_commit" else "active")
+    start("gateway")
+    wait_for(caller.up, 30, "the gateway")
+    assert caller.revert(last).status_code == 204
+    assert caller.deployment(last)["source"] == "default"
+
+
+@pytest.mark.parametrize("kill", MARKING, ids=named)
+def test_who_marks_a_deployment_as_stale_may_die_and_it_is_ordered_anew_once(
+    kill: Kill, settings: config.Settings, admin: Account, start: Start
+):
+    models = add_deployments(settings, admin)
+    assert died(start("tests.process.preparer_that", "marks", failpoint=kill))
+    stale = tables.Deployment.select().where(tables.Deployment.status == "stale").count()
+    assert stale == kill[1] - (1 if kill[0] == "stale.before_commit" else 0)
+    assert start("tests.process.preparer_that", "marks").wait(30) == 0
+    rows = sorted((row.model_id, row.status) for row in tables.Deployment.select())
+    assert rows == sorted((model_id, status) for model_id in models for status in ("activating", "stale"))
+    assert tables.Job.select().where(tables.Job.status == "queued").count() == MODELS
+
+
+@pytest.mark.parametrize("kill", DEPLOYING, ids=named)
+def test_a_deployment_is_ordered_once_however_often_it_is_asked_for(
+    kill: Kill, settings: config.Settings, admin: Account, caller: Caller, start: Start
+):
+    model_id = add_ready_model(settings, admin)
+    gateway = start("gateway", failpoint=kill)
+    wait_for(caller.up, 30, "the gateway")
+    assert caller.upload("digits").status_code == 202
+    with pytest.raises(httpx.TransportError):
+        caller.deploy(model_id)
+    assert died(gateway)
+    start("gateway")
+    wait_for(caller.up, 30, "the gateway")
+    first, second, other = caller.deploy(model_id), caller.deploy(model_id), caller.deploy(model_id, batch_size=2)
+    assert (first.status_code, second.status_code, other.status_code) == (202, 202, 409)
+    assert first.json() == second.json()
+    assert tables.Deployment.select().count() == 1
+
+
+@pytest.mark.parametrize("kill", ACTIVATING, ids=named)
+def test_who_activates_a_deployment_may_die_and_it_serves_once(
+    kill: Kill, settings: config.Settings, caller: Caller, start: Start
+):
+    start("gateway")
+    wait_for(caller.up, 30, "the gateway")
+    model_id = caller.upload("digits").json()["id"]
+    preparer = start("preparer", "0")
+    wait_for(settled, 60, "the check")
+    preparer.terminate()
+    assert preparer.wait(30) == 0
+    assert caller.deploy(model_id).status_code == 202
+    assert died(start("preparer", "0", failpoint=kill))
+    now = caller.deployment(model_id)
+    assert now["status"] == ("active" if kill[0] == "finish.after_commit" else "activating")
+    assert now["serves"]["source"] == ("manual" if kill[0] == "finish.after_commit" else "default")
+    start("preparer", "0")
+    wait_for(settled, 60, "the activation")
+    assert caller.deployment(model_id)["serves"]["source"] == "manual"
+    assert violations(settings, [model_id]) == []
 
 
 def cvp(*arguments: str, settings: config.Settings, failpoint: Kill | None = None) -> subprocess.CompletedProcess[str]:

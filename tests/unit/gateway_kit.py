@@ -17,7 +17,19 @@ from gateway.app import create_app
 from gateway.context import Context
 from shared import apikeys, config, errors
 from shared.db import accounts, connection, datasets, registry
-from shared.db.tables import Artifact, Benchmark, BenchmarkResult, Dataset, Idempotency, Job, JobEvent, Model, Report
+from shared.db.tables import (
+    Artifact,
+    Benchmark,
+    BenchmarkResult,
+    Dataset,
+    Deployment,
+    EngineFile,
+    Idempotency,
+    Job,
+    JobEvent,
+    Model,
+    Report,
+)
 from shared.specs import (
     ClassCount,
     DatasetSummary,
@@ -40,6 +52,10 @@ ZIP = b"PK\x03\x04" + bytes(500)
 """Bytes that could begin a ZIP."""
 
 ROLES = ("viewer", "engineer", "admin")
+
+
+ABOUT_MODELS = (Idempotency, Deployment, EngineFile, Report, BenchmarkResult, Benchmark)
+"""Tables whose rows go before those they name."""
 
 
 class FakeBroker:
@@ -142,7 +158,7 @@ class Gateway:
     def reset(self) -> None:
         """Forget everything but the users, for the next test."""
         with connection.write():
-            for table in (Idempotency, Report, BenchmarkResult, Benchmark, JobEvent, Job, Model, Dataset, Artifact):
+            for table in (*ABOUT_MODELS, JobEvent, Job, Model, Dataset, Artifact):
                 table.delete().execute()
             registry.bump("models")
         for path in self.files():

@@ -40,6 +40,8 @@ GET /api/v1/models
 GET /api/v1/models/{model_id}
 GET /api/v1/models/{model_id}/onnx
 GET /api/v1/models/{model_id}/deployment
+PUT /api/v1/models/{model_id}/deployment
+DELETE /api/v1/models/{model_id}/deployment
 POST /api/v1/datasets
 GET /api/v1/datasets
 GET /api/v1/datasets/{dataset_id}

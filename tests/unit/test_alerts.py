@@ -25,7 +25,7 @@ from shared import config, errors
 from shared.config import BadSetting
 from shared.db import alerts, connection, jobs
 from shared.db.tables import Alert
-from shared.wire.messages import Status
+from shared.wire.messages import LoadedModel, Status
 from tests.conftest import eventually
 from tests.unit.gateway_kit import FakeBroker, Feed, Gateway, fields_of, fresh_gateway_at
 
@@ -50,6 +50,13 @@ def lane(**changes: Any) -> Status:
     status = FakeBroker().status()[0]
     assert status is not None
     return msgspec.structs.replace(status, **changes)
+
+
+def serving(problem: str) -> Status:
+    model = LoadedModel(
+        model_id="m", engine="onnxruntime", precision="fp32", batch_size=1, memory_mb=1.0, problem=problem
+    )
+    return lane(workers=[msgspec.structs.replace(worker, models=[model]) for worker in FakeBroker().workers])
 
 
 def waiting(count: int) -> list[jobs.Count]:
@@ -92,6 +99,8 @@ def last(**changes: Any) -> Minute:
         ("WorkerFlapping", (view(), last(workers_lost=2), lane()), (view(), last(workers_lost=3), lane())),
         ("InferenceQueueFull", (view(), quiet(), lane(depth=999)), (view(), quiet(), lane(depth=1000))),
         ("InferenceQueueFull", (view(), quiet(), lane()), (view(), last(refused_full=1), lane())),
+        ("DeploymentStale", (view(), quiet(), lane()), (view(stale=[("digits", "It changed.")]), quiet(), lane())),
+        ("DeploymentRefused", (view(), quiet(), serving("")), (view(), quiet(), serving("It cannot serve."))),
         ("JobQueueFull", (view(jobs=waiting(9)), quiet(), lane()), (view(jobs=waiting(10)), quiet(), lane())),
         (
             "ErrorRate",
@@ -119,11 +128,16 @@ def test_what_is_due(name: str, at_its_limit: tuple[Any, ...], over_it: tuple[An
 def test_prometheus_knows_the_same_alerts() -> None:
     both = re.findall(r"- alert: (\w+)(?:(?!- alert:).)*platform: raised", RULES.read_text(), re.DOTALL)
     disks = full_disk().disks | {"reports": locked_disk().disks["models"]}
-    bad = view(jobs=waiting(10), host=msgspec.structs.replace(without("preparer"), disks=disks))
+    bad = view(
+        jobs=waiting(10),
+        stale=[("digits", "It changed.")],
+        host=msgspec.structs.replace(without("preparer"), disks=disks),
+    )
     minute_ = last(
         workers_lost=3, refused_full=1, http_failed=9, http_error_rate=0.9, database_errors=1, email_failure="no"
     )
-    assert set(both) == set(due(bad, minute_, None, SETTINGS))
+    found = due(bad, minute_, None, SETTINGS) | due(bad, minute_, serving("It cannot serve."), SETTINGS)
+    assert set(both) == set(found)
 
 
 def test_an_alert_stands_until_its_condition_was_gone_for_a_while() -> None:

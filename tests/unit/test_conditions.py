@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarker import host
 from benchmarker.conditions import Reading, circumstances, disturbances, read, service_disturbances
-from shared import config
+from shared import config, machine
 from shared.gpu import Use
 
 QUIET = Reading(
@@ -125,25 +124,25 @@ def test_reading_a_machine_that_tells_nothing(tmp_path: Path, stat: str) -> None
 
 
 def test_this_machine() -> None:
-    info = host.system_info()
+    info = machine.system_info()
     assert info.cores == config.cores()
     assert info.memory_mb > 100
     assert {"numpy", "onnx", "openvino"} <= set(info.versions)
     assert info.cpu
-    assert host.system_info() == info, "the same machine must give the same fingerprint"
+    assert machine.system_info() == info, "the same machine must give the same fingerprint"
 
 
 def test_the_fingerprint_follows_the_engines(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = host.system_info().fingerprint
-    monkeypatch.setattr(host.importlib.metadata, "version", lambda package: "99.0")
-    assert host.system_info().fingerprint != before
+    before = machine.system_info().fingerprint
+    monkeypatch.setattr(machine.importlib.metadata, "version", lambda package: "99.0")
+    assert machine.system_info().fingerprint != before
 
 
 def test_the_fingerprint_ignores_other_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = host.system_info()
-    real = host.importlib.metadata.version
+    before = machine.system_info()
+    real = machine.importlib.metadata.version
     monkeypatch.setattr(
-        host.importlib.metadata, "version", lambda package: "99.0" if package == "numpy" else real(package)
+        machine.importlib.metadata, "version", lambda package: "99.0" if package == "numpy" else real(package)
     )
-    after = host.system_info()
+    after = machine.system_info()
     assert (after.versions["numpy"], after.fingerprint) == ("99.0", before.fingerprint)

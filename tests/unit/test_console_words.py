@@ -326,15 +326,16 @@ class Reports:
     [("5d41402abc4b2a76", 0, True), ("other", 0, False), ("5d41402abc4b2a76", 1, False)],
 )
 def test_a_report_is_used_again_on_the_same_machine_for_the_same_order(
-    settings: config.Settings, monkeypatch: pytest.MonkeyPatch, fingerprint: str, seed: int, reused: bool
+    monkeypatch: pytest.MonkeyPatch, fingerprint: str, seed: int, reused: bool
 ):
-    monkeypatch.setattr(job, "_fingerprint", lambda _: fingerprint)
     order = msgspec.structs.replace(job.order("mdl_1"), seed=seed)
     measurements = msgspec.structs.replace(measurement_set(), config=order)
+    here = msgspec.structs.replace(measurements.system, fingerprint=fingerprint)
+    monkeypatch.setattr(job, "system_info", lambda: here)
     client = Reports(canonical(build(measurements, "rep_0")))
-    assert (job._reused(client, {"id": "mdl_1"}, settings) is not None) is reused
-    assert job._reused(client, {"id": "mdl_2"}, settings) is None
+    assert (job._reused(client, {"id": "mdl_1"}) is not None) is reused
+    assert job._reused(client, {"id": "mdl_2"}) is None
 
 
-def test_a_report_of_an_earlier_version_is_not_used_again(settings: config.Settings):
-    assert job._reused(Reports(b'{"schema": "cvp.report/0"}'), {"id": "mdl_1"}, settings) is None
+def test_a_report_of_an_earlier_version_is_not_used_again():
+    assert job._reused(Reports(b'{"schema": "cvp.report/0"}'), {"id": "mdl_1"}) is None

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -60,11 +61,19 @@ class Shelf:
     def __init__(self, file: Path) -> None:
         self.file = file
         self.models: dict[str, Serving] = {}
+        self.defaults: dict[str, Serving] = {}
         self.changes = 0
         self.failure: Exception | None = None
 
     def put(self, model_id: str, batch_size: int = 4) -> None:
         self.models[model_id] = serving(model_id, self.file, batch_size)
+        self.changes += 1
+
+    def activate(self, model_id: str, deployment_id: str, **changes: Any) -> None:
+        """A deployment takes the place of the default."""
+        self.defaults.setdefault(model_id, self.models[model_id])
+        default = self.defaults[model_id]
+        self.models[model_id] = msgspec.structs.replace(default, deployment_id=deployment_id, **changes)
         self.changes += 1
 
     def drop(self, model_id: str) -> None:
@@ -78,6 +87,9 @@ class Shelf:
 
     def lookup(self, model_id: str) -> Serving | None:
         return self.models.get(model_id)
+
+    def default(self, model_id: str) -> Serving | None:
+        return self.defaults.get(model_id, self.models.get(model_id))
 
 
 class Probe(Fake):
@@ -177,7 +189,7 @@ class TestCompute:
             one.message.request_id: json.loads(one.blobs[0])
             for one in answer(runtime, [request("i", png(51)), request("t", tensor, "tensors")], lambda: 0.001)
         }
-        assert runtime._engine.batches == [8, 3]  # type: ignore[attr-defined]
+        assert runtime._sessions[0].batches == [8, 3]  # type: ignore[attr-defined]
         assert [best["confidence"] for best in bodies["i"]["predictions"][0]] == [0.2, 0.0, 0.0]
         assert [row[0]["confidence"] for row in bodies["t"]["predictions"]] == [0.5, 0.5]
 
@@ -210,7 +222,7 @@ class TestCompute:
     def test_too_late_is_not_computed(self, runtime: Runtime) -> None:
         late = [one.message for one in answer(runtime, [request("1", png(1))], lambda: 31.0)]
         assert [one.code for one in late if isinstance(one, Failed)] == ["deadline_exceeded"]
-        assert runtime._engine.batches == [8]  # type: ignore[attr-defined]
+        assert runtime._sessions[0].batches == [8]  # type: ignore[attr-defined]
 
     def test_times_add_up(self, runtime: Runtime) -> None:
         ticks = iter(
@@ -275,11 +287,93 @@ class TestSessions:
         farm.put("r1")
         farm.get("r1")
         farm.shelf.put("m", batch_size=2)
-        eventually(lambda: farm.sessions.room("m") is None)
+        eventually(lambda: farm.sessions.room("m") == 2)
         farm.put("r2")
         assert isinstance(farm.get("r2"), Done)
         assert [engine.active for engine in farm.engines] == [False, True]
         assert [one.batch_size for one in farm.sessions.loaded()] == [2]
+
+    def test_the_old_answers_until_the_new_is_ready(self, farm: Farm) -> None:
+        farm.put("r1")
+        farm.get("r1")
+        gate, begun = threading.Event(), threading.Event()
+
+        def make(given: Serving) -> Probe:
+            begun.set()
+            assert gate.wait(10)
+            return Probe(given.onnx)
+
+        farm.make = make
+        farm.shelf.activate("m", "dep_1", batch_size=2)
+        assert begun.wait(10)
+        farm.put("r2")
+        assert isinstance(farm.get("r2"), Done)
+        assert [one.deployment_id for one in farm.sessions.loaded()] == [""]
+        gate.set()
+        eventually(lambda: [one.deployment_id for one in farm.sessions.loaded()] == ["dep_1"])
+        eventually(lambda: [engine.active for engine in farm.engines] == [False, True])
+
+    def test_a_deployment_that_fails_here_leaves_the_old_and_says_why(self, farm: Farm) -> None:
+        farm.put("r1")
+        farm.get("r1")
+        tried = []
+
+        def broken(given: Serving) -> Probe:
+            tried.append(given.deployment_id)
+            raise errors.EngineUnavailable("It is not installed.")
+
+        farm.make = broken
+        farm.shelf.activate("m", "dep_1", engine="openvino")
+        eventually(lambda: farm.sessions.loaded()[0].problem)
+        (told,) = farm.sessions.loaded()
+        assert (told.engine, told.deployment_id) == ("onnxruntime", "")
+        assert told.problem == "openvino in fp32 cannot serve: It is not installed."
+        farm.shelf.put("other")  # another change of the catalogue is no reason to try again
+        farm.sessions.refresh()
+        farm.sessions.renew()
+        assert tried == ["dep_1"]
+        farm.put("r2")
+        assert isinstance(farm.get("r2"), Done)
+        farm.shelf.activate("m", "dep_2")
+        farm.make = lambda given: Probe(given.onnx)
+        eventually(lambda: farm.sessions.loaded()[0].deployment_id == "dep_2")
+        assert farm.sessions.loaded()[0].problem == ""
+
+    def test_a_deployment_that_fails_at_the_start_leaves_it_to_the_default(self, farm: Farm) -> None:
+        farm.make = lambda given: Probe(given.onnx) if not given.deployment_id else 1 / 0  # type: ignore[return-value]
+        farm.shelf.activate("m", "dep_1", batch_size=2)
+        farm.put("r1")
+        assert isinstance(farm.get("r1"), Done)
+        (told,) = farm.sessions.loaded()
+        assert (told.deployment_id, told.batch_size) == ("", 4)
+        assert told.problem == "onnxruntime in fp32 cannot serve: ZeroDivisionError: division by zero"
+
+    def test_back_to_the_default_that_serves_already_clears_the_problem(self, farm: Farm) -> None:
+        farm.put("r1")
+        farm.get("r1")
+        farm.make = lambda given: 1 / 0  # type: ignore[return-value]
+        farm.shelf.activate("m", "dep_1")
+        eventually(lambda: farm.sessions.loaded()[0].problem)
+        farm.make = lambda given: Probe(given.onnx)
+        farm.shelf.put("m")
+        eventually(lambda: not farm.sessions.loaded()[0].problem)
+
+    def test_a_change_while_it_loads_is_seen_afterwards(self, farm: Farm) -> None:
+        gate, begun = threading.Event(), threading.Event()
+
+        def make(given: Serving) -> Probe:
+            begun.set()
+            assert gate.wait(10)
+            return Probe(given.onnx)
+
+        farm.make = make
+        farm.put("r1")
+        assert begun.wait(10)
+        farm.shelf.put("m", batch_size=2)
+        farm.sessions.refresh()
+        gate.set()
+        assert isinstance(farm.get("r1"), Done)
+        eventually(lambda: farm.sessions.room("m") == 2)
 
     def test_another_models_change_changes_nothing(self, farm: Farm) -> None:
         farm.put("r1")

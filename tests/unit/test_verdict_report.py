@@ -141,6 +141,8 @@ def test_advice_follows_the_run() -> None:
     assert any("PyTorch FP32 and TensorRT FP32" in line for line in REPORT.recommendations)
     assert any("onnxruntime 1.31.1" in step for step in REPORT.deployment_steps)
     assert REPORT.metadata.model.sha256 in REPORT.deployment_steps[0]
+    call = f'PUT /api/v1/models/{REPORT.metadata.model.id}/deployment with {{"report_id": "{REPORT.id}"}}'
+    assert call in REPORT.deployment_steps[-1]
 
 
 @pytest.mark.parametrize(("contract", "noun"), [("9b1c33f0a2d4e6f8", "image"), (None, "row")])

@@ -1,0 +1,456 @@
+"""What serves a model: ordered, tried by a job, taken back, and stale when the machine under it changes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from gateway.routes import deployments as routes
+from inferencer.catalog import DatabaseCatalog
+from preparer import activation
+from preparer.activation import Lookout
+from shared import clock, config, ids
+from shared.artifacts import ArtifactStore
+from shared.db import accounts, benchmarks, connection, deployments, jobs, registry
+from shared.db.tables import Benchmark, BenchmarkResult, Deployment, Job, Model, Report
+from shared.machine import system_info
+from shared.specs import BenchmarkSpec, Candidate, PreparedFile, canonical_json
+from shared.verdict.report import build, canonical
+from shared.wire.messages import LoadedModel
+from tests.unit.gateway_kit import Gateway, fields_of, fresh_gateway_at, problem, ready_model
+from tests.unit.measurements import measurement_set
+
+HERE = system_info().fingerprint
+OPENVINO = {"engine": "openvino", "precision": "fp32"}
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    with fresh_gateway_at(tmp_path_factory.mktemp("cvp")) as running:
+        yield running
+
+
+@pytest.fixture
+def gateway(running: Gateway) -> Iterator[Gateway]:
+    yield running
+    running.reset()
+
+
+def put(gateway: Gateway, model_id: str, role: str = "engineer", **order: Any) -> httpx.Response:
+    headers = {"Idempotency-Key": key} if (key := order.pop("key", None)) else {}
+    return gateway.call(role, "PUT", f"/models/{model_id}/deployment", json=order, headers=headers)
+
+
+def shown(gateway: Gateway, model_id: str) -> dict[str, Any]:
+    answer = gateway.get(f"/models/{model_id}/deployment")
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
+def run_next(fail: str = "") -> str:
+    """The job that is next, as a worker ends it; returns the id of its deployment."""
+    ticket = jobs.peek("cpu", clock.now_ms())
+    assert ticket is not None and ticket.kind == "activate"
+    job = jobs.claim("cpu", "preparer-0", clock.now_ms(), ticket.id)
+    assert job is not None
+    deployment_id = str(msgspec.json.decode(job.spec)["deployment_id"])
+    if fail:
+        jobs.fail(job, fail, lambda: deployments.fail(deployment_id, fail))
+    else:
+        jobs.finish(job, lambda: assert_none(deployments.activated(deployment_id, HERE, "CPU", ["It was run."])))
+    return deployment_id
+
+
+def assert_none(_: bool) -> None:
+    """A commit returns nothing."""
+
+
+def report_on(
+    gateway: Gateway,
+    model_id: str,
+    *,
+    fingerprint: str = HERE,
+    sha256: str | None = None,
+    chooses: bool = True,
+    int8: PreparedFile | None = None,
+) -> str:
+    """A report on the model, and the measurement set behind it, as benchmarker and reporter leave them."""
+    owner = accounts.by_name("a-engineer")
+    assert owner is not None
+    made = measurement_set()
+    system = msgspec.structs.replace(made.system, fingerprint=fingerprint)
+    model = msgspec.structs.replace(made.model, id=model_id, sha256=sha256 or str(registry.model(model_id).onnx_sha256))
+    made = msgspec.structs.replace(made, model=model, system=system, files=[int8] if int8 else [])
+    report_id = ids.new_id("rep")
+    report = build(made, report_id)
+    if int8:
+        assert report.decision.selected is not None
+        chosen = msgspec.structs.replace(report.decision.selected, precision="int8")
+        report = msgspec.structs.replace(report, decision=msgspec.structs.replace(report.decision, selected=chosen))
+    if not chooses:
+        nothing = msgspec.structs.replace(report.decision, selected=None, reasons=["Every one was too slow."])
+        report = msgspec.structs.replace(report, decision=nothing)
+    with connection.write():
+        benchmark_id = benchmarks.order(BenchmarkSpec(model_id=model_id), owner[0].id, 100)
+        Job.update(status="completed", finished_at_ms=1).where(Job.id == benchmark_id).execute()
+        measurements = gateway.context.reports.put(canonical_json(made))
+        record = gateway.context.reports.put(canonical(report))
+        golden = gateway.context.models.put(b"golden " + benchmark_id.encode())
+        for stored in (measurements, record):
+            registry.keep_artifact(stored, "reports")
+        registry.keep_artifact(golden, "models")
+        Benchmark.update(measurements_sha256=measurements.sha256).where(Benchmark.id == benchmark_id).execute()
+        for series in made.series:
+            BenchmarkResult.insert(
+                benchmark_id=benchmark_id,
+                status="measured",
+                golden_sha256=golden.sha256,
+                **msgspec.structs.asdict(series.candidate) | ({"precision": "int8"} if int8 else {}),
+            ).execute()
+        Report.insert(
+            id=report_id,
+            benchmark_id=benchmark_id,
+            model_id=model_id,
+            content_sha256=report.content_sha256,
+            files={"report.json": record.sha256},
+            created_at_ms=1,
+        ).execute()
+    return report_id
+
+
+def selected(gateway: Gateway, report_id: str) -> Candidate:
+    record = gateway.get(f"/reports/{report_id}").json()
+    return msgspec.convert(record["decision"]["selected"], Candidate)
+
+
+# --- orders -----------------------------------------------------------------------------------------------------------
+
+
+def test_an_order_by_name_serves_once_it_was_tried(gateway: Gateway) -> None:
+    model_id = ready_model(gateway)
+    answer = put(gateway, model_id, **OPENVINO, batch_size=8, threads=1)
+    assert answer.status_code == 202, answer.text
+    assert answer.headers["location"] == f"/api/v1/models/{model_id}/deployment"
+    ordered = answer.json()
+    assert (ordered["status"], ordered["engine"], ordered["source"]) == ("activating", "openvino", "manual")
+    assert ordered["serves"]["engine"] == "onnxruntime"
+    assert gateway.broker.rung == ["cpu"]
+    assert gateway.get(f"/jobs/{ordered['job_id']}").json()["kind"] == "activate"
+    run_next()
+    now = shown(gateway, model_id)
+    assert (now["status"], now["provider"], now["notes"][0]) == ("active", "CPU", "It was run.")
+    assert now["serves"].items() >= {"engine": "openvino", "batch_size": 8, "source": "manual"}.items()
+    gateway.refresh()
+    (served,) = gateway.get("/inference/models").json()
+    assert (served["engine"], served["batch_size"]) == ("openvino", 8)
+
+
+def test_what_cannot_serve_changes_nothing(gateway: Gateway) -> None:
+    model_id = ready_model(gateway)
+    put(gateway, model_id, **OPENVINO)
+    first = run_next()
+    put(gateway, model_id, engine="onnxruntime", precision="fp32", batch_size=2)
+    run_next(fail="It answers otherwise.")
+    now = shown(gateway, model_id)
+    assert (now["status"], now["error"]) == ("failed", "It answers otherwise.")
+    assert now["serves"]["engine"] == "openvino"
+    assert registry.catalog_entry(model_id).serves.deployment_id == first  # type: ignore[union-attr]
+
+
+def test_of_two_orders_the_later_wins_and_the_first_is_given_up(gateway: Gateway) -> None:
+    model_id = ready_model(gateway)
+    first = put(gateway, model_id, **OPENVINO).json()
+    job = jobs.claim("cpu", "preparer-0", clock.now_ms(), first["job_id"])  # it is being tried already
+    assert job is not None
+    second = put(gateway, model_id, engine="onnxruntime", precision="fp32", batch_size=2).json()
+    assert jobs.find(first["job_id"]).cancel_requested
+    late = str(msgspec.json.decode(job.spec)["deployment_id"])
+    jobs.finish(job, lambda: assert_none(deployments.activated(late, HERE, "CPU", [])))  # it was faster than the flag
+    assert shown(gateway, model_id)["serves"]["source"] == "default"
+    run_next()
+    now = shown(gateway, model_id)
+    assert (now["job_id"], now["serves"]["batch_size"]) == (second["job_id"], 2)
+    assert deployments.find(late).status == "retired"
+
+
+def test_an_order_that_still_waits_is_cancelled_by_the_next(gateway: Gateway) -> None:
+    model_id = ready_model(gateway)
+    first = put(gateway, model_id, **OPENVINO).json()
+    put(gateway, model_id, **OPENVINO)
+    assert jobs.find(first["job_id"]).status == "cancelled"
+
+
+def test_a_key_makes_one_order(gateway: Gateway) -> None:
+    model_id, other = ready_model(gateway), ready_model(gateway, content=b"\x08\x07 another")
+    first, again = (put(gateway, model_id, key="k", **OPENVINO) for _ in range(2))
+    assert first.json() == again.json()
+    assert Deployment.select().count() == 1
+    problem(put(gateway, other, key="k", **OPENVINO), 409, "conflict")
+
+
+def test_back_to_the_default(gateway: Gateway) -> None:
+    model_id = ready_model(gateway)
+    put(gateway, model_id, **OPENVINO)
+    run_next()
+    pending = put(gateway, model_id, engine="onnxruntime", precision="fp32").json()
+    before = registry.revisions()["models"]
+    for _ in range(2):  # once more changes nothing
+        assert gateway.delete(f"/models/{model_id}/deployment", role="engineer").status_code == 204
+    now = shown(gateway, model_id)
+    assert (now["source"], now["status"], now["serves"]["engine"]) == ("default", "active", "onnxruntime")
+    assert jobs.find(pending["job_id"]).status == "cancelled"
+    assert registry.revisions()["models"] > before
+
+
+def test_only_engineers_order(gateway: Gateway) -> None:
+    model_id = ready_model(gateway)
+    problem(put(gateway, model_id, role="viewer", **OPENVINO), 403, "forbidden")
+    problem(gateway.delete(f"/models/{model_id}/deployment", role="viewer"), 403, "forbidden")
+
+
+@pytest.mark.parametrize(
+    ("order", "fields"),
+    [
+        ({}, {"engine", "precision"}),
+        ({"engine": "openvino"}, {"precision"}),
+        ({"report_id": "rep_1", "engine": "openvino", "threads": 1}, {"engine", "threads"}),
+        (OPENVINO | {"threads": 256}, {"threads"}),
+        (OPENVINO | {"batch_size": 0}, {"batch_size"}),
+        (OPENVINO | {"engine": "magic"}, {"engine"}),
+        (OPENVINO | {"colour": 1}, {"colour"}),
+    ],
+)
+def test_bad_orders(gateway: Gateway, order: dict[str, Any], fields: set[str]) -> None:
+    assert fields_of(put(gateway, ready_model(gateway), **order)) == fields
+
+
+def test_a_fixed_batch_is_kept(gateway: Gateway) -> None:
+    model_id = ready_model(gateway)
+    row = registry.model(model_id)
+    first = msgspec.structs.replace(row.description_json.inputs[0], shape=[3, 1, 8, 8])
+    fixed = msgspec.structs.replace(row.description_json, inputs=[first], dynamic_batch=False)
+    Model.update(description_json=fixed).where(Model.id == model_id).execute()
+    assert fields_of(put(gateway, model_id, **OPENVINO, batch_size=2)) == {"batch_size"}
+    assert put(gateway, model_id, **OPENVINO).json()["batch_size"] == 3
+
+
+def test_orders_about_what_is_not_there(gateway: Gateway) -> None:
+    problem(put(gateway, "mdl_1", **OPENVINO), 404, "not_found")
+    problem(gateway.delete("/models/mdl_1/deployment"), 404, "not_found")
+    model_id = ready_model(gateway)
+    problem(put(gateway, model_id, report_id="rep_1"), 404, "not_found")
+    detail = problem(put(gateway, model_id, engine="openvino", precision="int8"), 409, "conflict")["detail"]
+    assert detail.startswith("There is no INT8 file of this model here. POST /api/v1/benchmark")
+    gateway.context.models.path(str(registry.model(model_id).onnx_sha256)).unlink()
+    problem(put(gateway, model_id, **OPENVINO), 409, "conflict")
+    Model.update(status="failed", error="No graph.").where(Model.id == model_id).execute()
+    problem(put(gateway, model_id, **OPENVINO), 409, "conflict")
+
+
+# --- reports ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_reports_choice_serves_as_it_was_measured(gateway: Gateway) -> None:
+    model_id = ready_model(gateway)
+    report_id = report_on(gateway, model_id)
+    answer = put(gateway, model_id, report_id=report_id)
+    assert answer.status_code == 202, answer.text
+    ordered = answer.json()
+    chosen = selected(gateway, report_id)
+    assert msgspec.structs.asdict(chosen).items() <= ordered.items()
+    assert (ordered["source"], ordered["report_id"]) == ("report", report_id)
+    assert ordered["file_sha256"] == registry.model(model_id).onnx_sha256
+    assert ordered["golden_sha256"] is not None
+    run_next()
+    assert registry.incumbent(model_id) == chosen
+
+
+def test_an_int8_choice_serves_the_very_file_that_was_measured(gateway: Gateway) -> None:
+    model_id = ready_model(gateway)
+    files = []
+    for content in (b"int8 one", b"int8 two"):
+        with connection.write():
+            stored = gateway.context.models.put(content)
+            file = PreparedFile(
+                precision="int8", sha256=stored.sha256, size_bytes=stored.size_bytes, recipe={}, notes=[]
+            )
+            registry.keep_engine_file(model_id, file)
+            files.append(file)
+    ordered = put(gateway, model_id, report_id=report_on(gateway, model_id, int8=files[0])).json()
+    assert (ordered["precision"], ordered["file_sha256"]) == ("int8", files[0].sha256)
+    settings = gateway.context.settings
+    run_next()
+    serving = DatabaseCatalog(settings).lookup(model_id)
+    assert serving is not None and serving.onnx == ArtifactStore(settings.models).path(files[0].sha256)
+    default = DatabaseCatalog(settings).default(model_id)
+    assert default is not None and (default.precision, default.deployment_id) == ("fp32", "")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"fingerprint": "other"}, "was measured on another machine"),
+        ({"sha256": hashlib.sha256(b"other").hexdigest()}, "measured another file"),
+        ({"chooses": False}, "chose nothing (Every one was too slow.)"),
+    ],
+)
+def test_reports_that_say_nothing_about_this_model_here(gateway: Gateway, changes: dict[str, Any], said: str) -> None:
+    model_id = ready_model(gateway)
+    refused = put(gateway, model_id, report_id=report_on(gateway, model_id, **changes))
+    assert said in problem(refused, 409, "conflict")["detail"]
+
+
+def test_a_report_on_another_model(gateway: Gateway) -> None:
+    model_id, other = ready_model(gateway), ready_model(gateway, content=b"\x08\x07 another")
+    refused = put(gateway, model_id, report_id=report_on(gateway, other))
+    assert f"is about model {other}" in problem(refused, 409, "conflict")["detail"]
+
+
+@pytest.mark.parametrize(("fingerprint", "taken"), [(HERE, True), ("other", False)])
+def test_an_order_by_name_takes_golden_samples_of_this_machine_only(
+    gateway: Gateway, fingerprint: str, taken: bool
+) -> None:
+    model_id = ready_model(gateway)
+    chosen = selected(gateway, report_on(gateway, model_id, fingerprint=fingerprint))
+    ordered = put(gateway, model_id, engine=chosen.engine, precision="fp32").json()
+    assert (ordered["golden_sha256"] is not None) is taken
+
+
+# --- what processes make of it ----------------------------------------------------------------------------------------
+
+
+def loaded(deployment_id: str, problem: str = "") -> LoadedModel:
+    return LoadedModel(
+        model_id="",
+        engine="onnxruntime",
+        precision="fp32",
+        batch_size=4,
+        memory_mb=1.0,
+        deployment_id=deployment_id,
+        problem=problem,
+    )
+
+
+def test_a_process_that_cannot_take_over_is_shown(gateway: Gateway) -> None:
+    model_id = ready_model(gateway)
+    put(gateway, model_id, **OPENVINO)
+    run_next()
+    (worker,) = gateway.broker.workers
+    held = msgspec.structs.replace(loaded("", "openvino in fp32 cannot serve: No."), model_id=model_id)
+    gateway.broker.workers = [msgspec.structs.replace(worker, models=[held])]
+    now = shown(gateway, model_id)
+    (process,) = now["processes"]
+    assert (process["current"], process["problem"]) == (False, "openvino in fp32 cannot serve: No.")
+    (told,) = gateway.get("/inference/health").json()["models"]
+    assert told["problem"] == process["problem"]
+    gateway.refresh()
+    (served,) = gateway.get("/inference/models").json()
+    assert served["engine"] == "onnxruntime", "what answers, not what should"
+
+
+@pytest.mark.parametrize(
+    ("processes", "instances", "each"),
+    [("1", None, 1), ("1", 3, 3), ("2", 1, 1), ("2", 2, 1), ("2", 5, 2), ("4", 2, 1)],
+)
+def test_sessions_are_divided_among_the_processes(processes: str, instances: int | None, each: int) -> None:
+    settings = config.load({"INFERENCE_PROCESSES": processes, "INFERENCE_WORKERS": "4"})
+    assert settings.sessions(instances) == each
+
+
+def test_what_is_not_as_measured_is_said(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = config.load({"INFERENCE_PROCESSES": "3", "INFERENCE_WORKERS": "3"})
+    monkeypatch.setattr(routes.config, "cores", lambda: 2)
+    row = Deployment(instances=1, threads=1, source="report")
+    first, second = routes._mapping(settings, row)
+    assert first.startswith("It was measured with 1 session; 3 inference processes serve it with 1 each.")
+    assert second.startswith("3 sessions of 1 thread share 2 cores")
+    assert routes._mapping(settings, Deployment(instances=3, threads=1, source="report")) == [second]
+
+
+# --- staleness --------------------------------------------------------------------------------------------------------
+
+
+def test_another_machine_makes_it_stale_and_it_is_tried_anew(gateway: Gateway) -> None:
+    model_id = ready_model(gateway)
+    put(gateway, model_id, **OPENVINO, batch_size=8)
+    first = run_next()
+    assert not deployments.is_stale(HERE)
+    assert deployments.is_stale("other")
+    assert deployments.mark_stale("other") == [model_id]
+    assert deployments.mark_stale("other") == [], "ordered once"
+    assert deployments.find(first).status == "stale"
+    now = shown(gateway, model_id)
+    assert now["status"] == "activating"
+    assert (now["serves"]["status"], now["serves"]["batch_size"]) == ("stale", 8)
+    (trouble,) = deployments.in_trouble()
+    assert trouble == ("digits", f"The machine, a driver or an engine changed: {HERE} is other now.")
+    again = run_next()
+    assert shown(gateway, model_id)["status"] == "active"
+    assert (deployments.find(first).status, deployments.find(again).batch_size) == ("retired", 8)
+    assert deployments.in_trouble() == []
+
+
+def test_what_cannot_be_tried_anew_serves_on_and_is_not_tried_for_ever(gateway: Gateway) -> None:
+    model_id = ready_model(gateway)
+    put(gateway, model_id, **OPENVINO)
+    run_next()
+    deployments.mark_stale("other")
+    run_next(fail="It is not installed.")
+    assert deployments.mark_stale("other") == []
+    now = shown(gateway, model_id)
+    assert (now["status"], now["error"]) == ("failed", "It is not installed.")
+    assert now["serves"].items() >= {"engine": "openvino", "status": "stale"}.items()
+
+
+def test_another_file_makes_it_stale_and_drops_its_golden_samples(gateway: Gateway) -> None:
+    model_id = ready_model(gateway)
+    put(gateway, model_id, report_id=report_on(gateway, model_id))
+    run_next()
+    with connection.write():
+        other = gateway.context.models.put(b"another file")
+        registry.keep_artifact(other, "models")
+        Model.update(onnx_sha256=other.sha256).where(Model.id == model_id).execute()
+    assert deployments.mark_stale(HERE) == [model_id]
+    now = shown(gateway, model_id)
+    assert (now["file_sha256"], now["golden_sha256"]) == (other.sha256, None)
+
+
+def test_an_order_under_way_is_not_replaced_by_staleness(gateway: Gateway) -> None:
+    model_id = ready_model(gateway)
+    put(gateway, model_id, **OPENVINO)
+    run_next()
+    ordered = put(gateway, model_id, engine="onnxruntime", precision="fp32").json()
+    deployments.mark_stale("other")
+    assert shown(gateway, model_id)["job_id"] == ordered["job_id"]
+
+
+def test_the_lookout_looks_now_and_then(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    model_id = ready_model(gateway)
+    put(gateway, model_id, **OPENVINO)
+    run_next()
+    changed = msgspec.structs.replace(system_info(), fingerprint="other")
+    now_s = 0.0
+    lookout = Lookout(lambda: now_s)
+    lookout.look()
+    monkeypatch.setattr(activation, "system_info", lambda: changed)
+    lookout.look()
+    assert not deployments.in_trouble()
+    now_s = activation.LOOK_S
+    lookout.look()
+    assert deployments.in_trouble()
+
+
+def test_a_deleted_model_is_served_by_nothing(gateway: Gateway) -> None:
+    model_id = ready_model(gateway)
+    put(gateway, model_id, **OPENVINO)
+    run_next()
+    pending = put(gateway, model_id, engine="onnxruntime", precision="fp32").json()
+    assert gateway.delete(f"/models/{model_id}").status_code == 204
+    assert jobs.find(pending["job_id"]).status == "cancelled"
+    assert {row.status for row in Deployment.select()} == {"retired"}
+    assert not deployments.is_stale("other")
