@@ -30,6 +30,9 @@ PAUSE_S = 0.2
 loop."""
 CONNECTIONS = 512
 """Open at once in an open loop; requests beyond wait for one, and their latency goes on counting."""
+IDLE_NS = 5_000_000_000
+"""A connection unused for longer is not used again: the service closes idle ones (after 10 s before a first request),
+and a request that crosses with that would count as a failure."""
 KEPT = 10_000
 """Answered requests of a loop that are kept one by one, at most."""
 EXAMPLE = 300
@@ -283,14 +286,16 @@ class _Pool:
 
     def __init__(self, tally: _Tally) -> None:
         self._tally = tally
-        self._free: list[Connection] = []
+        self._free: list[tuple[int, Connection]] = []
+        """Since when, by the clock, and which; the one used last is at the end."""
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._open = 0
 
     async def fill(self, count: int) -> None:
         """Open connections; where that fails, the requests will say so."""
         opened = await asyncio.gather(*(self._tally.usable(None) for _ in range(count)), return_exceptions=True)
-        self._free = [each for each in opened if isinstance(each, Connection)]
+        now_ns = time.perf_counter_ns()
+        self._free = [(now_ns, each) for each in opened if isinstance(each, Connection)]
 
     async def exchange(self, due_ns: int) -> None:
         """One request over one of the connections."""
@@ -300,16 +305,28 @@ class _Pool:
             await turn  # whoever finished has left us its place
         else:
             self._open += 1
-        held = self._free.pop() if self._free else None
+        held = self._fresh()
         connection, _ = await self._tally.exchange(due_ns, held)
         if connection is not None and connection.usable:
-            self._free.append(connection)
+            self._free.append((time.perf_counter_ns(), connection))
         if self._waiting:
             self._waiting.popleft().set_result(None)
         else:
             self._open -= 1
 
+    def _fresh(self) -> Connection | None:
+        """A free connection that was in use lately."""
+        if not self._free:
+            return None
+        since_ns, connection = self._free.pop()
+        if time.perf_counter_ns() - since_ns <= IDLE_NS:
+            return connection
+        connection.close()
+        self.close()  # those before it were free for longer
+        return None
+
     def close(self) -> None:
-        """Close what is open."""
-        for connection in self._free:
+        """Close what is free."""
+        for _, connection in self._free:
             connection.close()
+        self._free.clear()

@@ -10,6 +10,7 @@ import socketserver
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -216,6 +217,22 @@ def test_a_service_that_never_answers_ends_the_open_loop(monkeypatch: pytest.Mon
         over.set()
     assert loop.answered == 0
     assert loop.sent == len(load.schedule(50.0, 0.4, 0)) == sum(each.count for each in loop.failures)
+
+
+def test_a_connection_that_was_idle_for_long_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "IDLE_NS", 200_000_000)
+    opened: list[int] = []
+    connect = load.connect
+
+    async def counting(*given: Any) -> Any:
+        opened.append(1)
+        return await connect(*given)
+
+    monkeypatch.setattr(load, "connect", counting)
+    with serving(well) as target:
+        loop = load.run(load.open_(target, 3, 1.0, [0, 600_000_000, 1_200_000_000]))
+    assert (loop.answered, loop.failures) == (3, [])
+    assert len(opened) >= 5, "three at the start, and one for each request that came after a pause"
 
 
 def test_of_many_answers_each_so_many_th_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
