@@ -270,7 +270,10 @@ def test_a_reports_choice_serves_as_it_was_measured(gateway: Gateway) -> None:
     assert registry.incumbent(model_id) == chosen
 
 
-def test_an_int8_choice_serves_the_very_file_that_was_measured(gateway: Gateway) -> None:
+def test_an_int8_choice_serves_the_very_file_that_was_measured(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "open_db", lambda _: None)  # it is open, and the gateway writes to it
     model_id = ready_model(gateway)
     files = []
     for content in (b"int8 one", b"int8 two"):

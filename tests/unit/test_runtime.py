@@ -374,3 +374,27 @@ class TestPresent:
     def test_nan_is_never_shown(self, runtime: Runtime, raw: bool) -> None:
         with pytest.raises(errors.BadOutput, match="NaN"):
             runtime.present({"scores": np.array([[np.nan, 1.0]])}, 1, 5, raw_outputs=raw)
+
+
+def test_calls_are_spread_over_the_sessions(mean: Path) -> None:
+    runtime = ready(serving(mean, instances=2))
+    first, second = runtime._sessions
+    asked = []
+    rows = {"image": np.zeros((1, 3, 8, 8), np.float32)}
+
+    def meanwhile(feeds: Any) -> Any:
+        asked.append("first")
+        if len(asked) == 1:
+            runtime.infer(rows)  # another call comes while this one is under way
+        return {"scores": np.zeros((1, 3), np.float32)}
+
+    first.infer = meanwhile  # type: ignore[method-assign]
+    second.infer = lambda feeds: asked.append("second") or {"scores": np.zeros((1, 3), np.float32)}  # type: ignore
+    runtime.infer(rows)
+    assert asked == ["first", "second"]
+    runtime.deactivate()
+
+
+def test_golden_samples_that_are_gone_stop_it(mean: Path, tmp_path: Path) -> None:
+    with pytest.raises(errors.BadModel, match="golden samples are gone"):
+        ready(serving(mean, golden=tmp_path / "nowhere"))
