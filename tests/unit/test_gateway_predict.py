@@ -312,6 +312,10 @@ def test_a_model_in_several_processes_is_one_line(gateway: Gateway) -> None:
             "id": "mdl_1",
             "engine": "openvino",
             "precision": "fp32",
+            "batch_size": 1,
+            "threads": 1,
+            "sessions": 1,
+            "problem": None,
             "loaded_in": ["inferencer-0", "inferencer-1"],
             "memory_mb": 21.1,
         }
