@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed-$(EXTRA)
 TRAIN := $(VENV)/.with-train
 TENSORFLOW := .venv-tensorflow
 
-.PHONY: help setup setup-train setup-tensorflow run demo test check bench bench-dataset bench-convert bench-referee chaos coverage mutants clean
+.PHONY: help setup setup-train setup-tensorflow run demo test gpu-check check bench bench-dataset bench-convert bench-referee chaos coverage mutants clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | while IFS='|' read -r name text; \
@@ -46,6 +46,11 @@ demo: setup  ## the same, then stop; for scripts
 
 test: setup-train  ## all tests, real processes included
 	@TESTS_NEED=torch $(BIN)/pytest
+
+# Needs nothing of .venv but what it has: on a GPU machine with an environment of its own, make gpu-check GPU_PYTHON=python3
+GPU_PYTHON ?= $(BIN)/python
+gpu-check:  ## what only a GPU can show: engines on CUDA, FP16, NVML, slots (GPU_PYTHON=python3: another environment's PyTorch)
+	@$(GPU_PYTHON) -m pytest -c tests/gpu/pytest.ini --rootdir=. --confcutdir=tests/gpu tests/gpu
 
 check: setup  ## ruff, formatting, types, layers
 	$(BIN)/ruff check .

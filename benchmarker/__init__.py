@@ -127,6 +127,8 @@ class MeasureOrder(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     artifact: str
     """Path of the model's ONNX file."""
+    weights: str | None = None
+    """Path of its weights, where it was made of a network of PyTorch."""
     store: str
     """Folder of the artifact store that gets the measurement set."""
     models: str
@@ -192,7 +194,7 @@ class ExamineOrder(msgspec.Struct, frozen=True, kw_only=True):
     engine: EngineName
     precision: Precision
     artifact: str
-    """The model in that precision."""
+    """The model in that precision, as the engine takes it."""
     task_type: Task
     inputs: list[TensorInfo]
     description: ModelDescription

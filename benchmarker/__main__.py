@@ -56,6 +56,7 @@ class Measure:
         order = MeasureOrder(
             id=job.id,
             artifact=str(self._models.path(model.sha256)),
+            weights=str(self._models.path(row.weights_sha256)) if row.weights_sha256 else None,
             store=str(self._reports.root),
             model=model,
             description=description,

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from benchmarker import Launched, LaunchOrder
-from shared import child, gpu, sandbox
+from shared import child, gpu, nets, sandbox
 from shared.specs import Block
 
 _STATUS = Path("/proc/self/status")
@@ -21,6 +21,8 @@ def enclosed(order: LaunchOrder, _report: child.Report) -> Launched:
     """
     if not any(Path("/dev").glob(_GPUS)):
         sandbox.enter([Path(__file__).parent, Path(order.artifact), _STATUS])
+    if order.candidate.engine == "pytorch":
+        nets.settle()
     return launch(order)
 
 

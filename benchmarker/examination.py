@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from benchmarker import Examined, ExamineOrder
-from shared import child, errors, sandbox
+from shared import child, errors, nets, sandbox
 from shared.specs import Accuracy, Parity
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ def enclosed(order: ExamineOrder, _report: child.Report) -> Examined:
     if not any(Path("/dev").glob(_GPUS)):
         files = (order.dataset.index, order.dataset.pack, order.dataset.archive) if order.dataset else ()
         sandbox.enter([Path(__file__).parent, Path(order.artifact), *map(Path, files)])
+    if order.engine == "pytorch" and order.reference is not None:
+        nets.settle()
     return examine(order)
 
 
@@ -75,7 +77,7 @@ class _Examination:
             provider=self._engine.provider,
             finite=self._finite,
             problems=self._problems,
-            notes=self._notes,
+            notes=[*self._engine.notes, *self._notes],
             parity=self._parity,
             flips=self._flips,
             checked=self._checked,

@@ -7,7 +7,6 @@ import importlib.metadata
 import logging
 import os
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -24,6 +23,7 @@ MEMORY_MB, MEMORY_PER_MB = 8192, 24
 FILE_MB, FILE_PER_MB = 256, 3
 MADE_BY: dict[Precision, tuple[str, ...]] = {"int8": ("onnxruntime", "onnx"), "fp16": ("onnxconverter-common", "onnx")}
 """Packages whose version decides what comes out."""
+NO_SOURCE = "the model was not uploaded as weights of a network that PyTorch knows by name"
 FORM = 1
 """Of our own part in it; raised when the same order would give another file."""
 
@@ -60,13 +60,10 @@ class Files:
             num_calibration=int(int8.recipe["calibration_images"]) if int8 else 0,
         )
 
-    @property
-    def paths(self) -> Mapping[Precision, Path]:
-        """Where they lie, FP32 included."""
-        return self._paths
-
-    def path(self, precision: Precision) -> Path:
-        """The file in a precision that is not `unavailable`; in one that is, the model's own."""
+    def path(self, engine: EngineName, precision: Precision) -> Path:
+        """What an engine runs in a precision that is not `unavailable`; in one that is, the model's own file."""
+        if engine == "pytorch" and self._order.weights is not None:
+            return Path(self._order.weights)
         return self._paths.get(precision, self._paths["fp32"])
 
     def seen(self, precision: Precision) -> list[int] | None:
@@ -77,13 +74,21 @@ class Files:
 
     def unavailable(self, engine: EngineName, precision: Precision) -> str | None:
         """Why an engine cannot run this model in a precision; None when it can."""
+        if reason := engines.unavailable(engine, precision):
+            return reason
+        if engine == "pytorch":
+            return NO_SOURCE if self._order.weights is None else None
         missing = None if precision in self._paths else f"no {precision.upper()} file was made"
-        return engines.unavailable(engine, precision) or self._refused.get(precision, missing)
+        return self._refused.get(precision, missing)
 
     def prepare(self, report: child.Report) -> None:
         """Make what the order's engines can run; what cannot be made is `unavailable`, with the reason."""
         for precision in precisions(self._order.config, gpu=gpu.described() is not None):
-            runs = any(engines.unavailable(engine, precision) is None for engine in self._order.config.engines)
+            runs = any(
+                engines.unavailable(engine, precision) is None
+                for engine in self._order.config.engines
+                if engine != "pytorch"
+            )
             if precision != "fp32" and runs:
                 self.make(precision, report)
 

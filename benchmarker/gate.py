@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -75,7 +75,7 @@ def examine(
 def check(
     order: MeasureOrder,
     candidates: Iterable[Candidate],
-    files: Mapping[Precision, Path],
+    path: Callable[[EngineName, Precision], Path],
     progress: child.Report,
     examine: Examine = examine,
     *,
@@ -86,7 +86,7 @@ def check(
     Args:
         order: The benchmark.
         candidates: Those that can run here.
-        files: The model in each precision.
+        path: What an engine runs in a precision.
         progress: Told before each examination: `checking`.
         examine: Runs one examination; replaced by tests.
         calibration: Places in the dataset's index that INT8 has seen; None where that is not recorded.
@@ -96,7 +96,7 @@ def check(
         batches.setdefault((candidate.engine, candidate.precision), set()).add(candidate.batch_size)
     if not batches:
         return Gated(None, [], {})
-    run = _Run(order, sorted(set().union(*batches.values())), files, examine, calibration)
+    run = _Run(order, sorted(set().union(*batches.values())), path, examine, calibration)
     with tempfile.TemporaryFile() as answers:
         progress({"checking": "the reference"})
         accuracy, broken = run.reference(answers)
@@ -118,11 +118,11 @@ class _Run:
         self,
         order: MeasureOrder,
         batches: list[int],
-        files: Mapping[Precision, Path],
+        path: Callable[[EngineName, Precision], Path],
         examine: Examine,
         calibration: Sequence[int] | None,
     ) -> None:
-        self._order, self._files, self._examine = order, files, examine
+        self._order, self._path, self._examine = order, path, examine
         self._calibration = None if calibration is None else list(calibration)
         few = [1, 2] if order.description.dynamic_batch else []
         self._batches = sorted({*few, *batches})
@@ -182,7 +182,7 @@ class _Run:
         return ExamineOrder(
             engine=engine,
             precision=precision,
-            artifact=str(self._files[precision]),
+            artifact=str(self._path(engine, precision)),
             task_type=order.model.task_type,
             inputs=order.model.inputs,
             description=order.description,

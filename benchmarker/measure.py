@@ -122,12 +122,13 @@ def _gated(
     order: MeasureOrder, available: Sequence[Candidate], files: Files, progress: child.Report, examine: gate.Examine
 ) -> gate.Gated:
     """Check all; where FP16 is refused, once more with what overflows first in FP32. Else it is not measured."""
-    gated = gate.check(order, available, files.paths, progress, examine, calibration=files.seen("int8"))
-    why = next((why for (_, precision), why in gated.rejected().items() if precision == "fp16"), None)
+    gated = gate.check(order, available, files.path, progress, examine, calibration=files.seen("int8"))
+    again = [each for each in available if each.precision == "fp16" and each.engine != "pytorch"]
+    pairs = {(each.engine, each.precision) for each in again}
+    why = next((why for pair, why in gated.rejected().items() if pair in pairs), None)
     if why is None or not files.retry_fp16(why, progress):
         return gated
-    again = [candidate for candidate in available if candidate.precision == "fp16"]
-    return gated.replaced(gate.check(order, again, files.paths, progress, examine))
+    return gated.replaced(gate.check(order, again, files.path, progress, examine))
 
 
 def _about_noise(order: MeasureOrder, noise: NoiseFloor | None, dirty: bool) -> list[str]:
@@ -199,7 +200,7 @@ def _launch_order(order: MeasureOrder, candidate: Candidate, files: Files, at: i
     return LaunchOrder(
         candidate=candidate,
         round=at + 1,
-        artifact=str(files.path(candidate.precision)),
+        artifact=str(files.path(candidate.engine, candidate.precision)),
         inputs=order.model.inputs,
         seed=spec.seed,
         calls=share(spec.num_iterations, rounds, at),
@@ -257,7 +258,7 @@ class _Run:
             reason=reason,
             provider=self._provider,
             device=self._device,
-            artifact_bytes=files.path(self._plan.candidate.precision).stat().st_size,
+            artifact_bytes=files.path(self.candidate.engine, self.candidate.precision).stat().st_size,
             blocks=self._blocks,
             failures=self._failures,
         )

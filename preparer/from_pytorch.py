@@ -37,7 +37,7 @@ def convert(order: ConversionOrder, report: Callable[[dict[str, Any]], None]) ->
     net = _network(order, path)
     _check_task(order, net)
     if net.architecture is not None:  # before the export, which holds as much again
-        write(order.outputs["weights"], weights.state_bytes(net))
+        write(order.outputs["weights"], weights.state_bytes(net, _shape(order)))
     report({"stage": "converting to ONNX and comparing with PyTorch"})
     made = export.export(net, _shape(order), source=source)
     write(order.outputs["onnx"], made.onnx)

@@ -107,7 +107,8 @@ class Runtime:
         """
         if self.serving.preprocessing is not None:
             preprocess.check_contract(self.serving.preprocessing, self.serving.inputs)
-            _check_same(self.serving)
+            if self._engine.reads_onnx:
+                _check_same(self.serving)
         fixed = next(iter(self.serving.inputs[0].shape), None)
         if isinstance(fixed, int):
             self.batch_size = fixed

@@ -8,6 +8,7 @@ from shared import errors
 from shared.engines.base import Active, Engine, Feeds, Tensor, check_feeds, describe
 from shared.engines.onnxrt import OnnxRuntime, Reference
 from shared.engines.openvino import OpenVino
+from shared.engines.pytorch import PyTorch
 from shared.specs import ENGINES, EngineName, Precision
 
 __all__ = [
@@ -24,8 +25,8 @@ __all__ = [
 ]
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
-_CLASSES: dict[EngineName, type[Engine]] = {"onnxruntime": OnnxRuntime, "openvino": OpenVino}
-_PACKAGES: dict[EngineName, str] = {"tensorrt": "tensorrt", "pytorch": "torch"}
+_CLASSES: dict[EngineName, type[Engine]] = {"onnxruntime": OnnxRuntime, "openvino": OpenVino, "pytorch": PyTorch}
+_PACKAGES: dict[EngineName, str] = {"tensorrt": "tensorrt"}
 
 
 def engine_class(name: EngineName) -> type[Engine]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,8 @@ from shared.specs import Precision, TensorInfo
 Tensor = npt.NDArray[np.generic]
 Feeds = Mapping[str, Tensor]
 
+os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # as NVIDIA's management library counts (`shared.gpu`)
+
 REASON_MAX = 300
 NO_GPU = "it runs on the CPU here, where FP16 gains nothing: the arithmetic is done in FP32"
 
@@ -32,6 +35,8 @@ class Active(NamedTuple):
     device: str
     asked: str | None = None
     """The provider that was asked for, where there is a choice; another one is refused, never taken silently."""
+    notes: tuple[str, ...] = ()
+    """What a reader should know of how the model runs, one sentence each."""
 
 
 class Engine(ABC):
@@ -40,12 +45,14 @@ class Engine(ABC):
     `activate` and `deactivate` belong to one thread; `infer` may be called by several at once in between.
 
     Args:
-        artifact: The ONNX file.
+        artifact: The ONNX file, or what the engine has instead.
         precision: Arithmetic of the engine.
         threads: Threads one `infer` may use.
     """
 
     name: ClassVar[str]
+    reads_onnx: ClassVar[bool] = True
+    """Whether `artifact` is the ONNX file, in the engine's precision."""
     noise: ClassVar[re.Pattern[str]] = re.compile(r"(?!)")
     """What the library writes around the useful part of its error messages."""
 
@@ -57,6 +64,7 @@ class Engine(ABC):
         self.outputs: list[TensorInfo] = []
         self.provider = ""
         self.device = ""
+        self.notes: tuple[str, ...] = ()
         self._active = False
 
     @classmethod
@@ -77,7 +85,7 @@ class Engine(ABC):
         if not self.artifact.is_file():
             raise errors.BadModel("The model file is gone. Upload the model again.")
         try:
-            self.inputs, self.outputs, self.provider, self.device, asked = self._activate()
+            self.inputs, self.outputs, self.provider, self.device, asked, self.notes = self._activate()
             if asked not in (None, self.provider):
                 raise errors.EngineUnavailable(f"{self.name} was asked for {asked} and came up with {self.provider}.")
         except Exception as error:

@@ -22,6 +22,9 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 FATAL = 4
 """Log level at which ONNX Runtime is silent: what matters comes as an exception."""
+FP32_ON_CUDA = {"use_tf32": "0"}
+"""FP32 is FP32: TF32, the default, keeps ten bits of a number."""
+NAMED = 5
 SPIN_US = 100
 """How long idle engine threads spin. The default burns a core beside the other processes and serves slower."""
 
@@ -60,7 +63,11 @@ class OnnxRuntime(Engine):
         import onnxruntime
 
         wanted = self._providers()
-        session = onnxruntime.InferenceSession(str(self.artifact), _options(self.threads), providers=wanted)
+        options = _options(self.threads)
+        if wanted[0] == CUDA:
+            options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        settings = [FP32_ON_CUDA if provider == CUDA else {} for provider in wanted]
+        session = onnxruntime.InferenceSession(str(self.artifact), options, providers=wanted, provider_options=settings)
         session.disable_fallback()  # a provider that fails later is a failure, not a reason to go on with another
         provider = session.get_providers()[0]
         self._session = session
@@ -70,6 +77,7 @@ class OnnxRuntime(Engine):
             provider=provider,
             device="CUDA:0" if provider == CUDA else "CPU",
             asked=wanted[0],
+            notes=_left_behind(session) if provider == CUDA else (),
         )
 
     def _providers(self) -> list[str]:
@@ -89,6 +97,21 @@ class Reference(OnnxRuntime):
 
     def _providers(self) -> list[str]:
         return [CPU]
+
+
+def _left_behind(session: Any) -> tuple[str, ...]:
+    """A sentence on the operators that CUDA does not run, which ONNX Runtime gives to the CPU without a word."""
+    assigned = [
+        (part.ep_name, node.op_type)
+        for part in session.get_provider_graph_assignment_info()
+        for node in part.get_nodes()
+    ]
+    left = [operator for provider, operator in assigned if provider != CUDA]
+    if not left:
+        return ()
+    kinds = sorted(set(left))
+    named = ", ".join(kinds[:NAMED]) + (" and others" if len(kinds) > NAMED else "")
+    return (f"{len(left)} of {len(assigned)} operators run on the CPU and not on the GPU: {named}.",)
 
 
 @functools.cache

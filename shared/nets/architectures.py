@@ -36,6 +36,10 @@ MARK = 7919
 """A number of classes that no other size of a weight equals, so that it shows which weight is the head."""
 
 
+INPUT, OUTPUT = "images", "output"
+"""Names of a network's tensors, as ONNX and as it is run here."""
+
+
 class Net(NamedTuple):
     """A network with its weights: in eval mode, float32, on the CPU."""
 
@@ -44,6 +48,19 @@ class Net(NamedTuple):
     """None for a TorchScript archive, which is its own architecture: it can be converted, not trained."""
     labels: list[str] | None = None
     """Names of the classes, where the file of the weights has them."""
+
+
+def output_names(count: int) -> list[str]:
+    """Of a network that gives so many tensors."""
+    return [OUTPUT] if count == 1 else [f"{OUTPUT}{index}" for index in range(count)]
+
+
+def tensors(value: object) -> list[Tensor]:
+    """What a network gives, however it is nested, in one row."""
+    if isinstance(value, Tensor):
+        return [value]
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return [tensor for part in parts for tensor in tensors(part)]
 
 
 def build(name: str, num_classes: int | None = None, *, seed: int = 0) -> Net:

@@ -7,7 +7,7 @@ import math
 import resource
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ import torch
 
 from shared import errors
 from shared.nets import THREADS, allocations
-from shared.nets.architectures import Net
+from shared.nets.architectures import INPUT, Net, output_names, tensors
 from shared.specs import ConversionFacts, Parity
 
 BATCHES = (1, 2, 8)
@@ -35,7 +35,6 @@ OPSET = 18
 MAX_BYTES = 2**31 - 2**24
 """What a single ONNX file can hold, less its graph."""
 SILENT = 4
-INPUT, OUTPUT = "images", "output"
 
 Values = list[npt.NDArray[np.generic]]
 
@@ -128,7 +127,7 @@ def _forget_origin(model: onnx.ModelProto) -> None:
 
 
 def _exported(net: Net, images: torch.Tensor, outputs: int, dynamic: bool) -> onnx.ModelProto:
-    names = [OUTPUT] if outputs == 1 else [f"{OUTPUT}{index}" for index in range(outputs)]
+    names = output_names(outputs)
     common: dict[str, Any] = {"input_names": [INPUT], "output_names": names, "verbose": False}
     with warnings.catch_warnings(action="ignore"):
         if _is_script(net):
@@ -189,18 +188,11 @@ def _difference(batch: int, wanted: Values, given: Values) -> tuple[Parity, floa
 
 def _source(net: Net, images: npt.NDArray[np.float32]) -> Values:
     """What the network itself gives."""
-    return [each.numpy() for each in _tensors(net.module(torch.from_numpy(images)))]
+    return [each.numpy() for each in tensors(net.module(torch.from_numpy(images)))]
 
 
 def _shapes(values: Values) -> str:
     return " and ".join(str(list(each.shape)) for each in values) or "none"
-
-
-def _tensors(value: object) -> list[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        return [value]
-    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
-    return [tensor for part in parts for tensor in _tensors(part)]
 
 
 def _images(batch: int, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:

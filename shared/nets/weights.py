@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import safetensors
 import safetensors.torch
 import torch
@@ -80,6 +81,9 @@ DTYPES = {
 """The numbers of dtypes in a .pt2 archive."""
 REMEDY = "Save the weights alone: torch.save(model.state_dict(), path), or as safetensors."
 OWN_NETWORK = "For a network of your own, export it to ONNX (torch.onnx.export) and upload that."
+
+HEADER = "cvp.network"
+"""Where a file of ours says what it is."""
 
 State = Mapping[str, Tensor]
 
@@ -153,12 +157,52 @@ def fitted(state: State, architecture: str | None, num_classes: int | None = Non
     return net
 
 
-def state_bytes(net: Net) -> bytes:
-    """The weights as safetensors: equal weights give equal bytes. What training starts from."""
+class Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """What a file of `state_bytes` says in its header: whose weights these are, and what they are fed."""
+
+    architecture: str
+    num_classes: int
+    input_shape: tuple[int, ...]
+    """Of one image."""
+
+
+def state_bytes(net: Net, input_shape: Sequence[int] | None = None) -> bytes:
+    """The weights as safetensors, with what `kept` needs: equal ones give equal bytes. What training starts from.
+
+    Args:
+        net: Of an architecture.
+        input_shape: Of one image; default: what its architecture takes (channels, height, width).
+    """
+    known = net.architecture
+    assert known is not None
+    about = Kept(
+        architecture=known.name, num_classes=known.num_classes, input_shape=tuple(input_shape or known.input_shape)
+    )
     state = net.module.state_dict()
     return safetensors.torch.save(
-        {name: value.clone(memory_format=torch.contiguous_format) for name, value in state.items()}
+        {name: value.clone(memory_format=torch.contiguous_format) for name, value in state.items()},
+        {HEADER: msgspec.json.encode(about).decode()},
     )
+
+
+def kept(path: Path) -> tuple[Net, Kept]:
+    """The network in a file of `state_bytes`.
+
+    Raises:
+        errors.BadModel: It is none, or does not say what it is.
+    """
+    if kind_of(path) != "safetensors":
+        raise errors.BadModel("The file holds no weights as safetensors.")
+    state = _checked(_safetensors(path))
+    with safetensors.safe_open(path, "pt") as file:
+        said = (file.metadata() or {}).get(HEADER)
+    if said is None:
+        raise errors.BadModel("The file does not say whose weights these are. Upload the model again.")
+    try:
+        about = msgspec.json.decode(said, type=Kept)
+    except msgspec.MsgspecError as error:
+        raise errors.BadModel("The file's header cannot be read. Upload the model again.") from error
+    return fitted(state, about.architecture, about.num_classes), about
 
 
 # --- do they fit? -----------------------------------------------------------------------------------------------------

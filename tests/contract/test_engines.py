@@ -1,4 +1,4 @@
-"""What every engine owes its callers: the same tests over the fake, ONNX Runtime and OpenVINO."""
+"""What every engine owes its callers: the same tests over the fake, ONNX Runtime, OpenVINO and PyTorch."""
 
 from __future__ import annotations
 
@@ -7,29 +7,51 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from shared import errors
-from shared.engines import availability, engine_class
+from shared import errors, gpu, nets
+from shared.engines import Reference, availability, engine_class, onnxrt
 from shared.engines.base import Engine
 from shared.engines.fake import Fake
-from shared.engines.onnxrt import OnnxRuntime, cuda_works
+from shared.engines.onnxrt import CPU, CUDA, OnnxRuntime, cuda_works
 from shared.engines.openvino import OpenVino
 from shared.engines.precisions import Network
+from shared.engines.pytorch import PyTorch
 from shared.specs import ENGINES, TensorInfo
+from tests.conftest import needs
 from tests.onnx_graphs import conv_model, graph, mean_model
 
-ALL = [Fake, OnnxRuntime, OpenVino]
 REAL = [OnnxRuntime, OpenVino]
+ALL = [Fake, *REAL, PyTorch]
+SIDE = 32
 
 
-def images(n: int, side: int = 8) -> np.ndarray:
-    return np.random.default_rng(n).random((n, 3, side, side), dtype=np.float32)
+class Sample(NamedTuple):
+    """An engine with a network it can run: three scores an image."""
+
+    cls: type[Engine]
+    artifact: Path
+    given: TensorInfo
+    gives: TensorInfo
+    answer: Callable[[np.ndarray], np.ndarray]
+    """What it must answer, found out otherwise."""
+
+    def images(self, n: int, side: int = 0, seed: int | None = None) -> np.ndarray:
+        return images(n, side or int(self.given.shape[2]), seed)
+
+    def infer(self, engine: Engine, given: np.ndarray) -> np.ndarray:
+        return engine.infer({self.given.name: given})[self.gives.name]
+
+
+def images(n: int, side: int = 8, seed: int | None = None) -> np.ndarray:
+    return np.random.default_rng(n if seed is None else seed).random((n, 3, side, side), dtype=np.float32)
 
 
 @pytest.fixture
@@ -38,105 +60,189 @@ def mean(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(params=ALL, ids=lambda cls: cls.name)
-def engine(request: pytest.FixtureRequest, mean: Path) -> Iterator[Engine]:
-    engine: Engine = request.param(mean, threads=1)
-    with engine:
+def sample(request: pytest.FixtureRequest, tmp_path: Path) -> Sample:
+    if request.param is PyTorch:
+        found: Sample = request.getfixturevalue("network")
+        return found
+    given = TensorInfo(name="image", dtype="float32", shape=["batch", 3, 8, 8])
+    gives = TensorInfo(name="scores", dtype="float32", shape=["batch", 3])
+    return Sample(request.param, mean_model(tmp_path / "mean"), given, gives, lambda array: array.mean(axis=(2, 3)))
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sample]:
+    """A network of PyTorch's, beside its own export in ONNX Runtime."""
+    needs("torch")
+    folder = tmp_path_factory.mktemp("network")
+    from shared.nets import architectures, export, weights
+
+    net = architectures.build("cnn32", 3)
+    (folder / "weights").write_bytes(weights.state_bytes(net))
+    (folder / "onnx").write_bytes(export.export(net).onnx)
+    given = TensorInfo(name="images", dtype="float32", shape=["batch", 3, SIDE, SIDE])
+    gives = TensorInfo(name="output", dtype="float32", shape=["batch", 3])
+    with Reference(folder / "onnx", threads=1) as reference:
+        yield Sample(
+            PyTorch, folder / "weights", given, gives, lambda array: reference.infer({"images": array})["output"]
+        )
+
+
+@pytest.fixture
+def engine(sample: Sample) -> Iterator[Engine]:
+    with sample.cls(sample.artifact, threads=1) as engine:
         yield engine
 
 
-def test_computes_the_same(engine: Engine) -> None:
-    given = images(5)
-    scores = engine.infer({"image": given})["scores"]
+def test_computes_the_same(engine: Engine, sample: Sample) -> None:
+    given = sample.images(5)
+    scores = sample.infer(engine, given)
     assert scores.dtype == np.float32
-    np.testing.assert_allclose(scores, given.mean(axis=(2, 3)), rtol=1e-5)
+    np.testing.assert_allclose(scores, sample.answer(given), rtol=1e-4, atol=1e-5)
 
 
-def test_says_what_it_takes_gives_and_runs_on(engine: Engine) -> None:
-    assert engine.inputs == [TensorInfo(name="image", dtype="float32", shape=["batch", 3, 8, 8])]
-    assert engine.outputs == [TensorInfo(name="scores", dtype="float32", shape=["batch", 3])]
-    expected = {"fake": "Fake", "openvino": "CPU"}
+def test_says_what_it_takes_gives_and_runs_on(engine: Engine, sample: Sample) -> None:
+    assert engine.inputs == [sample.given]
+    assert engine.outputs == [sample.gives]
+    expected = {"fake": "Fake", "openvino": "CPU", "pytorch": "CPU" if gpu.described() is None else "CUDA"}
     expected["onnxruntime"] = "CUDAExecutionProvider" if cuda_works() else "CPUExecutionProvider"
     assert engine.provider == expected[engine.name]
     assert engine.device
 
 
 @pytest.mark.parametrize(
-    ("feeds", "says"),
+    ("change", "says"),
     [
-        ({}, "takes 'image'; given nothing"),
-        ({"picture": images(1)}, "takes 'image'; given 'picture'"),
-        ({"image": images(1), "more": images(1)}, "given 'image', 'more'"),
-        ({"image": images(1).astype(np.float64)}, "must be float32 [batch, 3, 8, 8]; given float64 [1, 3, 8, 8]"),
-        ({"image": images(1).astype(">f4")}, "must be float32"),
-        ({"image": images(1)[0]}, "given float32 [3, 8, 8]"),
-        ({"image": images(1, side=9)}, "given float32 [1, 3, 9, 9]"),
-        ({"image": images(1)[:0]}, "given float32 [0, 3, 8, 8]"),
+        (lambda name, given: {}, "takes NAME; given nothing"),
+        (lambda name, given: {"picture": given}, "takes NAME; given 'picture'"),
+        (lambda name, given: {name: given, "more": given}, "given NAME, 'more'"),
+        (lambda name, given: {name: given.astype(np.float64)}, "must be float32 [batch, 3, SIDE, SIDE]; given float64"),
+        (lambda name, given: {name: given.astype(">f4")}, "must be float32"),
+        (lambda name, given: {name: given[0]}, "given float32 [3, SIDE, SIDE]"),
+        (
+            lambda name, given: {name: given[..., 1:, 1:]},
+            "must be float32 [batch, 3, SIDE, SIDE]; given float32 [1, 3,",
+        ),
+        (lambda name, given: {name: given[:0]}, "given float32 [0, 3, SIDE, SIDE]"),
     ],
 )
-def test_refuses_what_does_not_fit(engine: Engine, feeds: dict[str, np.ndarray], says: str) -> None:
+def test_refuses_what_does_not_fit(
+    engine: Engine, sample: Sample, change: Callable[[str, np.ndarray], dict[str, np.ndarray]], says: str
+) -> None:
+    name, side = sample.given.name, str(sample.given.shape[2])
     with pytest.raises(errors.BadTensor) as refused:
-        engine.infer(feeds)
-    assert says in refused.value.message
-    assert engine.infer({"image": images(2)})["scores"].shape == (2, 3)  # and goes on
+        engine.infer(change(name, sample.images(1)))
+    assert says.replace("NAME", repr(name)).replace("SIDE", side) in refused.value.message
+    assert sample.infer(engine, sample.images(2)).shape == (2, 3)  # and goes on
 
 
-def test_takes_arrays_that_are_not_contiguous(engine: Engine) -> None:
-    channels_last = np.ascontiguousarray(images(2).transpose(0, 2, 3, 1))
+def test_takes_arrays_that_are_not_contiguous_or_may_not_be_written(engine: Engine, sample: Sample) -> None:
+    channels_last = np.ascontiguousarray(sample.images(2).transpose(0, 2, 3, 1))
     given = channels_last.transpose(0, 3, 1, 2)
     assert not given.flags.c_contiguous
-    np.testing.assert_allclose(engine.infer({"image": given})["scores"], given.mean(axis=(2, 3)), rtol=1e-5)
+    given.flags.writeable = False
+    np.testing.assert_allclose(sample.infer(engine, given), sample.answer(given), rtol=1e-4, atol=1e-5)
 
 
-def test_answers_belong_to_the_caller(engine: Engine) -> None:
-    first = engine.infer({"image": images(2)})["scores"]
+def test_answers_belong_to_the_caller(engine: Engine, sample: Sample) -> None:
+    first = sample.infer(engine, sample.images(2))
     kept = first.copy()
-    engine.infer({"image": images(2) + 1})
+    sample.infer(engine, sample.images(2) + 1)
     np.testing.assert_array_equal(first, kept)
+    first[:] = 0  # they may be written
 
 
-def test_many_threads_get_their_own_answers(engine: Engine) -> None:
+def test_many_threads_get_their_own_answers(engine: Engine, sample: Sample) -> None:
     wrong: list[int] = []
     barrier = threading.Barrier(4)
+    expected = [sample.answer(sample.images(1 + seed % 3, seed=seed)) for seed in range(4)]
 
-    def client(value: int) -> None:
-        given = np.full((1 + value % 3, 3, 8, 8), value, dtype=np.float32)
+    def client(seed: int) -> None:
+        given = sample.images(1 + seed % 3, seed=seed)
         barrier.wait(10)
         for _ in range(50):
-            if not np.array_equal(engine.infer({"image": given})["scores"], np.full((len(given), 3), value)):
-                wrong.append(value)
+            if not np.allclose(sample.infer(engine, given), expected[seed], rtol=1e-4, atol=1e-5):
+                wrong.append(seed)
 
-    threads = [threading.Thread(target=client, args=(value,)) for value in range(4)]
+    threads = [threading.Thread(target=client, args=(seed,)) for seed in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     assert not wrong
 
 
-@pytest.mark.parametrize("cls", ALL, ids=lambda cls: cls.name)
 class TestLife:
-    def test_is_inactive_before_and_after(self, cls: type[Engine], mean: Path) -> None:
-        engine = cls(mean, threads=1)
+    def test_is_inactive_before_and_after(self, sample: Sample) -> None:
+        engine = sample.cls(sample.artifact, threads=1)
         engine.deactivate()  # harmless
         with pytest.raises(errors.EngineFailed, match="not active"):
-            engine.infer({"image": images(1)})
+            sample.infer(engine, sample.images(1))
         with engine:
-            engine.infer({"image": images(1)})
+            sample.infer(engine, sample.images(1))
         with pytest.raises(errors.EngineFailed, match="not active"):
-            engine.infer({"image": images(1)})
+            sample.infer(engine, sample.images(1))
         with engine:  # and once more
-            engine.infer({"image": images(1)})
+            sample.infer(engine, sample.images(1))
 
-    def test_a_file_that_is_gone_is_a_bad_model(self, cls: type[Engine], tmp_path: Path) -> None:
+    def test_a_file_that_is_gone_is_a_bad_model(self, sample: Sample, tmp_path: Path) -> None:
         with pytest.raises(errors.BadModel, match="gone"):
-            cls(tmp_path / "gone", threads=1).activate()
+            sample.cls(tmp_path / "gone", threads=1).activate()
 
-    def test_another_precision_is_unavailable_and_says_why(self, cls: type[Engine], mean: Path) -> None:
-        reason = cls.unavailable("fp16")
+    def test_garbage_is_refused_without_our_paths(self, sample: Sample, tmp_path: Path) -> None:
+        if sample.cls is Fake:
+            return  # it takes any file
+        whole = sample.artifact.read_bytes()
+        for content in (b"import os\n" * 50, whole[: len(whole) // 2], b""):
+            (tmp_path / "garbage").write_bytes(content)
+            with pytest.raises(errors.BadModel, match=sample.cls.name) as refused:
+                sample.cls(tmp_path / "garbage", threads=1).activate()
+            assert str(tmp_path) not in refused.value.message
+            assert "\n" not in refused.value.message
+
+    def test_another_precision_is_unavailable_and_says_why(self, sample: Sample) -> None:
+        reason = sample.cls.unavailable("fp16")
         if reason is None:
             pytest.skip("there is a GPU")
         with pytest.raises(errors.EngineUnavailable, match=re.escape(reason)):
-            cls(mean, precision="fp16", threads=1).activate()
+            sample.cls(sample.artifact, precision="fp16", threads=1).activate()
+
+
+class TestNetworks:
+    """What is PyTorch's own."""
+
+    @pytest.fixture(autouse=True)
+    def _torch(self) -> None:
+        needs("torch")
+
+    def test_weights_that_do_not_say_whose_they_are(self, tmp_path: Path) -> None:
+        import safetensors.torch
+
+        from shared.nets import architectures
+
+        state = architectures.build("cnn32", 3).module.state_dict()
+        safetensors.torch.save_file(state, tmp_path / "bare")
+        with pytest.raises(errors.BadModel, match="does not say whose weights these are"):
+            PyTorch(tmp_path / "bare", threads=1).activate()
+
+    def test_weights_of_another_network(self, tmp_path: Path) -> None:
+        import safetensors.torch
+
+        from shared.nets import architectures, weights
+
+        state = architectures.build("cnn32", 3).module.state_dict()
+        header = '{"architecture":"resnet18","num_classes":3,"input_shape":[3,32,32]}'
+        safetensors.torch.save_file(state, tmp_path / "other", {weights.HEADER: header})
+        with pytest.raises(errors.BadModel, match="do not fit resnet18"):
+            PyTorch(tmp_path / "other", threads=1).activate()
+
+    def test_int8_and_the_threads_of_the_process(self, network: Sample) -> None:
+        import torch
+
+        assert "has no INT8" in (PyTorch.unavailable("int8") or "")
+        before = torch.get_num_threads()
+        with PyTorch(network.artifact, threads=2):
+            assert torch.get_num_threads() == 2
+        torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -169,19 +275,6 @@ class TestRealModels:
             expected = reference.infer({"image": given})["scores"]
         with cls(tmp_path / "conv", threads=2) as engine:
             np.testing.assert_allclose(engine.infer({"image": given})["scores"], expected, rtol=1e-4, atol=1e-5)
-
-    def test_garbage_is_refused_without_our_paths(self, cls: type[Engine], tmp_path: Path) -> None:
-        (tmp_path / "garbage").write_bytes(b"import os\n" * 50)
-        with pytest.raises(errors.BadModel, match=cls.name) as refused:
-            cls(tmp_path / "garbage", threads=1).activate()
-        assert str(tmp_path) not in refused.value.message
-        assert "\n" not in refused.value.message
-
-    def test_a_truncated_model_is_refused(self, cls: type[Engine], tmp_path: Path) -> None:
-        whole = conv_model(tmp_path / "conv").read_bytes()
-        (tmp_path / "half").write_bytes(whole[: len(whole) // 2])
-        with pytest.raises(errors.BadModel):
-            cls(tmp_path / "half", threads=1).activate()
 
     def test_an_unknown_operator_is_named(self, cls: type[Engine], tmp_path: Path) -> None:
         path = graph(
@@ -259,6 +352,45 @@ class TestRealModels:
             assert set(engine.infer({"x": np.ones((1, 2), np.float32)})) == {"a", "b"}
 
 
+@pytest.mark.parametrize(
+    ("providers", "said"),
+    [
+        ([CUDA, CUDA], ()),
+        ([CUDA, CPU], ("1 of 2 operators run on the CPU and not on the GPU: MaxPool.",)),
+        ([CPU, CPU], ("2 of 2 operators run on the CPU and not on the GPU: Conv, MaxPool.",)),
+    ],
+)
+def test_operators_that_cuda_leaves_to_the_cpu_are_named(
+    monkeypatch: pytest.MonkeyPatch, mean: Path, providers: list[str], said: tuple[str, ...]
+) -> None:
+    import onnxruntime
+
+    parts = [
+        SimpleNamespace(ep_name=name, get_nodes=lambda operator=operator: [SimpleNamespace(op_type=operator)])
+        for name, operator in zip(providers, ("Conv", "MaxPool"), strict=True)
+    ]
+    asked: list[Any] = []
+
+    class Session(onnxruntime.InferenceSession):  # type: ignore[misc]
+        """Says that it runs on a GPU."""
+
+        def __init__(self, path: str, options: Any, providers: list[str], provider_options: list[dict[str, str]]):
+            asked.append((providers, provider_options))
+            super().__init__(path, options, providers=[CPU])
+
+        def get_providers(self) -> list[str]:
+            return [CUDA, CPU]
+
+        def get_provider_graph_assignment_info(self) -> list[Any]:
+            return parts
+
+    monkeypatch.setattr(onnxrt, "cuda_works", lambda: True)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    with OnnxRuntime(mean, threads=1) as engine:
+        assert (engine.provider, engine.device, engine.notes) == (CUDA, "CUDA:0", said)
+    assert asked == [([CUDA, CPU], [{"use_tf32": "0"}, {}])]
+
+
 def test_fake_fails_and_waits_on_demand(mean: Path) -> None:
     with Fake(mean, failure=ValueError("on purpose")) as engine, pytest.raises(errors.EngineFailed, match="on purpose"):
         engine.infer({"image": images(1)})
@@ -279,8 +411,10 @@ def test_availability_lists_every_engine_and_says_why_not() -> None:
         "the tensorrt package is not installed",
         "this version has no tensorrt engine yet",
     }
-    with pytest.raises(errors.EngineUnavailable, match="pytorch cannot run here"):
-        engine_class("pytorch")
+    assert (listed["pytorch", "fp32"] is None) == (nets.missing() is None)
+    assert "INT8" in (listed["pytorch", "int8"] or "") or "make setup-train" in (listed["pytorch", "int8"] or "")
+    with pytest.raises(errors.EngineUnavailable, match="tensorrt cannot run here"):
+        engine_class("tensorrt")
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])

@@ -129,7 +129,11 @@ def test_a_file_is_made_once_and_used_again(tmp_path: Path, outputs: Outputs, wo
     first.make("int8", ignore)
     (file,) = first.prepared
     assert first.unavailable("openvino", "int8") is None
-    assert (first.path("int8").read_bytes(), file.notes, file.reused) == (b"quantised", ["a note"], False)
+    assert (first.path("onnxruntime", "int8").read_bytes(), file.notes, file.reused) == (
+        b"quantised",
+        ["a note"],
+        False,
+    )
     assert first.dataset is not None
     assert (first.dataset.num_calibration, first.dataset.num_test) == (64, 7)
 
@@ -138,7 +142,7 @@ def test_a_file_is_made_once_and_used_again(tmp_path: Path, outputs: Outputs, wo
     again.make("int8", ignore)
     assert workshop.calls == 1
     assert again.prepared == [msgspec.structs.replace(file, reused=True)]
-    assert again.path("int8") == ArtifactStore(tmp_path).path(published.sha256)
+    assert again.path("onnxruntime", "int8") == ArtifactStore(tmp_path).path(published.sha256)
 
 
 @pytest.mark.parametrize("changed", ["onnxruntime", "dataset", "preprocessing", "model", "form"])
@@ -177,7 +181,7 @@ def test_a_second_try_replaces_the_first(tmp_path: Path, outputs: Outputs, monke
     for content, keep_sensitive in ((b"the longer first try", False), (b"second", True)):
         monkeypatch.setattr(files.child, "run", Workshop(content))
         made.make("fp16", ignore, keep_sensitive=keep_sensitive)
-    assert made.path("fp16").read_bytes() == b"second"
+    assert made.path("onnxruntime", "fp16").read_bytes() == b"second"
     assert [file.recipe["sensitive_in_fp32"] for file in made.prepared] == [True]
 
 
@@ -239,6 +243,6 @@ def test_only_what_an_engine_can_run_is_made(tmp_path: Path, outputs: Outputs, w
 def test_files_in_a_plan_are_those_of_their_precision(tmp_path: Path, outputs: Outputs, workshop: Workshop) -> None:
     made = Files(order(tmp_path, outputs))
     made.make("int8", ignore)
-    assert made.path("int8").stat().st_size == len(workshop.content)
-    assert made.path("fp32").stat().st_size > len(workshop.content)
-    assert np.frombuffer(made.path("fp32").read_bytes()[:1], np.uint8)[0] == 8  # an ONNX file
+    assert made.path("onnxruntime", "int8").stat().st_size == len(workshop.content)
+    assert made.path("onnxruntime", "fp32").stat().st_size > len(workshop.content)
+    assert np.frombuffer(made.path("onnxruntime", "fp32").read_bytes()[:1], np.uint8)[0] == 8  # an ONNX file

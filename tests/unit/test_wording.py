@@ -120,7 +120,7 @@ def test_parameters(gateway: Gateway, path: str, expected: dict[str, str]) -> No
 
 def test_parameters_nobody_knows_are_refused(gateway: Gateway) -> None:
     refused = gateway.get("/models?staus=ready&limit=2&page=3")
-    known = "unknown parameter; known are limit, cursor, name, task_type, status"
+    known = "unknown parameter; known are limit, cursor, name, model_type, task_type, status"
     assert messages(refused) == {"staus": known, "page": known}
     for path, role in (("/health", None), ("/config", "engineer"), ("/models/mdl_1", "engineer")):
         assert messages(gateway.get(f"{path}?x=", role)) == {"x": "unknown parameter; this call takes none"}
