@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import product
 from typing import NamedTuple, TypeVar
 
-from shared.specs import DEFAULT_BATCHES, BenchmarkSpec, Candidate, EngineName, Precision, TensorInfo
+from shared.specs import DEFAULT_BATCHES, PLAN_BATCHES, BenchmarkSpec, Candidate, EngineName, Precision, TensorInfo
 
 T = TypeVar("T")
 Unavailable = Callable[[EngineName, Precision], str | None]
@@ -60,7 +60,8 @@ def _planned(
             candidate = Candidate(
                 engine=engine, precision=precision, batch_size=batch_size, threads=threads, instances=instances
             )
-            yield Planned(candidate, engine_says or _batch_says(batch_size, fixed) or _cores_say(candidate, cores))
+            says = engine_says or _batch_says(batch_size, fixed) or _plan_says(candidate, fixed)
+            yield Planned(candidate, says or _cores_say(candidate, cores))
 
 
 def _batches(spec: BenchmarkSpec, fixed: int | None) -> list[int]:
@@ -90,6 +91,12 @@ def _batch_says(batch_size: int, fixed: int | None) -> str | None:
     if fixed is None or batch_size == fixed:
         return None
     return f"the model's batch is fixed at {fixed}; order batch_sizes [{fixed}] or export it with a dynamic batch axis"
+
+
+def _plan_says(candidate: Candidate, fixed: int | None) -> str | None:
+    if candidate.engine != "tensorrt" or fixed is not None or candidate.batch_size <= PLAN_BATCHES[-1]:
+        return None
+    return f"its plan is built for batches up to {PLAN_BATCHES[-1]}; order smaller ones of it"
 
 
 def _cores_say(candidate: Candidate, cores: int) -> str | None:

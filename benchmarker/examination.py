@@ -46,6 +46,7 @@ def examine(order: ExamineOrder) -> Examined:
 
     kind = engine_class(order.engine) if order.reference is not None else Reference
     engine = kind(Path(order.artifact), precision=order.precision, threads=order.threads)
+    engine.prepare()
     examination = _Examination(order, engine)
     examination.run()
     return examination.found()

@@ -19,6 +19,8 @@ from shared.verdict import gate as rules
 
 SLACK_S = 300.0
 """What an examination may take beside the test split: start, load, parity at every batch."""
+PREPARE_S = 1800.0
+"""What building a plan of TensorRT may take on top."""
 TEST_SPLIT_S = 300.0
 """No image of the test split is begun later; what was seen by then is compared, and that is said."""
 
@@ -173,7 +175,7 @@ class _Run:
             return result, golden.read() or None
 
     def _run(self, order: ExamineOrder, files: Sequence[IO[bytes]]) -> Examined:
-        limit_s = SLACK_S + (TEST_SPLIT_S if order.dataset else 0)
+        limit_s = SLACK_S + (TEST_SPLIT_S if order.dataset else 0) + (PREPARE_S if order.engine == "tensorrt" else 0)
         return self._examine(order, limit_s, [file.fileno() for file in files])
 
     def _examination(self, pair: Pair, batches: list[int]) -> ExamineOrder:

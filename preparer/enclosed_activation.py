@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from preparer import Activated, ActivateOrder
-from shared import child, machine, sandbox
+from shared import child, machine, nets, sandbox
 
 GPUS = "nvidia*"
 
@@ -22,6 +22,8 @@ def attempt(order: ActivateOrder, report: child.Report) -> Activated:
     if not any(Path("/dev").glob(GPUS)):
         files = [Path(path) for path in (order.onnx, order.golden) if path]
         sandbox.enter([Path(__file__).parent, *files])
+    if order.engine == "pytorch":
+        nets.settle()
     from shared.runtime import Runtime, Serving  # its libraries start threads, which must be inside as well
 
     fields = {name: getattr(order, name) for name in order.__struct_fields__}

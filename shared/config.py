@@ -171,6 +171,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper"):
         return self.root / "pretrained"
 
     @property
+    def plans(self) -> Path:
+        """What TensorRT has built for this machine's GPU; can be built again."""
+        return self.root / "plans"
+
+    @property
     def logs(self) -> Path:
         """Log files, one a process."""
         return self.root / "logs"

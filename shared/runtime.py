@@ -107,7 +107,7 @@ class Runtime:
         """
         if self.serving.preprocessing is not None:
             preprocess.check_contract(self.serving.preprocessing, self.serving.inputs)
-            if self._engine.reads_onnx:
+            if self._sessions[0].reads_onnx:
                 _check_same(self.serving)
         fixed = next(iter(self.serving.inputs[0].shape), None)
         if isinstance(fixed, int):

@@ -400,6 +400,8 @@ class ServiceLoad(Spec, frozen=True, kw_only=True):
     seconds: Annotated[float, Meta(ge=1, le=300, description="Of each loop.")] = 30.0
 
 
+PLAN_BATCHES = (1, 8, 32)
+"""The smallest batch that a plan of TensorRT takes, the one it is made for, and the largest."""
 DEFAULT_BATCHES = (1, 8)
 """Of a benchmark that names none, where the model takes any batch."""
 

@@ -33,6 +33,7 @@ from shared.specs import Candidate, DeploymentOrder, Precision, PreparedFile
 from shared.verdict.figures import plural
 from shared.wire.messages import Status
 
+NO_WEIGHTS = "PyTorch runs models that were uploaded as weights of a network it knows by name; this one was not."
 BENCHMARK_FIRST = (
     "There is no {} file of this model here. POST /api/v1/benchmark with `precisions` makes one (INT8 needs a "
     "`dataset_id` to calibrate with), measures it and checks its answers."
@@ -149,8 +150,10 @@ def _choice(context: Context, model_id: str, order: DeploymentOrder) -> deployme
     if order.report_id is not None:
         return _reported(context, row, order.report_id, fingerprint)
     assert order.engine is not None and order.precision is not None  # checked above
-    file_sha256 = registry.file_of(model_id, order.precision)
+    file_sha256 = registry.file_of(model_id, order.engine, order.precision)
     if file_sha256 is None:
+        if order.engine == "pytorch":
+            raise errors.Conflict(NO_WEIGHTS)
         raise errors.Conflict(BENCHMARK_FIRST.format(order.precision.upper()))
     _check_there(context, file_sha256)
     default = registry.default(described)
@@ -189,7 +192,7 @@ def _reported(context: Context, row: Model, report_id: str, fingerprint: str) ->
             "`precision`."
         )
     candidate = chosen.selected
-    file_sha256 = measured.sha256(candidate.precision)
+    file_sha256 = row.weights_sha256 if candidate.engine == "pytorch" else measured.sha256(candidate.precision)
     if measured.model.sha256 != row.onnx_sha256 or file_sha256 is None or not registry.has_file(row.id, file_sha256):
         raise errors.Conflict(f"Report {report_id} measured another file than this model has now. Benchmark again.")
     _check_there(context, file_sha256)
@@ -215,7 +218,9 @@ def _golden(context: Context, row: Model, order: DeploymentOrder, file_sha256: s
         measured = _measured(context, found[0])
     except errors.NotFound:
         return None  # the engine is tried without them, and the deployment says so
-    same = measured.system.fingerprint == fingerprint and measured.sha256(order.precision) == file_sha256
+    same = measured.system.fingerprint == fingerprint and (
+        order.engine == "pytorch" or measured.sha256(order.precision) == file_sha256  # its weights never change
+    )
     return found[1] if same else None
 
 

@@ -150,7 +150,7 @@ def mark_stale(fingerprint: str) -> list[str]:
         found = list(_stale(fingerprint))
         for row, why in found:
             Deployment.update(status="stale", error=why).where(Deployment.id == row.id).execute()
-            file_sha256 = registry.file_of(row.model_id, cast(Precision, row.precision))
+            file_sha256 = registry.file_of(row.model_id, cast(EngineName, row.engine), cast(Precision, row.precision))
             ordered = (Deployment.model_id == row.model_id) & (Deployment.status == "activating")
             if file_sha256 is not None and not Deployment.select().where(ordered).exists():
                 order(_again(row, file_sha256, fingerprint), row.created_by)

@@ -328,8 +328,10 @@ def keep_engine_file(model_id: str, file: PreparedFile) -> None:
     ).on_conflict_ignore().execute()
 
 
-def file_of(model_id: str, precision: Precision) -> str | None:
-    """The model's file in a precision, the newest one; None where no benchmark has made one."""
+def file_of(model_id: str, engine: EngineName, precision: Precision) -> str | None:
+    """What an engine runs in a precision, the newest file; None where there is none."""
+    if engine == "pytorch":
+        return model(model_id).weights_sha256
     if precision == "fp32":
         return model(model_id).onnx_sha256
     return next((file.sha256 for file in engine_files(model_id) if file.precision == precision), None)
@@ -337,7 +339,8 @@ def file_of(model_id: str, precision: Precision) -> str | None:
 
 def has_file(model_id: str, sha256: str) -> bool:
     """Whether a file is a model's, in whatever precision."""
-    return sha256 in {model(model_id).onnx_sha256, *(file.sha256 for file in engine_files(model_id))}
+    row = model(model_id)
+    return sha256 in {row.onnx_sha256, row.weights_sha256, *(file.sha256 for file in engine_files(model_id))}
 
 
 def delete_model(model_id: str, request_id: str | None = None) -> list[str]:

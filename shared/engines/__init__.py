@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-
-from shared import errors
 from shared.engines.base import Active, Engine, Feeds, Tensor, check_feeds, describe
 from shared.engines.onnxrt import OnnxRuntime, Reference
 from shared.engines.openvino import OpenVino
 from shared.engines.pytorch import PyTorch
+from shared.engines.tensorrt import TensorRt
 from shared.specs import ENGINES, EngineName, Precision
 
 __all__ = [
@@ -25,28 +23,22 @@ __all__ = [
 ]
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
-_CLASSES: dict[EngineName, type[Engine]] = {"onnxruntime": OnnxRuntime, "openvino": OpenVino, "pytorch": PyTorch}
-_PACKAGES: dict[EngineName, str] = {"tensorrt": "tensorrt"}
+_CLASSES: dict[EngineName, type[Engine]] = {
+    "onnxruntime": OnnxRuntime,
+    "openvino": OpenVino,
+    "pytorch": PyTorch,
+    "tensorrt": TensorRt,
+}
 
 
 def engine_class(name: EngineName) -> type[Engine]:
-    """The class of an engine.
-
-    Raises:
-        errors.EngineUnavailable: This version has no such engine.
-    """
-    if name not in _CLASSES:
-        raise errors.EngineUnavailable(f"{name} cannot run here: {unavailable(name, 'fp32')}.")
+    """The class of an engine."""
     return _CLASSES[name]
 
 
 def unavailable(name: EngineName, precision: Precision) -> str | None:
     """Why an engine cannot run in a precision on this machine; None when it can."""
-    if name in _CLASSES:
-        return _CLASSES[name].unavailable(precision)
-    if importlib.util.find_spec(_PACKAGES[name]) is None:
-        return f"the {_PACKAGES[name]} package is not installed"
-    return f"this version has no {name} engine yet"
+    return _CLASSES[name].unavailable(precision)
 
 
 def availability() -> list[tuple[EngineName, Precision, str | None]]:

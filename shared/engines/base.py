@@ -72,6 +72,14 @@ class Engine(ABC):
     def unavailable(cls, precision: Precision) -> str | None:
         """Why this engine cannot run in this precision on this machine; None when it can."""
 
+    def prepare(self) -> None:  # noqa: B027
+        """Do what takes long and is needed once before `activate` can load the model on this machine; by jobs only.
+
+        Raises:
+            errors.EngineUnavailable: The engine, its precision or its device is not there.
+            errors.BadModel: The engine refuses the model.
+        """
+
     def activate(self) -> None:
         """Load the model.
 

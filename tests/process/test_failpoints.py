@@ -486,7 +486,7 @@ def add_deployments(settings: config.Settings, user: Account) -> list[str]:
                 batch_size=4,
                 threads=1,
                 instances=1,
-                file_sha256=str(registry.file_of(model_id, "fp32")),
+                file_sha256=str(registry.file_of(model_id, "onnxruntime", "fp32")),
                 golden_sha256=None,
                 fingerprint="here",
                 source="manual",

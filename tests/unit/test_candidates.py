@@ -47,6 +47,14 @@ def test_a_precision_without_artifact_is_listed_with_its_reason() -> None:
     assert keys(plan(spec)) == {"onnxruntime/int8/b1/t2/i1": "no INT8 artifact", "onnxruntime/fp32/b1/t2/i1": None}
 
 
+def test_a_plan_of_tensorrt_takes_no_larger_batch_than_it_is_built_for() -> None:
+    spec = BenchmarkSpec(model_id="m", engines=("tensorrt", "onnxruntime"), batch_sizes=(32, 33))
+    planned = candidates(spec, image("batch", 3), dynamic_batch=True, cores=2, unavailable=everywhere)
+    told = {(each.candidate.engine, each.candidate.batch_size): each.unavailable for each in planned}
+    assert told["tensorrt", 32] is None and "up to 32" in (told["tensorrt", 33] or "")
+    assert told["onnxruntime", 33] is None
+
+
 def test_a_fixed_batch_allows_only_itself() -> None:
     spec = BenchmarkSpec(model_id="m", engines=("onnxruntime",), batch_sizes=(1, 4))
     one, four = keys(plan(spec, dynamic=False, axis=4)).values()

@@ -239,6 +239,20 @@ def test_a_fixed_batch_is_kept(gateway: Gateway) -> None:
     assert put(gateway, model_id, **OPENVINO).json()["batch_size"] == 3
 
 
+def test_pytorch_serves_the_weights_of_a_model_and_nothing_else(gateway: Gateway) -> None:
+    model_id = ready_model(gateway)
+    asked = {"engine": "pytorch", "precision": "fp32"}
+    assert "uploaded as weights" in problem(put(gateway, model_id, **asked), 409, "conflict")["detail"]
+    weights = gateway.context.models.put(b"weights")
+    with connection.write():
+        registry.keep_artifact(weights, "models")
+        Model.update(weights_sha256=weights.sha256).where(Model.id == model_id).execute()
+    assert put(gateway, model_id, **asked).status_code == 202
+    row = Deployment.select().where(Deployment.model_id == model_id).get()
+    assert (row.engine, row.file_sha256) == ("pytorch", weights.sha256)
+    assert registry.has_file(model_id, weights.sha256)
+
+
 def test_orders_about_what_is_not_there(gateway: Gateway) -> None:
     problem(put(gateway, "mdl_1", **OPENVINO), 404, "not_found")
     problem(gateway.delete("/models/mdl_1/deployment"), 404, "not_found")

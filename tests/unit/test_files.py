@@ -229,6 +229,18 @@ def test_a_second_try_that_cannot_be_made_leaves_nothing_to_keep(
     assert made.unavailable("onnxruntime", "fp16") == "no FP16 file could be made: It crashed."
 
 
+def test_pytorch_runs_the_weights_and_no_other_engine_does(
+    tmp_path: Path, outputs: Outputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files.engines, "unavailable", lambda engine, precision: None)
+    asked = order(tmp_path, outputs)
+    assert Files(asked).unavailable("pytorch", "fp32") == files.NO_SOURCE
+    made = Files(msgspec.structs.replace(asked, weights="/weights"))
+    assert made.unavailable("pytorch", "fp32") is None and made.unavailable("pytorch", "fp16") is None
+    assert {made.path("pytorch", precision) for precision in ("fp32", "fp16")} == {Path("/weights")}  # type: ignore[arg-type]
+    assert made.path("onnxruntime", "fp32") == made.path("tensorrt", "fp32") == Path(asked.artifact)
+
+
 def test_only_what_an_engine_can_run_is_made(tmp_path: Path, outputs: Outputs, workshop: Workshop) -> None:
     asked = order(tmp_path, outputs)
     config = msgspec.structs.replace(asked.config, precisions=("fp32", "fp16", "int8"))

@@ -23,6 +23,7 @@ from shared.specs import (
     Candidate,
     Constraint,
     Detection,
+    EngineName,
     GateResult,
     MeasurementSet,
     Precision,
@@ -90,6 +91,11 @@ def order(tmp_path: Path, dataset: DatasetFiles | None = None, **config: Any) ->
 
 
 SPOILED = functools.partial(gate.examine, module="tests.unit.examination_that")
+
+
+def digits_file(_engine: EngineName, _precision: Precision) -> Path:
+    """What every engine runs."""
+    return DIGITS
 
 
 def run(order: MeasureOrder, examine: gate.Examine = SPOILED) -> MeasurementSet:
@@ -218,7 +224,7 @@ def test_golden_samples_are_replayed_and_another_model_does_not_pass(
 ) -> None:
     checked = order(tmp_path, digits)
     candidates = [Candidate(engine=engine, precision="fp32", batch_size=8, threads=1)]
-    samples = golden.read(gate.check(checked, candidates, {"fp32": DIGITS}, ignore).golden[engine, "fp32"])
+    samples = golden.read(gate.check(checked, candidates, digits_file, ignore).golden[engine, "fp32"])
     assert samples.source == "test split"
     assert {name: array.shape for name, array in samples.inputs.items()} == {"image": [8, 1, 8, 8]}
     about = checked.description
@@ -330,20 +336,19 @@ def test_calibration_that_overlaps_the_test_split_is_named_and_refused(tmp_path:
     places = [place for place, sample in enumerate(samples) if sample.split == "test"][:3]
 
     candidates = [Candidate(engine="openvino", precision="int8", batch_size=1, threads=1)]
-    files: dict[Precision, Path] = {"fp32": DIGITS, "int8": DIGITS}
-    [found] = gate.check(checked, candidates, files, ignore, SPOILED, calibration=places).results
+    [found] = gate.check(checked, candidates, digits_file, ignore, SPOILED, calibration=places).results
     assert found.verdict == "fail"
     assert "Its calibration overlaps the test split: 3 of 400" in found.problems[0]
     assert samples[places[0]].member in found.problems[0]
     places = [place for place, sample in enumerate(samples) if sample.split == "train"]
-    [clean] = gate.check(checked, candidates, files, ignore, SPOILED, calibration=places).results
+    [clean] = gate.check(checked, candidates, digits_file, ignore, SPOILED, calibration=places).results
     assert clean.verdict == "pass", clean
 
 
 def test_int8_without_accuracy_does_not_pass(tmp_path: Path) -> None:
     candidates = [Candidate(engine="openvino", precision="int8", batch_size=1, threads=1)]
     checked = order(tmp_path, seed=that.IS_SOUND)
-    [found] = gate.check(checked, candidates, {"fp32": DIGITS, "int8": DIGITS}, ignore, SPOILED).results
+    [found] = gate.check(checked, candidates, digits_file, ignore, SPOILED).results
     assert found.verdict == "fail" and "Order with a dataset" in found.problems[0]
 
 

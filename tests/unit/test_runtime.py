@@ -209,9 +209,9 @@ class TestActivation:
         with pytest.raises(errors.EngineFailed, match="not active"):
             runtime.infer({"x": np.zeros((2, 3), np.float32)})
 
-    def test_an_engine_this_version_lacks(self, mean: Path) -> None:
-        with pytest.raises(errors.EngineUnavailable, match="tensorrt cannot run here"):
-            Runtime(serving(mean, engine="tensorrt"))
+    def test_an_engine_that_is_not_installed(self, mean: Path) -> None:
+        with pytest.raises(errors.EngineUnavailable, match="tensorrt in fp32 cannot run here"):
+            Runtime(serving(mean, engine="tensorrt")).activate()
 
 
 class TestDecode:
