@@ -140,4 +140,4 @@ def test_the_command_and_a_preparer_that_is_killed_meanwhile(
     done = platform.cvp("deploy", digits, "--default")
     assert "is served by onnxruntime in FP32" in done.stdout
     done = platform.cvp("deploy", digits, "--engine", "tensorrt", "--precision", "fp32", check=False)
-    assert (done.returncode, "tensorrt cannot run here" in done.stderr) == (1, True), done.stderr
+    assert (done.returncode, "tensorrt in fp32 cannot run here" in done.stderr) == (1, True), done.stderr
