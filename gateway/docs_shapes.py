@@ -24,6 +24,7 @@ ANSWERS: dict[tuple[str, str], dict[str, Schema | type[msgspec.Struct]]] = {
     ("GET", "/api/v1/datasets"): {"application/json": schemas.Listing[schemas.Dataset]},
     ("GET", "/api/v1/jobs"): {"application/json": schemas.Listing[schemas.Job]},
     ("GET", "/api/v1/reports"): {"application/json": schemas.Listing[schemas.ReportRef]},
+    ("GET", "/api/v1/reports/history"): {"application/json": schemas.Listing[schemas.PastChoice]},
     ("GET", "/api/v1/models/{model_id}/onnx"): {"application/octet-stream": BYTES},
     ("POST", "/api/v1/datasets"): {"application/json": schemas.Dataset},
     ("GET", "/api/v1/datasets/{dataset_id}/contact-sheet"): {"image/jpeg": BYTES},
