@@ -119,5 +119,8 @@ def _middle(tensor: TensorProto | None) -> float | None:
     """The median of a constant; None where there is none, or one that is too large or no number."""
     if tensor is None or not 0 < np.prod(tensor.dims, dtype=object) <= MOST_VALUES:
         return None
-    middle = float(np.median(numpy_helper.to_array(tensor).astype(np.float64)))
+    try:
+        middle = float(np.median(numpy_helper.to_array(tensor).astype(np.float64)))
+    except (KeyError, TypeError, ValueError):  # strings, a type that is none, too few bytes: the engine says what it is
+        return None
     return middle if np.isfinite(middle) else None

@@ -464,6 +464,11 @@ def files_of(platform: Platform) -> set[str]:
     return {str(path) for path in (platform.data_dir / "models").rglob("*") if path.is_file()}
 
 
+def idle(admin: httpx.Client) -> bool:
+    """No job waits or runs, so nothing writes files but the next request."""
+    return not any(admin.get("/jobs", params={"status": status}).json()["items"] for status in ("queued", "running"))
+
+
 PICKLE = pickle.dumps({"weights": 1})
 
 
@@ -487,8 +492,9 @@ PICKLE = pickle.dumps({"weights": 1})
     ],
 )
 def test_a_file_that_is_no_model_is_turned_away_at_the_door(
-    content: bytes, filename: str, platform: Platform, people: dict[str, httpx.Client]
+    content: bytes, filename: str, platform: Platform, admin: httpx.Client, people: dict[str, httpx.Client]
 ):
+    wait_for(lambda: idle(admin), what="the end of earlier checks, which write files too")
     before = files_of(platform)
     answer = upload(people["ada"], content, filename)
     assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media")
