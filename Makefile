@@ -58,7 +58,7 @@ check: setup  ## ruff, formatting, types, layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-bench: setup  ## the platform's figures beside their goals
+bench: setup-train  ## the platform's figures beside their goals
 	@command -v wrk >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -qqy wrk >/dev/null; } || true
 	@$(BIN)/python -m benchmarks.run
 
