@@ -27,7 +27,7 @@ from benchmarker import Launched, LaunchOrder, MeasureOrder, measure
 from benchmarks import slowed
 from benchmarks.models import digits_facts, free_port
 from benchmarks.run import DIGITS, Platform
-from shared.engines import engine_class
+from shared.engines.onnxrt import OnnxRuntime
 from shared.engines.timing import measure as timed
 from shared.engines.timing import synthetic_feeds
 from shared.specs import (
@@ -36,12 +36,13 @@ from shared.specs import (
     Candidate,
     MeasuredModel,
     MeasurementSet,
+    MetricName,
     ModelDescription,
     Series,
     TensorInfo,
     canonical_json,
 )
-from shared.verdict.bootstrap import Bootstrap
+from shared.verdict.bootstrap import Bootstrap, Compared
 from shared.verdict.metrics import ALIKE, autocorrelation, latencies_ms, summarise
 from shared.verdict.report import build, canonical
 
@@ -219,7 +220,11 @@ Draw = Callable[[np.random.Generator, int, int], np.ndarray]
 
 LAUNCHES, CALLS = 10, 70
 SLOWER = 1.2
-FIGURES = ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms", "throughput_fps")
+FIGURES: tuple[MetricName, ...] = ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms", "throughput_fps")
+RATIOS: dict[str, tuple[Compared, float]] = {
+    "P95 ratio": ("latency_p95_ms", SLOWER),
+    "throughput ratio": ("throughput_fps", 1 / SLOWER),
+}
 
 
 def _lognormal(generator: np.random.Generator, launches: int, calls: int) -> np.ndarray:
@@ -249,7 +254,7 @@ def coverage(times: int | None) -> Found:
     times = times or SIMULATIONS
     for shape, draw in SHAPES.items():
         truth = _truth(draw)
-        held = dict.fromkeys([*FIGURES, "P95 ratio", "throughput ratio"], 0)
+        held = dict.fromkeys([*FIGURES, *RATIOS], 0)
         warned = 0
         for seed in range(times):
             generator = np.random.default_rng([seed, *shape.encode()])
@@ -263,22 +268,21 @@ def coverage(times: int | None) -> Found:
             yield f"{shape}, {name}: {count / times:.1%} (goal {COVERAGE:.0%})", count >= COVERAGE * times
 
 
-def _truth(draw: Draw) -> dict[str, float]:
+def _truth(draw: Draw) -> dict[MetricName, float]:
     calls = draw(np.random.default_rng(0), 40_000, CALLS)
     quantiles = np.quantile(calls, [0.5, 0.95, 0.99])
     return dict(zip(FIGURES, [*map(float, quantiles), 1000 / float(calls.mean())], strict=True))
 
 
-def _held(first: Series, second: Series, truth: dict[str, float], seed: int) -> Iterator[tuple[str, bool]]:
+def _held(first: Series, second: Series, truth: dict[MetricName, float], seed: int) -> Iterator[tuple[str, bool]]:
     metrics, others = summarise(first), summarise(second)
-    for name, value in truth.items():
-        found = metrics[name]  # type: ignore[index]
-        yield name, found.low is not None and found.high is not None and found.low <= value <= found.high
+    for figure, value in truth.items():
+        found = metrics[figure]
+        yield figure, found.low is not None and found.high is not None and found.low <= value <= found.high
     pair = Bootstrap([first, second], seed, resamples=1000)
-    for metric, ratio in (("latency_p95_ms", SLOWER), ("throughput_fps", 1 / SLOWER)):
-        value = (others[metric].value or 0) / (metrics[metric].value or 1)  # type: ignore[index]
-        bounds = pair.bounds(metric, second.candidate.key, first.candidate.key, value)  # type: ignore[arg-type]
-        name = "P95 ratio" if metric == "latency_p95_ms" else "throughput ratio"
+    for name, (metric, ratio) in RATIOS.items():
+        value = (others[metric].value or 0) / (metrics[metric].value or 1)
+        bounds = pair.bounds(metric, second.candidate.key, first.candidate.key, value)
         yield name, bounds is not None and bounds[0] <= ratio <= bounds[1]
 
 
@@ -307,13 +311,10 @@ def _series(engine: Any, latencies_ms: np.ndarray) -> Series:
 
 def bare(times: int | None) -> Found:
     """The median of the timing loop beside that of a hand-written loop over the same session, turn by turn."""
-    import onnxruntime
-
     with tempfile.TemporaryDirectory() as folder:
         order = _order(Path(folder))
         feeds = synthetic_feeds(INPUTS, 1, 0)
-        with engine_class("onnxruntime")(Path(order.artifact), threads=1) as engine:
-            session: onnxruntime.InferenceSession = engine._session  # type: ignore[attr-defined]
+        with OnnxRuntime(Path(order.artifact), threads=1) as engine:
             ours: list[int] = []
             hand: list[int] = []
             for turn in range(times or LOOP_TURNS):
@@ -322,7 +323,7 @@ def bare(times: int | None) -> Found:
                         found = timed(engine, feeds, warmup_least=3, calls=LOOP_CALLS, max_seconds=60)
                         ours += found.latencies_ns
                     else:
-                        hand += _by_hand(session, feeds)
+                        hand += _by_hand(engine._session, feeds)
     ratio = statistics.median(ours) / statistics.median(hand)
     told = f"{statistics.median(ours) / 1e6:.4f} ms against {statistics.median(hand) / 1e6:.4f} ms by hand"
     yield f"{told}: {ratio - 1:+.2%} (goal within {LOOP_APART:.0%})", abs(ratio - 1) <= LOOP_APART
