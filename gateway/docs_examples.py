@@ -35,6 +35,18 @@ ORDER = BenchmarkSpec(model_id=MODEL, dataset_id=DATASET, batch_sizes=(1, 8), co
 PERSON = schemas.UserRef(id="usr_0193a5b2c7e04f1c9a2b7d", username="ana", role="engineer")
 QUEUE = schemas.Queue(depth=0, limit=1000, mb=0.0)
 
+SERVES = schemas.Serves(
+    engine="openvino",
+    precision="int8",
+    batch_size=8,
+    threads=1,
+    instances=2,
+    source="report",
+    status="active",
+    since=FINISHED,
+    file_sha256=SHA256,
+)
+
 BODIES: tuple[msgspec.Struct, ...] = (
     schemas.Login(username="ana", password="correct horse battery staple"),
     schemas.SignedIn(access_token="eyJhbGciOiJIUzI1NiJ9.e30.c2lnbmF0dXJl", expires_in=86_400, user=PERSON),
@@ -78,6 +90,7 @@ BODIES: tuple[msgspec.Struct, ...] = (
         architecture=None,
         conversion=None,
         preset=None,
+        serves=SERVES,
         trainable=False,
         why_not="An ONNX file holds a finished graph.",
         parent_id=None,
@@ -147,16 +160,7 @@ BODIES: tuple[msgspec.Struct, ...] = (
         created_by=PERSON.id,
         created_at=CREATED,
         activated_at=FINISHED,
-        serves=schemas.Serves(
-            engine="openvino",
-            precision="int8",
-            batch_size=8,
-            threads=1,
-            instances=2,
-            source="report",
-            status="active",
-            file_sha256=SHA256,
-        ),
+        serves=SERVES,
         processes=[
             schemas.ServingProcess(
                 process="inferencer-0",

@@ -224,6 +224,23 @@ class PresetFacts(View, frozen=True, kw_only=True):
     source: Annotated[str | None, Meta(description="Where pretrained weights come from; null where there are none.")]
 
 
+class Serves(View, frozen=True, kw_only=True):
+    """How a model is to be served now."""
+
+    engine: EngineName
+    precision: Precision
+    batch_size: int
+    threads: int
+    instances: Annotated[int | None, Meta(description="Sessions in all; null: one in each inference process.")]
+    source: Literal["default", "report", "manual"]
+    status: Annotated[
+        Literal["active", "stale"],
+        Meta(description="`stale`: the machine, an engine or the file changed since; it serves on."),
+    ]
+    since: Annotated[str | None, Meta(description="When it was activated; null for the default.")]
+    file_sha256: Annotated[str | None, Meta(description="Null: the model's own file.")]
+
+
 class Model(View, frozen=True, kw_only=True):
     """A model. Shapes and contract are known once its status is `ready`."""
 
@@ -250,6 +267,7 @@ class Model(View, frozen=True, kw_only=True):
         ConversionFacts | None, Meta(description="How the file became ONNX, and how near its source; null for ONNX.")
     ]
     preset: Annotated[PresetFacts | None, Meta(description="Of a model that came with the platform; null for others.")]
+    serves: Annotated[Serves | None, Meta(description="What predicts with it now; null until it is ready.")]
     trainable: bool
     why_not: Annotated[str | None, Meta(description="What keeps the model from being trained further.")]
     parent_id: str | None
@@ -336,19 +354,6 @@ class Dataset(View, frozen=True, kw_only=True):
         list[NearDuplicate] | UnsetType, Meta(description="Pairs of different parts that look alike; the first ones.")
     ] = UNSET
     num_near_duplicates: int | UnsetType = UNSET
-
-
-class Serves(View, frozen=True, kw_only=True):
-    """How a model is to be served now."""
-
-    engine: EngineName
-    precision: Precision
-    batch_size: int
-    threads: int
-    instances: Annotated[int | None, Meta(description="Sessions in all; null: one in each inference process.")]
-    source: Literal["default", "report", "manual"]
-    status: Literal["active", "stale"]
-    file_sha256: Annotated[str | None, Meta(description="Null: the model's own file.")]
 
 
 class ServingProcess(View, frozen=True, kw_only=True):

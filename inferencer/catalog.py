@@ -28,7 +28,7 @@ class DatabaseCatalog:
     def default(self, model_id: str) -> Serving | None:
         """How it is served where nothing was activated, or where that cannot run; None as with `lookup`."""
         entry = registry.catalog_entry(model_id)
-        return None if entry is None else self._serving(entry, registry.default(entry))
+        return None if entry is None else self._serving(entry, registry.default(dynamic_batch=entry.dynamic_batch))
 
     def _serving(self, entry: registry.CatalogEntry, serves: registry.Serves) -> Serving:
         golden = serves.golden_sha256

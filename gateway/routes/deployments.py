@@ -156,7 +156,7 @@ def _choice(context: Context, model_id: str, order: DeploymentOrder) -> deployme
             raise errors.Conflict(NO_WEIGHTS)
         raise errors.Conflict(BENCHMARK_FIRST.format(order.precision.upper()))
     _check_there(context, file_sha256)
-    default = registry.default(described)
+    default = registry.default(dynamic_batch=described.dynamic_batch)
     fixed = described.inputs[0].shape[:1]
     return deployments.Choice(
         model_id=model_id,
@@ -254,7 +254,7 @@ def _shown(context: Context, model_id: str) -> schemas.Deployment:
     last = deployments.latest(model_id)
     told = {
         "model_id": model_id,
-        "serves": _serves(serves),
+        "serves": serving(serves),
         "processes": _processes(context.broker.status()[0], model_id, serves),
     }
     if last is None:
@@ -267,9 +267,10 @@ def _shown(context: Context, model_id: str) -> schemas.Deployment:
     return msgspec.convert(told | shown | times | {"notes": notes}, schemas.Deployment)
 
 
-def _serves(serves: registry.Serves) -> schemas.Serves:
+def serving(serves: registry.Serves) -> schemas.Serves:
+    """What serves a model, as the API shows it."""
     fields = {name: getattr(serves, name) for name in schemas.Serves.__struct_fields__ if hasattr(serves, name)}
-    return msgspec.convert(fields, schemas.Serves)
+    return schemas.Serves(**fields, since=iso(serves.activated_at_ms))
 
 
 def _processes(status: Status | None, model_id: str, serves: registry.Serves) -> list[schemas.ServingProcess]:

@@ -14,6 +14,7 @@ from litestar.response import File
 from gateway import presets, schemas, uploads
 from gateway.context import Context
 from gateway.docs import ModelUploadOperation
+from gateway.routes import deployments
 from gateway.routes.common import (
     V1,
     Cursor,
@@ -189,12 +190,13 @@ def _model(row: Any) -> schemas.Model:
         output_shape=found.outputs[0].shape if found else None,
         inputs=found.inputs if found else [],
         outputs=found.outputs if found else [],
-        preprocessing=None if contract is None else msgspec.to_builtins(contract) | {"hash": contract.hash},
+        preprocessing=None if contract is None else _contract(contract),
         labels=raw(row.labels),
         notes=found.notes if found else [],
         architecture=row.architecture,
         conversion=raw(row.conversion),
         preset=None if preset is None else _preset(preset, row.conversion),
+        serves=_serves(row, found),
         trainable=(why_not := _why_not_trainable(row)) is None,
         why_not=why_not,
         parent_id=row.parent_id,
@@ -202,6 +204,19 @@ def _model(row: Any) -> schemas.Model:
         created_by=row.created_by,
         created_at=clock.iso(row.created_at_ms),
     )
+
+
+@functools.lru_cache(maxsize=256)
+def _contract(contract: Preprocessing) -> Any:
+    """Its JSON with its hash. Many models share a contract, and the hash takes longer than the rest of a model."""
+    return msgspec.Raw(msgspec.json.encode(msgspec.to_builtins(contract) | {"hash": contract.hash}))
+
+
+def _serves(row: Any, found: Found | None) -> schemas.Serves | None:
+    if found is None:
+        return None
+    activated = registry.activated(row)
+    return DEFAULTS[found.dynamic_batch] if activated is None else deployments.serving(activated)
 
 
 def _preset(preset: Preset, conversion: str | None) -> schemas.PresetFacts:
@@ -228,12 +243,15 @@ class Found(msgspec.Struct, frozen=True):
     inputs: list[TensorInfo]
     outputs: list[TensorInfo]
     preprocessing: Preprocessing | None
+    dynamic_batch: bool
     notes: list[str] = []
 
 
 Contract = Preprocessing | None
 PRESET, CONVERSION = msgspec.json.Decoder(Preset), msgspec.json.Decoder(ConversionFacts)
 FOUND = msgspec.json.Decoder(Found)
+DEFAULTS = {dynamic: deployments.serving(registry.default(dynamic_batch=dynamic)) for dynamic in (False, True)}
+"""What serves a model for which nothing was activated, by whether it takes any batch."""
 
 router = Router(
     "/models",

@@ -17,9 +17,8 @@ from shared.db.tables import Benchmark, BenchmarkResult, Deployment, Job, Model
 from shared.specs import ActivateSpec, EngineName, Precision
 from shared.trace import Origin
 
-SERVING = ("active", "stale")
 REPLACED = "A later order took its place."
-LATEST = ("activating", "failed", *SERVING)
+LATEST = ("activating", "failed", *registry.SERVING)
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,7 +106,7 @@ def activated(deployment_id: str, fingerprint: str, provider: str, notes: list[s
     row = Deployment.get_by_id(deployment_id)
     if row.status != "activating":
         return False
-    _retire(row.model_id, SERVING)
+    _retire(row.model_id, registry.SERVING)
     Deployment.update(
         status="active", fingerprint=fingerprint, provider=provider, notes=notes, activated_at_ms=clock.now_ms()
     ).where(Deployment.id == deployment_id).execute()

@@ -49,7 +49,7 @@ class List:
     peewee as long as it takes SQLite to answer.
 
     Args:
-        query: A select without values of its own, that yields `key` as attribute `id`.
+        query: A select that yields `key` as attribute `id`.
         key: The id column, which sorts by age.
         prefix: That of its ids.
         filters: Columns that may be asked for, by the names they are asked for with.
@@ -57,7 +57,7 @@ class List:
 
     def __init__(self, query: Any, key: peewee.Field, prefix: str, **filters: peewee.Field) -> None:
         self._query, self._key, self._prefix, self._filters = query, key, prefix, filters
-        self._written: dict[tuple[str, ...], str] = {}
+        self._written: dict[tuple[str, ...], tuple[str, list[Any]]] = {}
 
     def page(self, limit: int, cursor: str | None, **wanted: str | None) -> Page[Any]:
         """The rows that are as wanted (None wants nothing) and older than `cursor`, at most `limit`.
@@ -69,15 +69,17 @@ class List:
         if cursor is not None:
             values[_OLDER] = _checked(cursor, self._prefix)
         names = tuple(values)
-        sql = self._written.get(names) or self._written.setdefault(names, self._write(names))
+        sql, own = self._written.get(names) or self._written.setdefault(names, self._write(names))
         with connection.read():
-            rows = _named(connection.database.execute_sql(sql, [*values.values(), limit + 1]))
+            rows = _named(connection.database.execute_sql(sql, [*own, *values.values(), limit + 1]))
         return _cut(rows, limit)
 
-    def _write(self, names: tuple[str, ...]) -> str:
+    def _write(self, names: tuple[str, ...]) -> tuple[str, list[Any]]:
+        """The SQL, and the values of the query's own that stand before those of `names` and the limit."""
         conditions = [self._key < "" if name == _OLDER else self._filters[name] == "" for name in names]
         query = self._query.where(*conditions) if conditions else self._query
-        return str(query.order_by(self._key.desc()).limit(1).sql()[0])
+        sql, values = query.order_by(self._key.desc()).limit(1).sql()
+        return str(sql), list(values[: len(values) - len(names) - 1])
 
 
 def page(query: Any, key: peewee.Field, prefix: str, limit: int, cursor: str | None) -> Page[Any]:

@@ -54,6 +54,12 @@ class Serves(msgspec.Struct, frozen=True, kw_only=True):
     file_sha256: str | None = None
     """None: the model's own."""
     golden_sha256: str | None = None
+    activated_at_ms: int | None = None
+    """None for the default, which was never activated."""
+
+
+_SERVES = tuple(name for name in Serves.__struct_fields__ if name != "deployment_id")
+"""Its fields that are columns of a deployment by the same name."""
 
 
 class CatalogEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -164,8 +170,20 @@ def _add(stored: Stored, user_id: str, **fields: Any) -> str:
     return model_id
 
 
+SERVING = ("active", "stale")
+"""What a deployment is while it serves its model; it has one of them at most."""
+
+
+def _with_serving() -> Any:
+    """Models that are not deleted, each with what was activated for it: `serves_engine` and so on, null without."""
+    columns = [getattr(Deployment, name).alias(f"serves_{name}") for name in _SERVES]
+    active = (Deployment.model_id == Model.id) & Deployment.status.in_(SERVING)
+    query = Model.select(Model, Deployment.id.alias("serves_deployment_id"), *columns)
+    return query.join(Deployment, peewee.JOIN.LEFT_OUTER, on=active).where(Model.deleted_at_ms.is_null())
+
+
 _MODELS = pages.List(
-    Model.select().where(Model.deleted_at_ms.is_null()),
+    _with_serving(),
     Model.id,
     "mdl",
     name=Model.name,
@@ -184,7 +202,9 @@ def models(
     limit: int,
     cursor: str | None,
 ) -> pages.Page[Any]:
-    """Models that are not deleted, as `pages.stored`, newest first; None filters nothing."""
+    """Models that are not deleted, as `pages.stored`, newest first, with what serves them (`activated`); None
+    filters nothing.
+    """
     return _MODELS.page(limit, cursor, name=name, model_type=model_type, task_type=task_type, status=status)
 
 
@@ -202,12 +222,12 @@ def model(model_id: str) -> Model:
 
 
 def stored_model(model_id: str) -> Any:
-    """The same, as `pages.stored`.
+    """The same as the list has it.
 
     Raises:
         errors.NotFound: No such model.
     """
-    rows = pages.stored(_present(model_id))
+    rows = pages.stored(_with_serving().where(Model.id == model_id))
     if not rows:
         raise _no_such(model_id)
     return rows[0]
@@ -242,12 +262,12 @@ def serves(model_id: str, description: ModelDescription) -> Serves:
     """What serves a model: its active deployment, else the default."""
     with connection.read():
         row = _active().where(Deployment.model_id == model_id).first()
-    return default(description) if row is None else _serves(row)
+    return default(dynamic_batch=description.dynamic_batch) if row is None else _serves(row)
 
 
-def default(description: ModelDescription | CatalogEntry) -> Serves:
-    """What serves a model for which nothing was activated."""
-    batch = DEFAULT_BATCH if description.dynamic_batch else 1
+def default(*, dynamic_batch: bool) -> Serves:
+    """What serves a model for which nothing was activated, by whether it takes any batch."""
+    batch = DEFAULT_BATCH if dynamic_batch else 1
     return Serves(engine="onnxruntime", precision="fp32", batch_size=batch, threads=1, source="default")
 
 
@@ -262,12 +282,19 @@ def incumbent(model_id: str) -> Candidate | None:
 
 
 def _active() -> Any:
-    return Deployment.select().where(Deployment.status.in_(("active", "stale")))
+    return Deployment.select().where(Deployment.status.in_(SERVING))
 
 
 def _serves(row: Deployment) -> Serves:
-    fields = {field: getattr(row, field) for field in Serves.__struct_fields__ if field != "deployment_id"}
+    fields = {field: getattr(row, field) for field in _SERVES}
     return msgspec.convert(fields | {"deployment_id": row.id}, Serves)
+
+
+def activated(row: Any) -> Serves | None:
+    """What was activated for a model, from a row of the list; None where its default serves."""
+    if row.serves_deployment_id is None:
+        return None
+    return Serves(**{name: getattr(row, f"serves_{name}") for name in Serves.__struct_fields__})
 
 
 def catalog_entry(model_id: str) -> CatalogEntry | None:
@@ -302,7 +329,7 @@ def _entry(row: Model, active: Deployment | None) -> CatalogEntry:
         labels=description.labels,
         scores=description.scores,
         notes=description.notes,
-        serves=default(description) if active is None else _serves(active),
+        serves=default(dynamic_batch=description.dynamic_batch) if active is None else _serves(active),
     )
 
 

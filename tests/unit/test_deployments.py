@@ -389,6 +389,40 @@ def test_what_is_not_as_measured_is_said(gateway: Gateway, monkeypatch: pytest.M
     assert routes._mapping(settings, Deployment(instances=3, threads=1, source="report")) == [second]
 
 
+def test_models_name_what_serves_them(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, served, stale = (ready_model(gateway, content=b"\x08\x07 %d" % number) for number in range(3))
+    for model_id in (served, stale):
+        put(gateway, model_id, **OPENVINO, batch_size=8, threads=1, instances=1)
+        run_next()
+    Deployment.update(status="stale").where(Deployment.model_id == stale).execute()
+    put(gateway, served, engine="onnxruntime", precision="fp32")  # only tried: it does not serve
+    said = []
+    run = connection.database.execute_sql
+    monkeypatch.setattr(connection.database.obj, "execute_sql", lambda *sql: said.append(sql) or run(*sql))
+    rows = {row.id: row for row in registry.models(limit=200, cursor=None).rows}
+    assert len(said) == 1, "one query, however many models there are"
+    assert registry.activated(rows[plain]) is None
+    listed = {item["id"]: item["serves"] for item in gateway.get("/models?limit=200").json()["items"]}
+    assert listed[plain] == {
+        "engine": "onnxruntime",
+        "precision": "fp32",
+        "batch_size": 4,
+        "threads": 1,
+        "instances": None,
+        "source": "default",
+        "status": "active",
+        "since": None,
+        "file_sha256": None,
+    }
+    activated_at = shown(gateway, stale)["activated_at"]
+    assert listed[served].items() >= {"engine": "openvino", "batch_size": 8, "instances": 1, "status": "active"}.items()
+    assert listed[stale].items() >= {"engine": "openvino", "status": "stale", "since": activated_at}.items()
+    for model_id, serves in listed.items():
+        assert gateway.get(f"/models/{model_id}").json()["serves"] == serves
+    Model.update(status="failed", error="No graph.", description_json=None).where(Model.id == plain).execute()
+    assert gateway.get(f"/models/{plain}").json()["serves"] is None
+
+
 # --- staleness --------------------------------------------------------------------------------------------------------
 
 
