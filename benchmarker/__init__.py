@@ -29,9 +29,10 @@ from shared.specs import (
     TensorInfo,
 )
 
-ROUNDS = 10
+ROUNDS = 12
 """Launches of each candidate. What a launch happens to get (memory layout, clock, neighbours) shifts all its calls, so
-the spread between launches decides how sure a comparison is; with five, twofold differences stayed unsettled."""
+the spread between launches decides how sure a comparison is. Of 12 ratios the interval of the median leaves out two at
+either end: as many launches may be held up without a verdict becoming unsure."""
 
 
 Recipe = dict[str, str | int | float | bool]

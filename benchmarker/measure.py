@@ -17,8 +17,8 @@ from shared import child, clock, config, errors, gpu
 from shared.artifacts import ArtifactStore
 from shared.machine import system_info
 from shared.specs import Block, Candidate, MeasurementSet, NoiseFloor, Series, SeriesStatus
-from shared.verdict.bootstrap import noise_floor
 from shared.verdict.figures import round_significant
+from shared.verdict.rounds import noise_floor
 
 __all__ = ["MeasureOrder", "launch", "run", "schedule", "share"]
 
@@ -26,7 +26,7 @@ LAUNCH_SLACK_S = 120.0
 """What a launch may take beside its warm-up and its measured block: start, load, the last call."""
 GIVE_UP_AFTER = 2
 """Failed launches after which a candidate that never succeeded is not tried again."""
-NO_NOISE_FLOOR = "The noise floor was not measured: fewer than two rounds in which both of its launches succeeded."
+NO_NOISE_FLOOR = "The noise floor was not measured: fewer than six rounds in which both of its launches succeeded."
 NOT_REMEMBERED = "The noise floor was measured while the run was disturbed: it counts here and is not remembered."
 SHARED = "Measured with isolation `shared`: another job may have run beside it."
 

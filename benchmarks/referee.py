@@ -23,7 +23,7 @@ import onnx
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from rich.console import Console
 
-from benchmarker import Launched, LaunchOrder, MeasureOrder, measure
+from benchmarker import ROUNDS, Launched, LaunchOrder, MeasureOrder, measure
 from benchmarks import slowed
 from benchmarks.models import digits_facts, free_port
 from benchmarks.run import DIGITS, Platform
@@ -42,9 +42,9 @@ from shared.specs import (
     TensorInfo,
     canonical_json,
 )
-from shared.verdict.bootstrap import Bootstrap, Compared
 from shared.verdict.metrics import ALIKE, autocorrelation, latencies_ms, summarise
 from shared.verdict.report import build, canonical
+from shared.verdict.rounds import Compared, Rounds
 
 INPUTS = [TensorInfo(name="image", dtype="float32", shape=["batch", 3, 32, 32])]
 DESCRIPTION = ModelDescription(
@@ -99,7 +99,7 @@ Found = Iterator[tuple[str, bool]]
 def replays(times: int | None) -> Found:
     """Stored measurements, decided in shuffled order, give one report; any other measurement another."""
     with tempfile.TemporaryDirectory() as folder:
-        stored = canonical_json(measure.run(_order(Path(folder), num_iterations=150, rounds=3), _ignore))
+        stored = canonical_json(measure.run(_order(Path(folder), num_iterations=150, rounds=6), _ignore))
     times = times or REPLAYS
     draw = random.Random(1)
     hashes = set()
@@ -218,7 +218,7 @@ def _selected(platform: Platform, model_id: str, run: int) -> str:
 Draw = Callable[[np.random.Generator, int, int], np.ndarray]
 """Latencies in ms as `[launches, calls]`, whose median scale is 1."""
 
-LAUNCHES, CALLS = 10, 70
+LAUNCHES, CALLS = 12, 58
 SLOWER = 1.2
 FIGURES: tuple[MetricName, ...] = ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms", "throughput_fps")
 RATIOS: dict[str, tuple[Compared, float]] = {
@@ -261,7 +261,7 @@ def coverage(times: int | None) -> Found:
             first = _series("onnxruntime", draw(generator, LAUNCHES, CALLS))
             second = _series("openvino", SLOWER * draw(generator, LAUNCHES, CALLS))
             warned += autocorrelation([latencies_ms([block]) for block in first.blocks]) > ALIKE
-            for name, ok in _held(first, second, truth, seed):
+            for name, ok in _held(first, second, truth):
                 held[name] += ok
         console.print(f"  {shape}: told that calls are alike in {warned / times:.0%}", style="dim")
         for name, count in held.items():
@@ -274,16 +274,14 @@ def _truth(draw: Draw) -> dict[MetricName, float]:
     return dict(zip(FIGURES, [*map(float, quantiles), 1000 / float(calls.mean())], strict=True))
 
 
-def _held(first: Series, second: Series, truth: dict[MetricName, float], seed: int) -> Iterator[tuple[str, bool]]:
-    metrics, others = summarise(first), summarise(second)
+def _held(first: Series, second: Series, truth: dict[MetricName, float]) -> Iterator[tuple[str, bool]]:
+    metrics, pair = summarise(first), Rounds([first, second])
     for figure, value in truth.items():
         found = metrics[figure]
         yield figure, found.low is not None and found.high is not None and found.low <= value <= found.high
-    pair = Bootstrap([first, second], seed, resamples=1000)
     for name, (metric, ratio) in RATIOS.items():
-        value = (others[metric].value or 0) / (metrics[metric].value or 1)
-        bounds = pair.bounds(metric, second.candidate.key, first.candidate.key, value)
-        yield name, bounds is not None and bounds[0] <= ratio <= bounds[1]
+        _, low, high = pair.ratio(metric, second.candidate.key, first.candidate.key)
+        yield name, low is not None and high is not None and low <= ratio <= high
 
 
 def _series(engine: Any, latencies_ms: np.ndarray) -> Series:
@@ -343,7 +341,7 @@ def _by_hand(session: Any, feeds: Any) -> list[int]:
 # --- what they share ------------------------------------------------------------------------------------------------
 
 
-def _order(folder: Path, rounds: int = 10, **config: Any) -> MeasureOrder:
+def _order(folder: Path, rounds: int = ROUNDS, **config: Any) -> MeasureOrder:
     """A benchmark of a small network of convolutions, some milliseconds a call with one thread."""
     path = folder / "convolutions.onnx"
     if not path.exists():

@@ -659,7 +659,7 @@ class NoiseFloor(msgspec.Struct, frozen=True, kw_only=True):
     """How far apart one candidate ends up that is measured as if it were two (an A/A run)."""
 
     value: float
-    """95 % quantile of |ln ratio|, of P95 latency or of throughput, whichever is larger (`bootstrap.noise_floor`)."""
+    """95 % quantile of |ln ratio|, of P95 latency or of throughput, whichever is larger (`rounds.noise_floor`)."""
     runs: int
     """Pairs of launches it was computed from."""
     measured_at: str

@@ -12,10 +12,10 @@ import msgspec
 from shared.specs import Candidate, MeasurementSet
 from shared.verdict import nearest, wording
 from shared.verdict.assessment import Assessment, fixed_order
-from shared.verdict.bootstrap import Bootstrap, Compared
 from shared.verdict.constraints import Relaxation
 from shared.verdict.intervals import Interval
 from shared.verdict.metrics import better
+from shared.verdict.rounds import Compared, Rounds
 
 DELTA = 0.05
 """Two candidates closer than this tie, or than twice the machine's noise floor where that is more."""
@@ -119,20 +119,22 @@ class Comparison:
         return self.standing == "tied" or (self.standing == "unresolved" and self.cost.value <= 1 + self.margin)
 
 
-def decide(assessments: Sequence[Assessment], rules: Rules, bootstrap: Bootstrap) -> Decision:
+def decide(assessments: Sequence[Assessment], rules: Rules, rounds: Rounds) -> Decision:
     """The decision over all candidates. Pure: equal measurements, rules and seed give an equal decision."""
     eligible = [item for item in assessments if item.eligible]
     why = {item.key: wording.ineligible(item) for item in assessments if not item.eligible}
     if not eligible:
         return _nothing_passes(assessments, METRIC_OF[rules.objective], why)
-    contest = by_latency(assessments, eligible, rules) if rules.objective == "latency" else by_throughput(eligible)
+    contest = (
+        by_latency(assessments, eligible, rules) if rules.objective == "latency" else by_throughput(eligible, rounds)
+    )
     why |= contest.passed_over
     start = wording.passing(assessments, eligible)
     if not contest.contenders:
         return Decision(
             tied=[], fragile=False, reasons=[*start, *contest.terms], rejected=_rejections(assessments, why)
         )
-    decision = _choose(assessments, contest, rules, bootstrap, why)
+    decision = _choose(assessments, contest, rules, rounds, why)
     return msgspec.structs.replace(decision, reasons=[*start, *contest.terms, *decision.reasons])
 
 
@@ -150,12 +152,12 @@ def by_latency(assessments: Sequence[Assessment], eligible: Sequence[Assessment]
     return Contest("latency_p95_ms", contenders, why, wording.latency_terms(assessments, batch, rules.fixed_batch))
 
 
-def by_throughput(eligible: Sequence[Assessment]) -> Contest:
+def by_throughput(eligible: Sequence[Assessment], rounds: Rounds) -> Contest:
     """Images per second, each engine configuration at the batch where it does most."""
     best: dict[tuple[object, ...], Assessment] = {}
     for item in eligible:
         way = (item.candidate.engine, item.candidate.precision, item.candidate.threads, item.candidate.instances)
-        if way not in best or _leads("throughput_fps", item, best[way]):
+        if way not in best or _leads("throughput_fps", item, best[way], rounds):
             best[way] = item
     contenders = list(best.values())
     why = {}
@@ -166,23 +168,22 @@ def by_throughput(eligible: Sequence[Assessment]) -> Contest:
     return Contest("throughput_fps", contenders, why, wording.throughput_terms())
 
 
-def _leads(metric: Compared, a: Assessment, b: Assessment) -> bool:
-    first, second = a.value(metric), b.value(metric)
-    return first is not None and second is not None and better(metric, first, second)
+def _leads(metric: Compared, a: Assessment, b: Assessment, rounds: Rounds) -> bool:
+    return better(metric, rounds.typical(metric, a.key), rounds.typical(metric, b.key))
 
 
 def _choose(
     assessments: Sequence[Assessment],
     contest: Contest,
     rules: Rules,
-    bootstrap: Bootstrap,
+    rounds: Rounds,
     why: dict[str, str],
 ) -> Decision:
     fastest = contest.contenders[0]
     for item in contest.contenders[1:]:
-        fastest = item if _leads(contest.metric, item, fastest) else fastest
+        fastest = item if _leads(contest.metric, item, fastest, rounds) else fastest
     compared = [
-        Comparison(item, cost_ratio(contest.metric, item, fastest, bootstrap), rules.margin)
+        Comparison(item, cost_ratio(contest.metric, item, fastest, rounds), rules.margin)
         for item in contest.contenders
         if item is not fastest
     ]
@@ -196,7 +197,7 @@ def _choose(
     if compared:
         reasons.append(rules.margin_told)
     chosen = wording.tie_break(best, pool, len(contest.contenders), fragile)
-    selected, said = _settled(assessments, contest, rules, best, bootstrap)
+    selected, said = _settled(assessments, contest, rules, best, rounds)
     tied = [item for item in pool if item is not selected] if selected in pool else []
     if selected not in pool:
         why |= {item.key: wording.not_worth(contest.metric, item, selected) for item in pool}
@@ -215,7 +216,7 @@ def _settled(
     contest: Contest,
     rules: Rules,
     best: Assessment,
-    bootstrap: Bootstrap,
+    rounds: Rounds,
 ) -> tuple[Assessment, list[str]]:
     """Who is chosen, and what to say about the active deployment: it stays unless `best` is clearly worth a switch.
 
@@ -231,8 +232,8 @@ def _settled(
     if active is None or not comparable:
         reason = _why_not_compared(active, contest) if active else "it was not measured in this run"
         return best, [wording.no_incumbent(rules.incumbent, reason)]
-    cost = cost_ratio(contest.metric, active, best, bootstrap)
-    sure = switch_probability(contest.metric, active, best, bootstrap)
+    cost = cost_ratio(contest.metric, active, best, rounds)
+    sure = switch_confidence(contest.metric, active, best, rounds)
     if sure is not None and sure >= SURE_OF_IT:
         return best, [wording.switched(contest.metric, active, cost, sure)]
     return active, [wording.kept(contest.metric, active, best, cost, sure)]
@@ -242,24 +243,16 @@ def _why_not_compared(active: Assessment, contest: Contest) -> str:
     return contest.passed_over.get(active.key) or wording.ineligible(active)
 
 
-def switch_probability(metric: Compared, active: Assessment, best: Assessment, bootstrap: Bootstrap) -> float | None:
-    """How sure it is that `best` takes at least 10 % less time than `active`; None with fewer than two rounds."""
+def switch_confidence(metric: Compared, active: Assessment, best: Assessment, rounds: Rounds) -> float | None:
+    """How sure it is that `best` takes at least 10 % less time than `active`; None with fewer than 6 rounds."""
     over, under = (active, best) if metric == "latency_p95_ms" else (best, active)
-    return bootstrap.probability(metric, over.key, under.key, _ratio(metric, over, under), 1 / (1 - WORTH_A_SWITCH))
+    return rounds.confidence(metric, over.key, under.key, 1 / (1 - WORTH_A_SWITCH))
 
 
-def cost_ratio(metric: Compared, item: Assessment, fastest: Assessment, bootstrap: Bootstrap) -> Interval:
+def cost_ratio(metric: Compared, item: Assessment, fastest: Assessment, rounds: Rounds) -> Interval:
     """How many times as slow `item` is as `fastest`: latency over latency, or throughput under throughput."""
     over, under = (item, fastest) if metric == "latency_p95_ms" else (fastest, item)
-    ratio = _ratio(metric, over, under)
-    bounds = bootstrap.bounds(metric, over.key, under.key, ratio)
-    return Interval(ratio, *(bounds or (None, None)))
-
-
-def _ratio(metric: Compared, over: Assessment, under: Assessment) -> float:
-    above, below = over.value(metric), under.value(metric)
-    assert above is not None and below is not None  # who is compared has a value
-    return above / below
+    return rounds.ratio(metric, over.key, under.key)
 
 
 def tie_break(item: Assessment, pool: Sequence[Assessment]) -> tuple[float, ...]:

@@ -10,11 +10,13 @@ import numpy as np
 
 from shared.specs import Accuracy, Block, GateResult, MetricName, Series
 from shared.verdict import accuracy
-from shared.verdict.figures import plural, round_significant
+from shared.verdict.figures import figure, plural, round_significant
 from shared.verdict.intervals import Interval, NotEnoughSamples, mean_of_blocks, percentile_of_blocks, rate_of_blocks
 
 ALIKE = 0.2
 """Lag-1 autocorrelation from which a reader is told."""
+HELD_UP = 1.25
+"""Times the median launch's P95: a launch above it was held up."""
 ONE_BLOCK = "one block gives no interval"
 IDENTICAL = "every image is answered as by the reference"
 NO_DATASET = "this benchmark had no dataset"
@@ -52,6 +54,11 @@ def by_launch(blocks: Iterable[Block]) -> list[list[Block]]:
 def latencies_ms(blocks: Iterable[Block]) -> np.ndarray:
     """Every call of the blocks, in milliseconds."""
     return np.concatenate([np.asarray(block.latencies_ns, dtype=np.float64) for block in blocks]) / 1e6
+
+
+def launch_p95_ms(calls: np.ndarray) -> float:
+    """The smallest call that at least 95 % of a launch's calls do not exceed."""
+    return float(np.quantile(calls, 0.95, method="inverted_cdf"))
 
 
 def summarise(
@@ -119,12 +126,29 @@ def remarks(series: Series) -> list[str]:
         found.append(f"{plural(empty, 'block')} without a timed call left out")
     if unsteady := sum(not block.steady for block in blocks):
         found.append(f"{unsteady} of {plural(len(blocks), 'block')} had not settled within 10 % after warm-up")
+    found += _slow_launches(blocks)
     if blocks and (likeness := autocorrelation([latencies_ms(launch) for launch in by_launch(blocks)])) > ALIKE:
         found.append(
             f"a call resembles the one before (lag-1 autocorrelation {likeness:.2f}): {plural(_calls(blocks), 'call')} "
             "say less than so many independent ones; intervals of percentiles allow for it as far as launches differ"
         )
     return found
+
+
+def _slow_launches(blocks: Sequence[Block]) -> list[str]:
+    """Launches that something held up: figures over all calls have them in, comparisons by the median round hardly."""
+    launches = [launch_p95_ms(latencies_ms(launch)) for launch in by_launch(blocks)]
+    if not launches:
+        return []
+    typical = float(np.median(launches))
+    slow = [p95 for p95 in launches if p95 > HELD_UP * typical]
+    if not slow:
+        return []
+    return [
+        f"{len(slow)} of {len(launches)} launches had a P95 more than 25 % above that of the median "
+        f"launch (up to {figure(max(slow))} against {figure(typical)} ms): it is in the figures over all calls, and "
+        "hardly in comparisons, which go by the median round"
+    ]
 
 
 def autocorrelation(launches: Sequence[np.ndarray]) -> float:

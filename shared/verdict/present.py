@@ -9,9 +9,9 @@ import msgspec
 from shared.specs import Candidate, MetricName
 from shared.verdict.accuracy import change
 from shared.verdict.assessment import Assessment
-from shared.verdict.bootstrap import Bootstrap
 from shared.verdict.figures import round_significant
 from shared.verdict.intervals import Interval
+from shared.verdict.rounds import Rounds
 
 RATIOS: tuple[MetricName, ...] = ("latency_p95_ms", "throughput_fps", "memory_mb")
 
@@ -41,7 +41,7 @@ class Present(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def present(
-    assessments: Sequence[Assessment], selected: Candidate | None, incumbent: Candidate | None, bootstrap: Bootstrap
+    assessments: Sequence[Assessment], selected: Candidate | None, incumbent: Candidate | None, rounds: Rounds
 ) -> Present | None:
     """The comparison; None where nothing was chosen, or what serves now was not measured."""
     after = next((item for item in assessments if item.candidate == selected), None)
@@ -50,7 +50,7 @@ def present(
     before = _serving(assessments, after.candidate, incumbent)
     if before is None:
         return None
-    changes = [] if before is after else [_ratio(metric, before, after, bootstrap) for metric in RATIOS]
+    changes = [] if before is after else [_ratio(metric, before, after, rounds) for metric in RATIOS]
     if before is not after:
         changes.append(_accuracy(before, after))
     return Present(
@@ -74,14 +74,13 @@ def _serving(assessments: Sequence[Assessment], selected: Candidate, incumbent: 
     return min(default, key=lambda item: (item.candidate.instances, item.candidate.threads), default=None)
 
 
-def _ratio(metric: MetricName, before: Assessment, after: Assessment, bootstrap: Bootstrap) -> Change | None:
+def _ratio(metric: MetricName, before: Assessment, after: Assessment, rounds: Rounds) -> Change | None:
     old, new = before.value(metric), after.value(metric)
     if not old or not new:
         return None
-    bounds = None
     if metric in ("latency_p95_ms", "throughput_fps"):
-        bounds = bootstrap.bounds(metric, after.key, before.key, new / old)
-    return _change(metric, old, new, Interval(new / old, *(bounds or (None, None))))
+        return _change(metric, old, new, rounds.ratio(metric, after.key, before.key))
+    return _change(metric, old, new, Interval(new / old, None, None))
 
 
 def _accuracy(before: Assessment, after: Assessment) -> Change | None:

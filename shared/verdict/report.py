@@ -25,13 +25,14 @@ from shared.specs import (
 )
 from shared.verdict.advice import deployment_steps, recommendations
 from shared.verdict.assessment import Assessment, assess, fixed_order
-from shared.verdict.bootstrap import Bootstrap
 from shared.verdict.constraints import Judgement
 from shared.verdict.decision import Decision, decide, rules_of
 from shared.verdict.distribution import Distribution, distribution
 from shared.verdict.figures import round_significant
+from shared.verdict.intervals import Interval
 from shared.verdict.metrics import Metric, accuracy_metric, remarks, usable
 from shared.verdict.present import Present, present
+from shared.verdict.rounds import Rounds
 from shared.verdict.service import ServiceRecord, service_record
 
 Schema = Literal["cvp.report/1", "cvp.report/2"]
@@ -98,7 +99,11 @@ class CandidateRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
 
 
 class Delta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A metric of one candidate over that of another (keys): `ratio` is `to` over `from`."""
+    """A metric of one candidate over that of another (keys): `ratio` is `to` over `from`.
+
+    Of P95 and throughput it is the median of the rounds' ratios (`rounds.Rounds.ratio`), not of the figures over all
+    calls.
+    """
 
     metric: MetricName
     from_: str = msgspec.field(name="from")
@@ -134,15 +139,15 @@ def build(measurements: MeasurementSet, report_id: str) -> Report:
         InvalidInput: The measurement set contradicts itself.
     """
     assessments = assess(measurements)
-    bootstrap = Bootstrap([item.series for item in assessments], measurements.config.seed)
-    decision = decide(assessments, rules_of(measurements), bootstrap)
+    rounds = Rounds(item.series for item in assessments)
+    decision = decide(assessments, rules_of(measurements), rounds)
     report = Report(
         id=report_id,
         metadata=_metadata(measurements),
         candidates=[_candidate(item) for item in assessments],
-        deltas=_deltas(assessments, decision, bootstrap),
+        deltas=_deltas(assessments, decision, rounds),
         decision=decision,
-        present=present(assessments, decision.selected, measurements.incumbent, bootstrap),
+        present=present(assessments, decision.selected, measurements.incumbent, rounds),
         recommendations=recommendations(measurements, assessments, decision),
         deployment_steps=deployment_steps(measurements, decision.selected, report_id),
         service=service_record(measurements.service) if measurements.service else None,
@@ -241,25 +246,24 @@ def _parity(gate: GateResult | None) -> ParityRecord | None:
     )
 
 
-def _deltas(assessments: Sequence[Assessment], decision: Decision, bootstrap: Bootstrap) -> list[Delta]:
+def _deltas(assessments: Sequence[Assessment], decision: Decision, rounds: Rounds) -> list[Delta]:
     """Every other measured candidate against the chosen one, or the nearest one when nothing was chosen."""
     reference = decision.selected or decision.nearest
     base = next((item for item in assessments if item.candidate == reference), None)
     if base is None:
         return []
     others = [item for item in assessments if item.measured and item is not base]
-    deltas = [_delta(metric, base, other, bootstrap) for other in others for metric in DELTA_METRICS]
+    deltas = [_delta(metric, base, other, rounds) for other in others for metric in DELTA_METRICS]
     return [delta for delta in deltas if delta is not None]
 
 
-def _delta(metric: MetricName, base: Assessment, other: Assessment, bootstrap: Bootstrap) -> Delta | None:
+def _delta(metric: MetricName, base: Assessment, other: Assessment, rounds: Rounds) -> Delta | None:
     above, below = other.value(metric), base.value(metric)
     if not above or not below:
         return None
-    bounds = None
+    by = Interval(above / below, None, None)
     if metric in ("latency_p95_ms", "throughput_fps"):
-        bounds = bootstrap.bounds(metric, other.key, base.key, above / below)
-    low, high = (round_significant(bound) for bound in bounds) if bounds else (None, None)
-    return Delta(
-        metric=metric, from_=base.key, to=other.key, ratio=round_significant(above / below), low=low, high=high
-    )
+        by = rounds.ratio(metric, other.key, base.key)
+    ratio, low, high = (None if bound is None else round_significant(bound) for bound in by)
+    assert ratio is not None  # the estimate of an interval is a number
+    return Delta(metric=metric, from_=base.key, to=other.key, ratio=ratio, low=low, high=high)

@@ -13,6 +13,7 @@ from shared.verdict.constraints import Judgement, Relaxation
 from shared.verdict.figures import factor, figure, limit, listing, plural, quantity, title
 from shared.verdict.gate import too_small
 from shared.verdict.intervals import Interval, samples_needed
+from shared.verdict.rounds import ENOUGH
 
 if TYPE_CHECKING:
     from shared.verdict.nearest import Nearest
@@ -38,15 +39,17 @@ METHOD: tuple[str, ...] = (
     "process over all blocks, judged as observed. 1 MB = 2^20 bytes.",
     "A constraint passes when the whole interval keeps the limit, fails when none of it does, and is inconclusive "
     "otherwise. Only a pass passes.",
-    "Ratios carry 95 % Student intervals whose standard error comes from a seeded bootstrap over rounds, then over "
-    "calls; the candidates share the drawn rounds. Two candidates count as equally fast when the whole interval of "
-    "their ratio lies within the margin: 5 %, or twice the noise floor of the machine where that is more. The noise "
-    "floor is the 95 % quantile of |ln ratio| between two series of one candidate measured as if it were two.",
+    "Candidates are compared round by round: the ratio of two is the median of the ratios of their launches in one "
+    "round, with its order-statistic (sign test) 95 % interval. A launch that the machine held up is one ratio among "
+    "many there, whereas one in ten can carry a P95 over all calls away; the two may differ. Two candidates count as "
+    "equally fast when the whole interval lies within the margin: 5 %, or twice the noise floor of the machine where "
+    "that is more. The noise floor is the 95 % quantile of |ln ratio|, by rounds drawn with replacement, between two "
+    "series of one candidate measured as if it were two.",
     "Between candidates that are equally fast, less memory decides (steps of 10 %), then the smaller model file, then "
     "a fixed order. Where the intervals leave open whether a candidate is within the margin, the choice is called "
     "fragile.",
     "An active deployment stays unless it was not measured, keeps not every constraint, or another candidate takes at "
-    "least 10 % less time with a probability of at least 95 %.",
+    "least 10 % less time with a confidence of at least 95 % (one-sided sign test over rounds).",
 )
 
 
@@ -118,17 +121,17 @@ def percent(share: float) -> str:
 def latency_terms(assessments: Sequence[Assessment], batch: int, fixed_batch: int | None) -> list[str]:
     """What latency means here, and why it is not batch 1 where it is not."""
     if batch == fixed_batch:
-        return [f"Compared by P95 latency at batch {batch}, the only one this model takes."]
+        return [f"Compared by P95 latency, round by round, at batch {batch}, the only one this model takes."]
     if batch == 1:
-        return ["Compared by P95 latency at batch 1."]
+        return ["Compared by P95 latency, round by round, at batch 1."]
     at_one = any(item.measured and item.candidate.batch_size == 1 for item in assessments)
     why = "no candidate at batch 1 keeps every constraint" if at_one else "batch 1 was not measured"
-    return [f"Compared by P95 latency at batch {batch}, the smallest that can be compared: {why}."]
+    return [f"Compared by P95 latency, round by round, at batch {batch}, the smallest that can be compared: {why}."]
 
 
 def throughput_terms() -> list[str]:
     """What throughput means here."""
-    return ["Compared by images per second, each engine at its best batch size."]
+    return ["Compared by images per second, round by round, each engine at its best batch size."]
 
 
 def no_percentile(eligible: Sequence[Assessment]) -> str:
@@ -149,7 +152,7 @@ def other_batch(item: Assessment, best: Assessment) -> str:
 def bounds(cost: Interval) -> str:
     """`1.31× (1.25–1.38)`, or the ratio and that it has no interval."""
     if cost.low is None or cost.high is None:
-        return f"{factor(cost.value)} (no interval: one round)"
+        return f"{factor(cost.value)} (no interval: fewer than {ENOUGH} rounds)"
     return f"{factor(cost.value)} ({cost.low:.2f}–{cost.high:.2f})"
 
 
@@ -201,13 +204,14 @@ def switched(metric: MetricName, active: Assessment, cost: Interval, sure: float
     """The choice is worth a switch."""
     return (
         f"It is worth a switch from the active deployment, {title(active.candidate)}: "
-        f"{_against_active(metric, cost)}, at least 10 % better with a probability of {_probability(sure)}."
+        f"{_against_active(metric, cost)}, at least 10 % better with a confidence of {_confidence(sure)}."
     )
 
 
 def kept(metric: MetricName, active: Assessment, best: Assessment, cost: Interval, sure: float | None) -> str:
     """The active deployment stays."""
-    how = "one round gives no interval" if sure is None else f"it is with {_probability(sure)}, and 95 % are asked for"
+    few = f"fewer than {ENOUGH} rounds do not tell"
+    how = few if sure is None else f"the confidence is {_confidence(sure)}, and 95 % are asked for"
     return (
         f"Kept: {title(active.candidate)}, the active deployment. Without it the choice would be "
         f"{title(best.candidate)}: {_against_active(metric, cost)}. That is not for certain the 10 % a switch is "
@@ -226,7 +230,7 @@ def _against_active(metric: MetricName, cost: Interval) -> str:
     return f"the active one takes {bounds(cost)} its latency"
 
 
-def _probability(sure: float) -> str:
+def _confidence(sure: float) -> str:
     return "over 99.9 %" if sure > 0.999 else "under 0.1 %" if sure < 0.001 else f"{100 * sure:.1f} %"
 
 

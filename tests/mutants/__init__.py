@@ -26,6 +26,7 @@ CORE = ("tests/unit/test_broker_core.py",)
 CLAIM = ("tests/unit/test_jobs.py",)
 PAGES = ("tests/unit/test_pages.py",)
 DECISION = ("tests/unit/test_verdict_decision.py",)
+ROUNDS = ("tests/unit/test_verdict_rounds.py",)
 
 MUTANTS = (
     Mutant(
@@ -150,9 +151,16 @@ MUTANTS = (
     Mutant(
         name="the slowest is called the fastest",
         file="shared/verdict/decision.py",
-        original="        fastest = item if _leads(contest.metric, item, fastest) else fastest\n",
-        mutated="        fastest = fastest if _leads(contest.metric, item, fastest) else item\n",
+        original="        fastest = item if _leads(contest.metric, item, fastest, rounds) else fastest\n",
+        mutated="        fastest = fastest if _leads(contest.metric, item, fastest, rounds) else item\n",
         killed_by=DECISION,
+    ),
+    Mutant(
+        name="one launch that was held up moves a whole comparison",
+        file="shared/verdict/rounds.py",
+        original="value = math.exp(np.median(logs))",
+        mutated="value = math.exp(np.mean(logs))",
+        killed_by=ROUNDS,
     ),
     Mutant(
         name="the file's size decides before memory",

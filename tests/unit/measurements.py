@@ -51,7 +51,7 @@ def measured(
     centre_ms: float,
     *,
     memory_mb: float = 60.0,
-    rounds: int = 5,
+    rounds: int = 12,
     calls: int = 700,
     drift: float = 0.01,
     artifact_bytes: int = 51_200,

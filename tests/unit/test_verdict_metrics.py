@@ -183,13 +183,20 @@ def test_no_limit_helps_what_was_not_measured() -> None:
 
 
 def test_a_reader_is_told_when_a_call_resembles_the_one_before() -> None:
-    quiet = measured(candidate("onnxruntime"), 1.0, calls=2000, drift=0.0)
+    quiet = measured(candidate("onnxruntime"), 1.0, calls=2400, drift=0.0)
     assert abs(autocorrelation([latencies_ms([block]) for block in quiet.blocks])) < 0.1
     assert remarks(quiet) == []
     ordered = [msgspec.structs.replace(b, latencies_ns=sorted(b.latencies_ns)) for b in quiet.blocks]
     (remark,) = remarks(msgspec.structs.replace(quiet, blocks=ordered))
-    assert remark.startswith("a call resembles the one before (lag-1 autocorrelation 1.00)")
-    assert "2,000 calls say less than so many independent ones" in remark
+    assert remark.startswith("a call resembles the one before (lag-1 autocorrelation 0.99)")
+    assert "2,400 calls say less than so many independent ones" in remark
+
+
+def test_a_reader_is_told_of_launches_that_were_held_up() -> None:
+    quiet = measured(candidate("onnxruntime"), 1.0, calls=2400, drift=0.0)
+    held = msgspec.structs.replace(quiet.blocks[3], latencies_ns=[3_000_000] * 200)
+    remark, *_ = remarks(msgspec.structs.replace(quiet, blocks=[*quiet.blocks[:3], held, *quiet.blocks[4:]]))
+    assert remark.startswith("1 of 12 launches had a P95 more than 25 % above that of the median launch (up to 3.00")
 
 
 def test_launches_that_differ_count_as_likeness_of_their_calls() -> None:
