@@ -45,7 +45,7 @@ demo: setup  ## the same, then stop; for scripts
 	@$(BIN)/cvp demo --start
 
 test: setup-train  ## all tests, real processes included
-	@TESTS_NEED=torch $(BIN)/pytest
+	@TESTS_NEED="torch sklearn" $(BIN)/pytest
 
 # Needs nothing of .venv but what it has: on a GPU machine with an environment of its own, make gpu-check GPU_PYTHON=python3
 GPU_PYTHON ?= $(BIN)/python
@@ -76,7 +76,7 @@ chaos: setup  ## kill processes under load for three minutes (KILLS=1000: that m
 
 coverage: setup-train  ## the tests again, measured over all processes
 	$(BIN)/coverage erase
-	TESTS_NEED=torch $(BIN)/coverage run -m pytest
+	TESTS_NEED="torch sklearn" $(BIN)/coverage run -m pytest
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered --sort=cover
 

@@ -22,6 +22,7 @@ MEANINGS = {
     "status": "Only those in this state.",
     "kind": "Only jobs of this kind.",
     "level": "How much of the report.",
+    "precision": "The number format; a benchmark makes those beside FP32.",
     "active": "Only those that are still so, or only those that are over.",
     "since": "Only from this time on (ISO 8601; UTC where it names no zone).",
     "top_k": "Classes shown for an image, the likeliest first.",

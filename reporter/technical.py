@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -24,7 +24,7 @@ from shared.verdict.figures import (
     span,
 )
 from shared.verdict.metrics import Metric
-from shared.verdict.report import DELTA_METRICS, CandidateRecord, Delta, Report
+from shared.verdict.report import DELTA_METRICS, CandidateRecord, Delta, FileRecord, Report
 from shared.verdict.wording import METHOD, age
 
 NONE = "–"
@@ -285,7 +285,7 @@ def _notes(report: Report) -> list[Fact]:
 
 def _facts(report: Report) -> list[Fact]:
     """Model, machine, order and provenance."""
-    return [*_model_facts(report), *_machine_facts(report), *_order_facts(report)]
+    return [*_model_facts(report), *_file_facts(report), *_machine_facts(report), *_order_facts(report)]
 
 
 def _model_facts(report: Report) -> list[Fact]:
@@ -299,6 +299,24 @@ def _model_facts(report: Report) -> list[Fact]:
         Fact(label="Preprocessing", text=model.preprocessing_hash or "none"),
         Fact(label="Model SHA-256", text=model.sha256),
     ]
+
+
+def _file_facts(report: Report) -> Iterator[Fact]:
+    """What was made of the model, and how."""
+    for precision, file in sorted(report.metadata.files.items()):
+        about = f"{file.size_bytes:,} bytes, {_recipe(file)}; SHA-256 {file.sha256}."
+        yield Fact(label=f"{precision.upper()} file", text=" ".join([about, *file.notes]))
+
+
+def _recipe(file: FileRecord) -> str:
+    recipe = file.recipe
+    if "calibration_images" not in recipe:
+        return "sensitive operators in FP32" if recipe.get("sensitive_in_fp32") else "whole in that precision"
+    ends = ", the first and last layers in FP32" if recipe["first_and_last_layers_in_fp32"] else ""
+    return (
+        f"calibrated by {recipe['method']} on {plural(int(recipe['calibration_images']), 'image')}{ends}; of "
+        f"{recipe['deciding_images']} others it answers {float(recipe['agreement']):.0%} as FP32 does"
+    )
 
 
 def _machine_facts(report: Report) -> list[Fact]:

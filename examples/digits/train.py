@@ -8,44 +8,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 import torch
+from dataset import SEED, Split, load
 from PIL import Image
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch import nn
 
 HERE = Path(__file__).resolve().parent
-SEED = 0
 EPOCHS = 60
 BATCH = 32
 OPSET = 18
 HELD_OUT_PER_DIGIT = 2
-
-
-class Split(NamedTuple):
-    """Pixels as uint8 `[N, 8, 8]`, labels as int64 `[N]`."""
-
-    pixels: np.ndarray
-    labels: np.ndarray
-
-
-def load() -> tuple[Split, Split, Split]:
-    """The 1,797 digits in train, validation and test parts (80/10/10), stratified, the same every time.
-
-    The data set counts ink from 0 to 16; it becomes 0..255 here, so that an 8-bit PNG holds exactly what is trained on.
-    """
-    digits = load_digits()
-    pixels = ((digits.images.astype(np.int64) * 255 + 8) // 16).astype(np.uint8)
-    labels = digits.target.astype(np.int64)
-    rest, test = train_test_split(np.arange(len(labels)), test_size=0.1, stratify=labels, random_state=SEED)
-    train, validation = train_test_split(rest, test_size=1 / 9, stratify=labels[rest], random_state=SEED)
-    train_part, validation_part, test_part = (Split(pixels[part], labels[part]) for part in (train, validation, test))
-    return train_part, validation_part, test_part
 
 
 def contract(train: Split) -> dict[str, Any]:

@@ -25,6 +25,10 @@ from shared.db.pages import Page
 from shared.trace import Origin
 
 V1 = "/api/v1"
+BENCHMARK_FIRST = (
+    "There is no {} file of this model here. POST /api/v1/benchmark with `precisions` makes one (INT8 needs a "
+    "`dataset_id` to calibrate with), measures it and checks its answers."
+)
 
 Http: TypeAlias = Request[Any, Any, Any]
 Injected: TypeAlias = NamedDependency[Context]

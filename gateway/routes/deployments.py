@@ -13,6 +13,7 @@ from litestar.params import FromPath, JSONBody
 from gateway import orders, schemas
 from gateway.context import Context
 from gateway.routes.common import (
+    BENCHMARK_FIRST,
     V1,
     Http,
     IdempotencyKey,
@@ -34,10 +35,6 @@ from shared.verdict.figures import plural
 from shared.wire.messages import Status
 
 NO_WEIGHTS = "PyTorch runs models that were uploaded as weights of a network it knows by name; this one was not."
-BENCHMARK_FIRST = (
-    "There is no {} file of this model here. POST /api/v1/benchmark with `precisions` makes one (INT8 needs a "
-    "`dataset_id` to calibrate with), measures it and checks its answers."
-)
 
 Shape = TypeVar("Shape")
 
@@ -180,9 +177,9 @@ def _reported(context: Context, row: Model, report_id: str, fingerprint: str) ->
         raise errors.Conflict(f"Report {report_id} is about model {report.model_id}, not about {row.id}.")
     chosen = _read(context.reports.path(str(report.files.get("report.json"))), _Record).decision
     if chosen.selected is None:
-        why = chosen.reasons[0] if chosen.reasons else "no candidate kept every constraint"
+        why = " ".join(chosen.reasons) or "No candidate kept every constraint."
         raise errors.Conflict(
-            f"Report {report_id} chose nothing ({why}). Name an `engine` and a `precision` instead, or benchmark again."
+            f"Report {report_id} chose nothing. {why} Name an `engine` and a `precision` instead, or benchmark again."
         )
     measured = _measured(context, report.benchmark_id)
     if measured.system.fingerprint != fingerprint:

@@ -16,6 +16,7 @@ from gateway.context import Context
 from gateway.docs import ModelUploadOperation
 from gateway.routes import deployments
 from gateway.routes.common import (
+    BENCHMARK_FIRST,
     V1,
     Cursor,
     Http,
@@ -37,7 +38,7 @@ from gateway.upload_kinds import MODEL
 from shared import clock, errors
 from shared.artifacts import Staging
 from shared.db import connection, idempotency, jobs, registry
-from shared.specs import ConversionFacts, ConvertSpec, Preprocessing, Preset, Stored, Task, TensorInfo
+from shared.specs import ConversionFacts, ConvertSpec, Precision, Preprocessing, Preset, Stored, Task, TensorInfo
 
 FINISHED_GRAPH = "{} is a finished graph; training needs a network by name: PyTorch weights with `architecture`."
 TO_BE_SEEDED = "not prepared yet: a seeded initialisation (seed {0.seed}), nothing learned"
@@ -109,14 +110,27 @@ async def delete_model(request: Http, model_id: FromPath[str], context: Injected
 
 
 @get("/{model_id:str}/onnx", responses=problems(404, 409))
-async def download(model_id: FromPath[str], context: Injected) -> File:
-    """The model as an ONNX file."""
-    row = await context.store.read(registry.model, model_id)
-    registry.described(row)
-    path = context.models.path(str(row.onnx_sha256))  # a ready model has one
+async def download(model_id: FromPath[str], context: Injected, precision: FromQuery[Precision] = "fp32") -> File:
+    """The model as an ONNX file: in FP32, or as the last benchmark that made one in another precision left it."""
+    name, sha256 = await context.store.read(_onnx, model_id, precision)
+    path = context.models.path(sha256)
     if not path.is_file():
         raise errors.NotFound("The file of this model is gone from the disk; upload it again.")
-    return File(path, filename=f"{_file_name(row.name)}.onnx", media_type="application/octet-stream")
+    return File(path, filename=f"{_file_name(name)}.onnx", media_type="application/octet-stream")
+
+
+def _onnx(model_id: str, precision: Precision) -> tuple[str, str]:
+    """Name of the model and SHA-256 of the file.
+
+    Raises:
+        errors.Conflict: The model is not ready, or no benchmark made such a file.
+    """
+    row = registry.model(model_id)
+    registry.described(row)
+    sha256 = registry.file_of(model_id, "onnxruntime", precision)
+    if sha256 is None:
+        raise errors.Conflict(BENCHMARK_FIRST.format(precision.upper()))
+    return row.name if precision == "fp32" else f"{row.name}-{precision}", sha256
 
 
 def _accept(

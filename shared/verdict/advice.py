@@ -62,7 +62,7 @@ def deployment_steps(measurements: MeasurementSet, selected: Candidate | None, r
         return []
     model = measurements.model
     steps = [
-        f"Fetch the model that was measured: GET /api/v1/models/{model.id}/onnx. Its SHA-256 must be {model.sha256}.",
+        _fetch(measurements, selected),
         f"Install {_pins(measurements, selected.engine)}, the version that was measured.",
         f"Load it with {engine_title(selected)}, {plural(selected.threads, 'thread')} per session and "
         f"{plural(selected.instances, 'session')}; send {plural(selected.batch_size, fed(model))} per call.",
@@ -82,6 +82,19 @@ def deployment_steps(measurements: MeasurementSet, selected: Candidate | None, r
         f"deploy {model.id} --report {report_id}`. It is tried first; predictions go on meanwhile."
     )
     return steps
+
+
+def _fetch(measurements: MeasurementSet, selected: Candidate) -> str:
+    model = measurements.model
+    path = f"/api/v1/models/{model.id}/onnx"
+    made = next((file for file in measurements.files if file.precision == selected.precision), None)
+    if made is None or selected.engine == "pytorch":
+        return f"Fetch the model that was measured: GET {path}. Its SHA-256 must be {model.sha256}."
+    name = selected.precision.upper()
+    return (
+        f"Fetch the {name} file that was measured: GET {path}?precision={selected.precision}. Its SHA-256 must be "
+        f"{made.sha256}; another one was made by a later benchmark."
+    )
 
 
 def _pins(measurements: MeasurementSet, engine: EngineName) -> str:

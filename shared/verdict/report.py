@@ -19,6 +19,7 @@ from shared.specs import (
     MetricName,
     NoiseFloor,
     Precision,
+    PreparedFile,
     SeriesStatus,
     SystemInfo,
     canonical_json,
@@ -49,6 +50,16 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     """Over its canonical JSON with the series in fixed order: one other sample, another hash."""
 
 
+class FileRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A file in another precision, made of the model; the fields mean what they mean in `specs.PreparedFile`."""
+
+    sha256: str
+    size_bytes: int
+    recipe: dict[str, str | int | float | bool]
+    """Without the places of the images it has seen: the measurement set names them."""
+    notes: list[str]
+
+
 class Metadata(msgspec.Struct, frozen=True, kw_only=True):
     """What was measured, as ordered, on what, when, and what disturbed it."""
 
@@ -65,6 +76,8 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True):
     dataset: MeasuredDataset | None = None
     reference: Metric | None = None
     """Accuracy of ONNX Runtime on the CPU in FP32, which all others are compared with."""
+    files: dict[Precision, FileRecord] = {}
+    """Beside the model's own."""
 
 
 class ParityRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -212,7 +225,13 @@ def _metadata(measurements: MeasurementSet) -> Metadata:
         ),
         dataset=measurements.dataset,
         reference=accuracy_metric(measurements.reference) if measurements.reference else None,
+        files={file.precision: _file(file) for file in measurements.files},
     )
+
+
+def _file(file: PreparedFile) -> FileRecord:
+    recipe = {name: value for name, value in file.recipe.items() if name != "seen"}
+    return FileRecord(sha256=file.sha256, size_bytes=file.size_bytes, recipe=recipe, notes=file.notes)
 
 
 def _candidate(item: Assessment) -> CandidateRecord:

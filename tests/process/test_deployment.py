@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
+import numpy as np
+import onnxruntime
 import pytest
+from PIL import Image
 
+from examples.digits import dataset
 from shared.artifacts import ArtifactStore
+from shared.specs import Preprocessing
+from tests.conftest import needs
 from tests.process.platform import DIGITS, Platform, running, settled, upload_digits, wait_for
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(500)]
 
 ORDER = {"engines": ["openvino"], "batch_sizes": [1], "threads": [1], "num_iterations": 100, "max_seconds": 5}
-IMAGE = next(iter(sorted((DIGITS / "held-out").glob("*.png")))).read_bytes()
+DIGIT = next(iter(sorted((DIGITS / "held-out").glob("*.png"))))
+IMAGE = DIGIT.read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +49,12 @@ def digits(admin: httpx.Client) -> str:
 @pytest.fixture(scope="module")
 def report(admin: httpx.Client, digits: str) -> str:
     """A report that can only choose OpenVINO."""
-    benchmark = admin.post("/benchmark", json={"model_id": digits, **ORDER})
+    return measured(admin, model_id=digits, **ORDER)
+
+
+def measured(admin: httpx.Client, **order: Any) -> str:
+    """Order a benchmark; the id of its report."""
+    benchmark = admin.post("/benchmark", json=order)
     assert benchmark.status_code == 202, benchmark.text
     path = f"/benchmark/{benchmark.json()['id']}"
     assert settled(admin, path, 180)["status"] == "completed"
@@ -141,3 +156,87 @@ def test_the_command_and_a_preparer_that_is_killed_meanwhile(
     assert "is served by onnxruntime in FP32" in done.stdout
     done = platform.cvp("deploy", digits, "--engine", "tensorrt", "--precision", "fp32", check=False)
     assert (done.returncode, "tensorrt in fp32 cannot run here" in done.stderr) == (1, True), done.stderr
+
+
+# --- INT8 -------------------------------------------------------------------------------------------------------------
+
+QUICK = {
+    "engines": ["onnxruntime"],
+    "batch_sizes": [1],
+    "threads": [1],
+    "num_iterations": 5,
+    "objective": "throughput",  # P95 latency takes more calls
+}
+
+
+def stored(platform: Platform) -> set[str]:
+    """Every file in the store of models."""
+    return {path.name for path in (platform.data_dir / "models").rglob("*") if path.is_file()}
+
+
+def add_dataset(admin: httpx.Client, path: Path) -> str:
+    """Upload the digits that the model was made with, and wait until they are ready."""
+    with dataset.write(path).open("rb") as file:
+        fields = {"name": "digits", "task_type": "classification"}
+        images = str(admin.post("/datasets", data=fields, files={"file": (path.name, file)}).json()["id"])
+    assert settled(admin, f"/datasets/{images}")["status"] == "ready"
+    return images
+
+
+def confidences(onnx: bytes) -> list[float]:
+    """What an ONNX file makes of the digit, the best first, without the platform."""
+    contract = msgspec.json.decode((DIGITS / "preprocessing.json").read_bytes(), type=Preprocessing)
+    pixels = np.asarray(Image.open(DIGIT), np.float32)[None, None]
+    image = ((pixels * contract.scale - contract.mean[0]) / contract.std[0]).astype(np.float32)
+    (logits,) = onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"]).run(None, {"image": image})
+    shares = np.exp(logits[0] - logits.max())
+    return sorted((shares / shares.sum()).tolist(), reverse=True)
+
+
+def predicted(admin: httpx.Client, model_id: str) -> tuple[str, list[float]]:
+    """In which precision the platform answers the digit, and its confidences."""
+    asked = {"model_id": model_id, "top_k": 10}
+    answer = admin.post("/inference/predict", params=asked, content=IMAGE, headers={"Content-Type": "image/png"}).json()
+    return answer["precision"], [each["confidence"] for each in answer["predictions"][0]]
+
+
+def test_an_int8_file_is_measured_activated_and_served_and_goes_with_its_model(
+    platform: Platform, admin: httpx.Client, tmp_path: Path
+):
+    needs("sklearn")
+    before = stored(platform)
+    model_id = upload_digits(admin, "quantised")
+    order = {"model_id": model_id, "dataset_id": add_dataset(admin, tmp_path / "digits.zip"), **QUICK}
+
+    first = admin.get(f"/reports/{measured(admin, **order)}").json()
+    made = first["metadata"]["files"]["int8"]
+    assert (made["recipe"]["calibration_images"], made["recipe"]["deciding_images"]) == (64, 64)
+    assert [each["precision"] for each in first["candidates"]] == ["fp32", "int8"], "INT8 comes with the dataset"
+    drop = first["candidates"][1]["metrics"]["accuracy_drop"]
+    assert (drop["n"], abs(drop["value"]) < 0.05) == (180, True)
+    onnx = admin.get(f"/models/{model_id}/onnx", params={"precision": "int8"}).content
+    own = admin.get(f"/models/{model_id}/onnx").content
+    assert hashlib.sha256(onnx).hexdigest() == made["sha256"]
+    assert len(onnx) < len(own) / 2
+
+    def serves_int8(source: str, **chosen: str) -> None:
+        found = deploy(admin, model_id, **chosen)
+        assert (found["status"], found["source"], found["file_sha256"]) == ("active", source, made["sha256"]), found
+        assert found["notes"][0] == "It answers 8 golden samples (test split) as it did when the benchmark checked it."
+        predicted(admin, model_id)
+        wait_for(lambda: taken_over(admin, model_id), 60, "the takeover")
+        precision, shares = predicted(admin, model_id)
+        assert precision == "int8"
+        assert shares == pytest.approx(confidences(onnx), abs=1e-4)
+        assert shares != pytest.approx(confidences(own), abs=1e-4)
+        (loaded,) = [one for one in admin.get("/inference/models").json() if one["id"] == model_id]
+        assert loaded["precision"] == "int8"
+
+    serves_int8("manual", engine="onnxruntime", precision="int8")
+    second = admin.get(f"/reports/{measured(admin, precisions=['int8'], **order)}").json()
+    assert second["metadata"]["files"]["int8"] == made, "the file of the first benchmark is measured again"
+    assert second["metadata"]["incumbent"]["precision"] == "int8"
+    serves_int8("report", report_id=second["id"])
+
+    assert admin.delete(f"/models/{model_id}").status_code == 204
+    assert stored(platform) == before

@@ -300,6 +300,10 @@ def test_an_int8_choice_serves_the_very_file_that_was_measured(
             files.append(file)
     ordered = put(gateway, model_id, report_id=report_on(gateway, model_id, int8=files[0])).json()
     assert (ordered["precision"], ordered["file_sha256"]) == ("int8", files[0].sha256)
+    newest = gateway.get(f"/models/{model_id}/onnx?precision=int8")
+    assert newest.content == b"int8 two" and "-int8.onnx" in newest.headers["content-disposition"]
+    refused = gateway.get(f"/models/{model_id}/onnx?precision=fp16")
+    assert (refused.status_code, "no FP16 file of this model" in refused.text) == (409, True)
     settings = gateway.context.settings
     run_next()
     serving = DatabaseCatalog(settings).lookup(model_id)
@@ -313,7 +317,7 @@ def test_an_int8_choice_serves_the_very_file_that_was_measured(
     [
         ({"fingerprint": "other"}, "was measured on another machine"),
         ({"sha256": hashlib.sha256(b"other").hexdigest()}, "measured another file"),
-        ({"chooses": False}, "chose nothing (Every one was too slow.)"),
+        ({"chooses": False}, "chose nothing. Every one was too slow. Name an"),
     ],
 )
 def test_reports_that_say_nothing_about_this_model_here(gateway: Gateway, changes: dict[str, Any], said: str) -> None:

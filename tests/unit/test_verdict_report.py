@@ -8,7 +8,8 @@ import json
 import msgspec
 import pytest
 
-from shared.specs import Constraint, MetricName
+from reporter.technical import technical_view
+from shared.specs import Constraint, MetricName, PreparedFile
 from shared.verdict.distribution import density, distribution, width_ns
 from shared.verdict.report import build, canonical, parse, verify
 from shared.verdict.rounds import Rounds
@@ -148,6 +149,23 @@ def test_advice_follows_the_run() -> None:
     assert REPORT.metadata.model.sha256 in REPORT.deployment_steps[0]
     call = f'PUT /api/v1/models/{REPORT.metadata.model.id}/deployment with {{"report_id": "{REPORT.id}"}}'
     assert call in REPORT.deployment_steps[-1]
+
+
+def test_an_int8_choice_is_fetched_as_the_file_that_was_measured_and_tells_how_it_was_made() -> None:
+    int8 = msgspec.structs.replace(candidate("onnxruntime"), precision="int8")
+    recipe = {
+        "method": "entropy", "calibration_images": 64, "deciding_images": 60, "agreement": 0.95, "seen": "1,2,3",
+        "first_and_last_layers_in_fp32": False,
+    }  # fmt: skip
+    file = PreparedFile(precision="int8", sha256="8" * 64, size_bytes=1234, recipe=recipe, notes=["It is known."])
+    found = build(msgspec.structs.replace(measurement_set([measured(int8, 1.0)], ()), files=[file]), "r")
+    assert f"/onnx?precision=int8. Its SHA-256 must be {file.sha256}" in found.deployment_steps[0]
+    assert "seen" not in found.metadata.files["int8"].recipe
+    (told,) = [fact.text for fact in technical_view(found).facts if fact.label == "INT8 file"]
+    assert told == (
+        "1,234 bytes, calibrated by entropy on 64 images; of 60 others it answers 95% as FP32 does; SHA-256 "
+        f"{file.sha256}. It is known."
+    )
 
 
 @pytest.mark.parametrize(("contract", "noun"), [("9b1c33f0a2d4e6f8", "image"), (None, "row")])
