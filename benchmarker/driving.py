@@ -17,10 +17,14 @@ from shared.specs import MOST_REQUESTS, Loop, MeasuredService
 READY_WITHIN_S = 20.0
 """How long the first prediction is asked for again: a gateway or an inference process may just be restarting."""
 AGAIN_S = 1.0
+"""Between two of those."""
 WARM_UP_S, WARM_UP_REQUESTS = 2.0, 5_000
 SHARE = 0.5
 """Of what the closed loop reached: the rate of the open loop, where the order names none."""
-NO_RATE = "The open loop was not run: its rate follows from the closed loop, which got no answer. Order `arrival_rate`."
+NO_RATE = (
+    "The open loop was not run: its rate follows from the closed loop, which got hardly an answer. "
+    "Order `arrival_rate`."
+)
 
 
 def drive(order: DriveOrder, report: child.Report) -> MeasuredService:
@@ -34,10 +38,10 @@ def drive(order: DriveOrder, report: child.Report) -> MeasuredService:
     closed = load.run(load.closed(target, users, seconds))
     tried += closed.sent
     rate = order.load.arrival_rate or _half(closed, seconds)
-    if rate is None:
+    due = load.schedule(rate, seconds, order.seed) if rate else []
+    if rate is None or not due:
         return MeasuredService(closed=closed, reason=NO_RATE, requests=tried)
     report({"service": "open loop"})
-    due = load.schedule(rate, seconds, order.seed)
     opened = load.run(load.open_(target, users, rate, due))
     return MeasuredService(closed=closed, open=opened, requests=tried + opened.sent)
 
@@ -49,7 +53,9 @@ def _half(closed: Loop, seconds: float) -> float | None:
 
 
 def _first(target: load.Target) -> tuple[int, str | None]:
-    """Ask until there is a prediction; returns how often, and why there was none."""
+    """Ask until there is a prediction, for `READY_WITHIN_S` and the last answer; returns how often, and why there was
+    none.
+    """
     end, asked = time.monotonic() + READY_WITHIN_S, 0
     while True:
         first = load.run(load.closed(target, 1, AGAIN_S, 1))
@@ -58,9 +64,10 @@ def _first(target: load.Target) -> tuple[int, str | None]:
             return asked, None
         failure = first.failures[0]
         passing = failure.status is None or failure.status in (429, 503)
-        if not passing or time.monotonic() > end:
+        left_s = end - time.monotonic()
+        if not passing or left_s <= 0:
             return asked, f"The service answered no prediction ({failure.code}): {failure.example}"
-        time.sleep(AGAIN_S)
+        time.sleep(min(AGAIN_S, left_s))  # this process does nothing else; who cancels, ends it
 
 
 def _target(order: DriveOrder) -> load.Target:

@@ -7,7 +7,16 @@ from collections.abc import Sequence
 
 from gateway.errors import MISFIT
 from shared import errors
-from shared.specs import DEFAULT_BATCHES, MOST_REQUESTS, BenchmarkSpec, Constraint, DeploymentOrder, ModelDescription
+from shared.specs import (
+    DEFAULT_BATCHES,
+    FEWEST_REQUESTS,
+    MOST_REQUESTS,
+    BenchmarkSpec,
+    Constraint,
+    DeploymentOrder,
+    ModelDescription,
+    ServiceLoad,
+)
 
 MAX_CANDIDATES = 64
 """Ways to serve in one order; each is measured for up to `max_seconds`."""
@@ -20,7 +29,7 @@ def check(spec: BenchmarkSpec, cores: int) -> None:
 
     Raises:
         errors.InvalidInput: A value stands twice, threads are more than cores, the combinations are too many, the
-            service would be sent too many requests, or two constraints contradict each other.
+            service would be sent too few requests or too many, or two constraints contradict each other.
     """
     lists: dict[str, Sequence[str | int]] = {
         "engines": spec.engines,
@@ -42,9 +51,7 @@ def check(spec: BenchmarkSpec, cores: int) -> None:
     ]
     if spec.noise_floor and spec.isolation == "shared":
         found.append(_wrong("noise_floor", "is measured with isolation `exclusive`: other jobs would count as noise"))
-    if (driven := spec.service_load) and driven.arrival_rate and driven.arrival_rate * driven.seconds > MOST_REQUESTS:
-        most = f"{MOST_REQUESTS / driven.seconds:g} for {driven.seconds:g} seconds, or order fewer seconds"
-        found.append(_wrong("service_load.arrival_rate", f"must be at most {most}: a loop sends {MOST_REQUESTS:,}"))
+    found += _arrivals(spec.service_load) if spec.service_load else []
     count = math.prod(len(values) for values in lists.values() if values)
     if not found and count > MAX_CANDIDATES:
         told = " x ".join(f"{len(values)} {name}" for name, values in lists.items() if values)
@@ -92,6 +99,17 @@ def contradictions(constraints: Sequence[Constraint]) -> list[dict[str, str]]:
                     )
                     found.append(_wrong(f"constraints[{index}]", message))
     return found
+
+
+def _arrivals(load: ServiceLoad) -> list[dict[str, str]]:
+    """What is wrong with the number of requests that the open loop is ordered to send."""
+    if load.arrival_rate is None or FEWEST_REQUESTS <= load.arrival_rate * load.seconds <= MOST_REQUESTS:
+        return []
+    if load.arrival_rate * load.seconds > MOST_REQUESTS:
+        most = f"{MOST_REQUESTS / load.seconds:g} for {load.seconds:g} seconds, or order fewer seconds"
+        return [_wrong("service_load.arrival_rate", f"must be at most {most}: a loop sends {MOST_REQUESTS:,}")]
+    least = f"{FEWEST_REQUESTS / load.seconds:g} for {load.seconds:g} seconds, or order more seconds"
+    return [_wrong("service_load.arrival_rate", f"must be at least {least}: fewer than {FEWEST_REQUESTS} tell nothing")]
 
 
 def _wrong(field: str, message: str) -> dict[str, str]:

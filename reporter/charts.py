@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from reportlab.graphics.shapes import Drawing
+from reportlab.graphics.shapes import Drawing, Polygon
 from reportlab.pdfbase.pdfmetrics import stringWidth
 
 from reporter.lookup import best_of_each, candidate_of, is_selected, measured, way
@@ -18,6 +18,7 @@ from reporter.shapes import (
     SIZE,
     SMALL,
     Axis,
+    Decades,
     Point,
     area,
     axis,
@@ -171,19 +172,22 @@ def _row_words(drawing: Drawing, name: str, figure: str, at: Point, font: str) -
 
 
 def _ridge(drawing: Drawing, record: CandidateRecord, scale: Axis, y: float) -> None:
-    """The histogram of the calls, an outline for each run of bins that touch."""
+    bars = density(record.latency) if record.latency else []
+    for shape in outlines([bar for bar in bars if bar[1] <= scale.top], scale, y, f"{record.engine}-tint"):
+        drawing.add(shape)
+
+
+def outlines(bars: Sequence[tuple[float, float, float]], scale: Axis | Decades, y: float, colour: str) -> list[Polygon]:
+    """A histogram that stands on `y`, an outline for each run of bins that touch; bars as of `density`."""
     runs: list[list[Point]] = []
-    for low, high, height in density(record.latency) if record.latency else []:
-        if high > scale.top:
-            break
+    for low, high, height in bars:
         left, right, top = scale.at(low), scale.at(high), y + RIDGE * height
         if not runs or runs[-1][-1] != (left, y):
             runs.append([(left, y)])
         else:
             runs[-1].pop()
         runs[-1] += [(left, top), (right, top), (right, y)]
-    for run in runs:
-        drawing.add(area(run, f"{record.engine}-tint"))
+    return [area(run, colour) for run in runs]
 
 
 def _marks(drawing: Drawing, record: CandidateRecord, scale: Axis, y: float) -> None:

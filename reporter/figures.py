@@ -10,6 +10,8 @@ from reportlab.graphics.shapes import Drawing
 from reporter.charts import latency_key, latency_panels, overview
 from reporter.lines import throughput_panels
 from reporter.lookup import best_of_each, is_selected, measured, short
+from reporter.ridges import service_panel
+from reporter.service import ALONE, alone, loops
 from reporter.tradeoff import front, points, tradeoff_chart
 from shared.specs import MetricName
 from shared.verdict.decision import METRIC_OF
@@ -49,6 +51,25 @@ def overview_figure(report: Report) -> Figure | None:
         drawings=drawings,
         caption=f"The best setup of each engine and precision; {what}. The black bars are 95 % intervals.",
         told=_told(report, "Bars", metric, best_of_each(report)),
+    )
+
+
+def service_figure(report: Report) -> Figure | None:
+    """That of the section on the service under load."""
+    drawing = service_panel(report)
+    if drawing is None or report.service is None:
+        return None
+    engine = alone(report)
+    told = [f"{short(report, engine)}, {ALONE} {_figure(engine, 'latency_p95_ms')}"] if engine else []
+    for name, loop in loops(report.service):
+        found = loop.latency_p95_ms
+        value = "not known" if found.value is None else f"{estimate(found.value, found.low, found.high)} ms"
+        told.append(f"{name} {value}")
+    return Figure(
+        title="Through the service",
+        drawings=[latency_key(), drawing],
+        caption="Answered requests, and the calls of the engine alone in this benchmark. The scale is logarithmic.",
+        told=f"Histograms of the latency through the service, with P50, P95 and P99, P95: {'; '.join(told)}.",
     )
 
 

@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 from reportlab.graphics.shapes import Drawing
 
-from reporter.figures import Figure, figures, overview_figure
+from reporter.figures import Figure, figures, overview_figure, service_figure
 from reporter.lookup import heading
 from reporter.simple import SimpleView
 from reporter.svg import svg
@@ -40,6 +40,7 @@ def page(report: Report, simple: SimpleView, technical: TechnicalView, level: Le
         simple=simple if level != "technical" else None,
         technical=technical if level != "simple" else None,
         overview=_shown(overview_figure(report)),
+        service_chart=_shown(service_figure(report)),
         charts=[_shown(figure) for figure in figures(report)],
     )
     return text.encode()

@@ -25,7 +25,7 @@ from reportlab.platypus import (
 )
 
 from reporter.charts import WIDTH
-from reporter.figures import Figure, figures, overview_figure
+from reporter.figures import Figure, figures, overview_figure, service_figure
 from reporter.lookup import heading
 from reporter.paper import (
     BODY,
@@ -55,11 +55,11 @@ from reporter.paper import (
     rows_style,
     warning_style,
 )
-from reporter.service import Fact
+from reporter.parts import Cell, Fact
+from reporter.parts import Table as DataTable
 from reporter.shapes import BOLD, COLOURS, FONT, PAINTS
 from reporter.simple import SimpleView
-from reporter.technical import Cell, TechnicalView
-from reporter.technical import Table as DataTable
+from reporter.technical import TechnicalView
 from shared.verdict.report import Report
 
 SURE_TONES = {"fragile": TONES["inconclusive"], "clear": TONES["pass"]}
@@ -192,6 +192,7 @@ def _simple(report: Report, view: SimpleView) -> list[Flowable]:
         parts += _section("What it changes", _changes(view))
     shown = overview_figure(report)
     parts += _figure(shown) if shown else []
+    parts += _section("Through this platform's service", [_paragraph(view.service, BODY)] if view.service else [])
     parts += _section("Why", _list(view.why))
     parts += _section("Before you rely on it", _list(view.caveats))
     parts += _section("How to deploy it", _list(view.deployment_steps, numbered=True))
@@ -241,10 +242,18 @@ def _technical(report: Report, view: TechnicalView) -> list[Flowable]:
         *[part for table in view.tables for part in _table(table)],
         *_section("Not chosen, and why", _facts(view.passed_over)),
         *_section("Remarks on single candidates", _facts(view.notes)),
-        *_section("Through the service", _facts(view.service)),
+        *_through_the_service(report, view),
         *_section("Method", _list(view.method)),
         *_section("Model, machine and order", _facts(view.facts)),
     ]
+
+
+def _through_the_service(report: Report, view: TechnicalView) -> list[Flowable]:
+    if not view.service:
+        return []
+    shown = service_figure(report)
+    tables = [part for table in view.service_tables for part in _table(table)]
+    return [*(_figure(shown) if shown else []), *tables, *_section("Remarks on the service", _facts(view.service))]
 
 
 def _figure(figure: Figure) -> list[Flowable]:
@@ -264,7 +273,7 @@ def _figure(figure: Figure) -> list[Flowable]:
 def _table(table: DataTable) -> list[Flowable]:
     first = _names_width([row.name for row in table.rows])
     width = (WIDTH - first) / len(table.columns)
-    head = [_paragraph("Candidate", HEAD_LEFT)] + [
+    head = [_paragraph(table.of, HEAD_LEFT)] + [
         Paragraph("<br/>".join(markup(part) for part in column if part), HEAD_RIGHT) for column in table.columns
     ]
     rows = [

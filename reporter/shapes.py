@@ -87,6 +87,39 @@ def _step(rough: float) -> float:
     return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * (1 - 1e-9))
 
 
+class Decades(NamedTuple):
+    """A logarithmic scale: its lower and upper end, the places of its ticks, and where it lies on paper."""
+
+    bottom: float
+    top: float
+    ticks: list[float]
+    start: float
+    length: float
+
+    def at(self, value: float) -> float:
+        """Where a value lies; below the lower end, there."""
+        share = math.log(max(value, self.bottom) / self.bottom) / math.log(self.top / self.bottom)
+        return self.start + self.length * share
+
+    def labels(self, unit: str) -> list[str]:
+        """The ticks as text; the last one carries the unit."""
+        texts = [f"{tick:,.12g}" for tick in self.ticks]
+        return [*texts[:-1], f"{texts[-1]} {unit}"]
+
+
+FEW_DECADES = 2.5
+"""Up to so many have ticks at 2 and 5 as well."""
+
+
+def decades(least: float, largest: float, start: float, length: float) -> Decades:
+    """A logarithmic scale from `least` to a little beyond `largest`, both above zero."""
+    bottom, top = least / 1.1, max(largest, 2 * least) * 1.1
+    exponents = range(math.floor(math.log10(bottom)), math.ceil(math.log10(top)) + 1)
+    factors = (1, 2, 5) if math.log10(top / bottom) <= FEW_DECADES else (1,)
+    ticks = [float(f"{factor}e{exponent}") for exponent in exponents for factor in factors]
+    return Decades(bottom, top, [tick for tick in ticks if bottom <= tick <= top], start, length)
+
+
 def words(at: Point, text: str, colour: str, *, font: str = FONT, anchor: str = "start", size: float = SIZE) -> String:
     """Text, its baseline starting, centred or ending at a point."""
     return String(*at, text, fontName=font, fontSize=size, fillColor=PAINTS[colour], textAnchor=anchor)

@@ -8,6 +8,7 @@ import msgspec
 
 from reporter import plain
 from reporter.lookup import best_of_each, candidate_of, measured, subject, when
+from reporter.service import in_short
 from shared.specs import Candidate, MetricName
 from shared.verdict.constraints import Judgement
 from shared.verdict.decision import METRIC_OF
@@ -67,6 +68,8 @@ class SimpleView(msgspec.Struct, frozen=True, kw_only=True):
     serving: str
     """What serves now, and where it comes from; empty without a choice."""
     changes: list[Difference]
+    service: str
+    """What users of the platform's own HTTP service got under load; empty where that was not ordered."""
     why: list[str]
     deployment_steps: list[str]
     conditions: list[str]
@@ -92,6 +95,7 @@ def simple_view(report: Report) -> SimpleView:
         sureness=_sureness(report),
         serving=_serving(report),
         changes=[_difference(change) for change in report.present.changes] if report.present else [],
+        service=in_short(report.service) if report.service else "",
         why=_why(report),
         deployment_steps=report.deployment_steps,
         conditions=report.metadata.conditions,

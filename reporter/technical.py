@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from reporter.lookup import candidate_of, is_selected, limit_of, measured, short, subject, way, when
-from reporter.service import Fact, service_facts
+from reporter.parts import NONE, Cell, Fact, Row, Table, metric_cell
+from reporter.service import service_facts, service_tables
 from shared.specs import MetricName
 from shared.verdict.constraints import Judgement, Verdict
 from shared.verdict.figures import (
@@ -16,9 +17,7 @@ from shared.verdict.figures import (
     engine_title,
     estimate,
     factor,
-    figure,
     listing,
-    places_for,
     plural,
     quantity,
     span,
@@ -27,7 +26,6 @@ from shared.verdict.metrics import Metric
 from shared.verdict.report import DELTA_METRICS, CandidateRecord, Delta, FileRecord, Report
 from shared.verdict.wording import METHOD, age
 
-NONE = "–"
 SAID_BEFORE = "Nothing was chosen; “Why” in the first part has every reason."
 CONSTRAINTS_A_TABLE = 4
 LATENCIES: tuple[MetricName, ...] = ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms", "latency_mean_ms")
@@ -38,32 +36,6 @@ VERDICTS: dict[Verdict, str] = {
     "inconclusive": "inconclusive",
     "not_measured": "not measured",
 }
-
-
-class Cell(msgspec.Struct, frozen=True, kw_only=True):
-    """What stands in a table: a figure, its interval below it, and a word that qualifies it."""
-
-    text: str
-    detail: str = ""
-    tone: Verdict | None = None
-
-
-class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """A candidate in a table."""
-
-    key: str
-    name: str
-    selected: bool
-    cells: list[Cell]
-
-
-class Table(msgspec.Struct, frozen=True, kw_only=True):
-    """A table of candidates; `columns` are label and unit."""
-
-    title: str
-    columns: list[tuple[str, str]]
-    rows: list[Row]
-    note: str = ""
 
 
 class TechnicalView(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,6 +52,7 @@ class TechnicalView(msgspec.Struct, frozen=True, kw_only=True):
     passed_over: list[Fact]
     notes: list[Fact]
     service: list[Fact]
+    service_tables: list[Table]
     """The platform's own HTTP service under load; empty where that was not ordered."""
     recommendations: list[str]
     deployment_steps: list[str]
@@ -102,6 +75,7 @@ def technical_view(report: Report) -> TechnicalView:
         passed_over=_passed_over(report),
         notes=_notes(report),
         service=service_facts(report.service) if report.service else [],
+        service_tables=service_tables(report),
         recommendations=report.recommendations,
         deployment_steps=report.deployment_steps,
         method=list(METHOD),
@@ -128,21 +102,9 @@ def _metrics_table(report: Report, name: str, columns: Sequence[MetricName]) -> 
     return Table(
         title=name,
         columns=[_heading(metric) for metric in columns],
-        rows=[_row(report, record, [_cell(record.metrics[metric]) for metric in columns]) for record in records],
+        rows=[_row(report, record, [metric_cell(record.metrics[metric]) for metric in columns]) for record in records],
         note=_sample(records),
     )
-
-
-def _cell(found: Metric) -> Cell:
-    if found.value is None:
-        return Cell(text=NONE, detail=found.note or "")
-    if found.exact:
-        return Cell(text=figure(found.value), detail=found.note or "")
-    return Cell(text=figure(found.value), detail=_interval(found.value, found.low, found.high))
-
-
-def _interval(value: float, low: float | None, high: float | None) -> str:
-    return "" if low is None or high is None else f"({span(low, high, places_for(value, low, high))})"
 
 
 def _sample(records: Sequence[CandidateRecord]) -> str:
@@ -187,8 +149,8 @@ def _beside(record: CandidateRecord) -> list[Cell]:
     relative = "" if parity.max_rel is None else f"({parity.max_rel:.2g} of its channel)"
     verdict: Verdict | None = "fail" if record.status == "rejected" else None
     return [
-        _cell(record.metrics.get("accuracy", nothing)),
-        _cell(record.metrics.get("accuracy_drop", nothing)),
+        metric_cell(record.metrics.get("accuracy", nothing)),
+        metric_cell(record.metrics.get("accuracy_drop", nothing)),
         Cell(text=NONE if parity.flips is None else f"{parity.flips:,}"),
         Cell(text=f"{parity.max_abs:.3g}", detail=relative, tone=verdict),
     ]

@@ -380,8 +380,8 @@ class Constraint(Spec, frozen=True, kw_only=True):
     value: Annotated[float, Meta(ge=-1e12, le=1e12, description="In the unit of the metric, the end of its name.")]
 
 
-MOST_REQUESTS = 100_000
-"""Of one loop that drives the service."""
+FEWEST_REQUESTS, MOST_REQUESTS = 10, 100_000
+"""Of one loop that drives the service; of fewer there is nothing to tell."""
 
 
 class ServiceLoad(Spec, frozen=True, kw_only=True):

@@ -14,6 +14,8 @@ from shared.verdict.figures import round_significant
 
 SIGNIFICANT_BITS = 6
 """Bins are alike within an octave, 32 of them: 1.6 to 3.1 % wide (the layout of HdrHistogram)."""
+LOG_BITS = 4
+"""Of the wider bins on a logarithmic scale."""
 
 
 class Distribution(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,7 +38,12 @@ def width_ns(lower_ns: int) -> int:
 
 def distribution(blocks: Sequence[Block]) -> Distribution | None:
     """The calls of these blocks; None without one. Integers throughout, so that every machine counts alike."""
-    calls = np.fromiter(chain.from_iterable(block.latencies_ns for block in blocks), np.int64)
+    return counted(np.fromiter(chain.from_iterable(block.latencies_ns for block in blocks), np.int64))
+
+
+def counted(latencies_ns: Sequence[int] | np.ndarray) -> Distribution | None:
+    """The same of any latencies."""
+    calls = np.asarray(latencies_ns, np.int64)
     if not len(calls):
         return None
     bits = np.frexp(calls.astype(np.float64))[1]  # like int.bit_length, exact below 2**53 ns, a hundred days
@@ -55,3 +62,17 @@ def density(found: Distribution) -> list[tuple[float, float, float]]:
     bars = [(lower, width_ns(lower), count) for lower, count in found.bins]
     highest = max((count / width for _, width, count in bars), default=math.inf)
     return [(lower / 1e6, (lower + width) / 1e6, count / width / highest) for lower, width, count in bars]
+
+
+def log_density(found: Distribution) -> list[tuple[float, float, float]]:
+    """The same for a logarithmic scale: heights are calls over the ratio of a bin's edges, and bins are wider, eight an
+    octave, since such a scale gives few calls much room.
+    """
+    counts: dict[tuple[int, int], int] = {}
+    for lower, count in found.bins:
+        width = 1 << max(0, lower.bit_length() - LOG_BITS)
+        edges = lower // width * width, lower // width * width + width
+        counts[edges] = counts.get(edges, 0) + count
+    bars = [(low, high, count / math.log(high / low)) for (low, high), count in counts.items() if low]
+    highest = max((height for *_, height in bars), default=math.inf)
+    return [(low / 1e6, high / 1e6, height / highest) for low, high, height in bars]

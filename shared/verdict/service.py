@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from shared.specs import BodySource, LoadFailures, Loop, MeasuredService, Served
+from shared.verdict.distribution import Distribution, counted
 from shared.verdict.figures import round_significant
 from shared.verdict.intervals import Interval, NotEnoughSamples, percentile_of_blocks, rate_of_blocks
 from shared.verdict.metrics import Metric
@@ -20,6 +21,13 @@ SLICES = 10
 differ, as they do for launches of a candidate."""
 REFUSED = 429
 TOO_SHORT = "too few requests for an interval"
+NO_ANSWER = "not measured: no request was answered"
+BEHIND_SHARE = 0.05
+"""Of an open loop's time: how long its last requests take, at least, where the service fell behind."""
+GROWTH = 1.25
+"""From third to third of such a loop, at least."""
+SATURATED_CORES = 0.9
+"""Of the one core that the load generator can use."""
 
 
 class LoopRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +51,14 @@ class LoopRecord(msgspec.Struct, frozen=True, kw_only=True):
     queue_p50_ms: Metric
     decode_p50_ms: Metric
     inference_p50_ms: Metric
+    rest_p50_ms: Metric | None = None
+    """What no answer speaks of: HTTP, sign-in, the ways between processes, and in an open loop the wait to be sent."""
+    latency: Distribution | None = None
+    """Of the answered requests, in bins."""
+    behind: bool = False
+    """Open loop: more arrived than was answered, so that the wait grew for as long as it lasted."""
+    saturated: bool = False
+    """The load generator had no processor time left: it may be what was slow."""
     late_p99_ms: float | None
     """Until a request was written: the generator's own part in the latency."""
     generator_cores: float
@@ -82,6 +98,7 @@ def loop_record(loop: Loop) -> LoopRecord:
     """The figures of one loop."""
     refused = sum(each.count for each in loop.failures if each.status == REFUSED)
     parts = _slices(loop)
+    cores = loop.cpu_s / (loop.elapsed_ns / 1e9) if loop.elapsed_ns else 0.0
     return LoopRecord(
         users=loop.users,
         offered_per_s=None if loop.rate is None else round_significant(loop.rate),
@@ -98,9 +115,13 @@ def loop_record(loop: Loop) -> LoopRecord:
         queue_p50_ms=_percentile(loop.queue_us, 1e3, parts, 0.50),
         decode_p50_ms=_percentile(loop.decode_us, 1e3, parts, 0.50),
         inference_p50_ms=_percentile(loop.inference_us, 1e3, parts, 0.50),
+        rest_p50_ms=_percentile(_rest_us(loop), 1e3, parts, 0.50),
+        latency=counted(loop.latencies_ns),
+        behind=loop.kind == "open" and _fell_behind(loop, parts),
+        saturated=cores >= SATURATED_CORES,
         late_p99_ms=_percentile(loop.late_ns, 1e6, parts, 0.99).value,
-        generator_cores=round_significant(loop.cpu_s / (loop.elapsed_ns / 1e9)) if loop.elapsed_ns else 0.0,
-        kept=None if loop.every == 1 else f"each {loop.every}th answered request, by when it was due",
+        generator_cores=round_significant(cores),
+        kept=None if loop.every == 1 else f"one of {loop.every} answered requests, by when they were due",
     )
 
 
@@ -112,9 +133,25 @@ def _slices(loop: Loop) -> list[np.ndarray]:
     return [found for at in range(SLICES) if len(found := np.flatnonzero(part == at))]
 
 
-def _percentile(values: Sequence[int], unit: float, parts: Sequence[np.ndarray], p: float) -> Metric:
+def _rest_us(loop: Loop) -> np.ndarray:
+    """Of each kept request: its latency less the parts that its answer tells."""
+    told = sum(np.asarray(part, np.float64) for part in (loop.queue_us, loop.decode_us, loop.inference_us))
+    return np.maximum(0.0, np.asarray(loop.latencies_ns, np.float64) / 1e3 - told)
+
+
+def _fell_behind(loop: Loop, parts: Sequence[np.ndarray]) -> bool:
+    """Whether latencies grew from third to third of the loop, to more than a stall at its end would explain."""
+    if len(parts) < 3:
+        return False
+    took = np.asarray(loop.latencies_ns, np.float64)
+    thirds = np.array_split(np.arange(len(parts)), 3)
+    first, middle, last = (float(np.median(took[np.concatenate([parts[at] for at in third])])) for third in thirds)
+    return last > BEHIND_SHARE * loop.scheduled_ns[-1] and last > GROWTH * middle > GROWTH**2 * first
+
+
+def _percentile(values: Sequence[int] | np.ndarray, unit: float, parts: Sequence[np.ndarray], p: float) -> Metric:
     if not parts:
-        return Metric(n=0, note="not measured: no request was answered")
+        return Metric(n=0, note=NO_ANSWER)
     scaled = np.asarray(values, np.float64) / unit
     try:
         return _metric(percentile_of_blocks([scaled[part] for part in parts], p), len(scaled))
@@ -125,7 +162,7 @@ def _percentile(values: Sequence[int], unit: float, parts: Sequence[np.ndarray],
 def _throughput(loop: Loop, parts: Sequence[np.ndarray]) -> Metric:
     """Answered over the time from the start to the last answer or failure; its interval from the parts' own rates."""
     if not loop.answered or not loop.elapsed_ns:
-        return Metric(n=0, note="not measured: no request was answered")
+        return Metric(n=0, note=NO_ANSWER)
     value = loop.answered / (loop.elapsed_ns / 1e9)
     if len(parts) < 2:
         return _metric(Interval(value, None, None), loop.answered, TOO_SHORT)

@@ -249,6 +249,13 @@ def test_the_service_is_not_sent_more_than_a_loop_takes() -> None:
     assert refusals(service_load={"users": 1, "arrival_rate": 5000.0, "seconds": 10}) == {}
 
 
+@pytest.mark.parametrize(("rate", "seconds", "least"), [(1e-300, 30, "0.333333"), (0.9, 10, "1"), (5.0, 1, "10")])
+def test_a_rate_that_sends_next_to_nothing_is_refused(rate: float, seconds: float, least: str) -> None:
+    (message,) = refusals(service_load={"users": 1, "arrival_rate": rate, "seconds": seconds}).values()
+    assert f"at least {least} for {seconds} seconds" in message
+    assert refusals(service_load={"users": 1, "arrival_rate": float(least) + 1e-6, "seconds": seconds}) == {}
+
+
 @pytest.mark.parametrize(
     "load", [{}, {"users": 0}, {"users": 201}, {"users": 5, "arrival_rate": 0}, {"users": 5, "seconds": 301}]
 )
