@@ -6,7 +6,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import product
 from typing import NamedTuple, TypeVar
 
-from shared.specs import DEFAULT_BATCHES, PLAN_BATCHES, BenchmarkSpec, Candidate, EngineName, Precision, TensorInfo
+from shared.specs import (
+    DEFAULT_BATCHES,
+    ENGINES,
+    PLAN_BATCHES,
+    BenchmarkSpec,
+    Candidate,
+    EngineName,
+    Precision,
+    TensorInfo,
+)
+from shared.verdict.decision import compared_as
 
 T = TypeVar("T")
 Unavailable = Callable[[EngineName, Precision], str | None]
@@ -28,8 +38,11 @@ def candidates(
     cores: int,
     gpu: bool = False,
     unavailable: Unavailable,
+    incumbent: Candidate | None = None,
 ) -> list[Planned]:
     """Every combination the order names, once each, in its order: engine, precision, batch, instances, threads.
+
+    What was activated for the model comes last, where it is none of them: the choice is held against it.
 
     Args:
         spec: The order.
@@ -38,9 +51,26 @@ def candidates(
         cores: Cores this process may use; the sessions share them where the order names no threads.
         gpu: Whether one is there.
         unavailable: Asked once for each pair of engine and precision.
+        incumbent: What was activated; left out where the order names other engines or precisions.
     """
     fixed = None if dynamic_batch else _fixed_batch(inputs)
-    return list(_planned(spec, precisions(spec, gpu=gpu), fixed, cores, unavailable))
+    pairs = product(engines(spec, gpu=gpu), precisions(spec, gpu=gpu))
+    found = list(_planned(spec, pairs, fixed, cores, unavailable))
+    if incumbent is None or not _ordered(incumbent, spec):
+        return found
+    active = compared_as(incumbent, spec.objective, _batches(spec, fixed))
+    if any(plan.candidate == active for plan in found):
+        return found
+    return [*found, _plan(active, unavailable(active.engine, active.precision), fixed, cores)]
+
+
+def engines(spec: BenchmarkSpec, *, gpu: bool) -> list[EngineName]:
+    """Those the order names, or all; but PyTorch, which takes longer than all others together and does not win on a
+    CPU, only where there is a GPU.
+    """
+    if spec.engines is not None:
+        return _once(spec.engines)
+    return [engine for engine in ENGINES if engine != "pytorch" or gpu]
 
 
 def precisions(spec: BenchmarkSpec, *, gpu: bool) -> list[Precision]:
@@ -52,16 +82,29 @@ def precisions(spec: BenchmarkSpec, *, gpu: bool) -> list[Precision]:
 
 
 def _planned(
-    spec: BenchmarkSpec, wanted: list[Precision], fixed: int | None, cores: int, unavailable: Unavailable
+    spec: BenchmarkSpec,
+    pairs: Iterable[tuple[EngineName, Precision]],
+    fixed: int | None,
+    cores: int,
+    unavailable: Unavailable,
 ) -> Iterator[Planned]:
-    for engine, precision in product(_once(spec.engines), wanted):
+    for engine, precision in pairs:
         engine_says = unavailable(engine, precision)
         for batch_size, (instances, threads) in product(_batches(spec, fixed), _sessions(spec, cores)):
             candidate = Candidate(
                 engine=engine, precision=precision, batch_size=batch_size, threads=threads, instances=instances
             )
-            says = engine_says or _batch_says(batch_size, fixed) or _plan_says(candidate, fixed)
-            yield Planned(candidate, says or _cores_say(candidate, cores))
+            yield _plan(candidate, engine_says, fixed, cores)
+
+
+def _plan(candidate: Candidate, engine_says: str | None, fixed: int | None, cores: int) -> Planned:
+    says = engine_says or _batch_says(candidate.batch_size, fixed) or _plan_says(candidate, fixed)
+    return Planned(candidate, says or _cores_say(candidate, cores))
+
+
+def _ordered(active: Candidate, spec: BenchmarkSpec) -> bool:
+    engine = spec.engines is None or active.engine in spec.engines
+    return engine and (spec.precisions is None or active.precision in spec.precisions)
 
 
 def _batches(spec: BenchmarkSpec, fixed: int | None) -> list[int]:

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarker import Made, MeasureOrder, PrecisionOrder, Recipe
-from benchmarker.candidates import precisions
+from benchmarker import Made, MeasureOrder, PrecisionOrder, Recipe, candidates
 from shared import child, config, engines, errors, gpu
 from shared.specs import EngineName, MeasuredDataset, Precision, PreparedFile
 
@@ -83,12 +82,10 @@ class Files:
 
     def prepare(self, report: child.Report) -> None:
         """Make what the order's engines can run; what cannot be made is `unavailable`, with the reason."""
-        for precision in precisions(self._order.config, gpu=gpu.described() is not None):
-            runs = any(
-                engines.unavailable(engine, precision) is None
-                for engine in self._order.config.engines
-                if engine != "pytorch"
-            )
+        has_gpu = gpu.described() is not None
+        onnx = [engine for engine in candidates.engines(self._order.config, gpu=has_gpu) if engine != "pytorch"]
+        for precision in candidates.precisions(self._order.config, gpu=has_gpu):
+            runs = any(engines.unavailable(engine, precision) is None for engine in onnx)
             if precision != "fp32" and runs:
                 self.make(precision, report)
 

@@ -83,6 +83,7 @@ def run(
         cores=config.cores(),
         gpu=gpu.described() is not None,
         unavailable=files.unavailable,
+        incumbent=order.incumbent,
     )
     available = [plan.candidate for plan in planned if plan.unavailable is None]
     gated = _gated(order, available, files, progress, examine)

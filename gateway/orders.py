@@ -9,6 +9,7 @@ from gateway.errors import MISFIT
 from shared import errors
 from shared.specs import (
     DEFAULT_BATCHES,
+    ENGINES,
     FEWEST_REQUESTS,
     MOST_REQUESTS,
     BenchmarkSpec,
@@ -32,7 +33,7 @@ def check(spec: BenchmarkSpec, cores: int) -> None:
             service would be sent too few requests or too many, or two constraints contradict each other.
     """
     lists: dict[str, Sequence[str | int]] = {
-        "engines": spec.engines,
+        "engines": spec.engines or ENGINES,
         "precisions": spec.precisions or (),
         "batch_sizes": spec.batch_sizes or DEFAULT_BATCHES,
         "threads": spec.threads or (),

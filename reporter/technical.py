@@ -225,7 +225,7 @@ def _passed_over(report: Report) -> list[Fact]:
     records = {candidate_of(record): record for record in report.candidates}
     why = {
         candidate: "about as fast as the fastest; lost on memory, file size or fixed order"
-        if report.decision.selected != report.metadata.incumbent
+        if report.present is None or not report.present.activated or report.present.changes
         else "about as fast; the active deployment stays"
         for candidate in report.decision.tied
     }

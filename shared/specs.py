@@ -411,11 +411,12 @@ class BenchmarkSpec(Spec, frozen=True, kw_only=True):
 
     model_id: Annotated[str, Meta(description="The model to measure; it must be ready.")]
     engines: Annotated[
-        tuple[EngineName, ...],
+        Annotated[tuple[EngineName, ...], Meta(min_length=1, max_length=8)] | None,
         Meta(
-            min_length=1, max_length=8, description="Engines to measure; one that does not run here is listed with why."
+            description="Engines to measure; default: all, PyTorch only where there is a GPU. One that does not run "
+            "here is listed with why."
         ),
-    ] = ENGINES
+    ] = None
     dataset_id: Annotated[
         str | None,
         Meta(description="A ready dataset of the same task: `train` calibrates INT8, `test` tells the accuracy."),

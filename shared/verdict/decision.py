@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -66,7 +66,7 @@ class Rules:
     margin_told: str = ""
     """That, and why, for the reader."""
     incumbent: Candidate | None = None
-    """What was activated before."""
+    """What was activated before, as the candidate that stands for it (`compared_as`)."""
     fixed_batch: int | None = None
     """The only batch the model takes; None where it takes any."""
 
@@ -80,9 +80,27 @@ def rules_of(measurements: MeasurementSet) -> Rules:
         objective=measurements.config.objective,
         margin=margin,
         margin_told=wording.margin_told(margin, noise, measurements.created_at),
-        incumbent=measurements.incumbent,
+        incumbent=_as_measured(measurements),
         fixed_batch=batch if isinstance(batch, int) else None,
     )
+
+
+def compared_as(active: Candidate, objective: Objective, batches: Iterable[int]) -> Candidate:
+    """The candidate that stands for an active deployment where these batches are measured.
+
+    For latency that is the smallest: a deployment answers an image that waits alone in a call of one, however many it
+    may take. Its throughput is that of its own batch.
+    """
+    smallest = min(batches, default=active.batch_size)
+    batch = min(active.batch_size, smallest) if objective == "latency" else active.batch_size
+    return msgspec.structs.replace(active, batch_size=batch)
+
+
+def _as_measured(measurements: MeasurementSet) -> Candidate | None:
+    if measurements.incumbent is None:
+        return None
+    batches = [series.candidate.batch_size for series in measurements.series if series.status == "measured"]
+    return compared_as(measurements.incumbent, measurements.config.objective, batches)
 
 
 @dataclass(frozen=True, slots=True)

@@ -152,15 +152,16 @@ def build(measurements: MeasurementSet, report_id: str) -> Report:
         InvalidInput: The measurement set contradicts itself.
     """
     assessments = assess(measurements)
+    rules = rules_of(measurements)
     rounds = Rounds(item.series for item in assessments)
-    decision = decide(assessments, rules_of(measurements), rounds)
+    decision = decide(assessments, rules, rounds)
     report = Report(
         id=report_id,
         metadata=_metadata(measurements),
         candidates=[_candidate(item) for item in assessments],
         deltas=_deltas(assessments, decision, rounds),
         decision=decision,
-        present=present(assessments, decision.selected, measurements.incumbent, rounds),
+        present=present(assessments, decision.selected, rules.incumbent, rounds),
         recommendations=recommendations(measurements, assessments, decision),
         deployment_steps=deployment_steps(measurements, decision.selected, report_id),
         service=service_record(measurements.service) if measurements.service else None,

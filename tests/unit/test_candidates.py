@@ -1,10 +1,14 @@
 """Candidates: every combination once, in the order's own order, and a reason for each that cannot run."""
 
+from typing import Any
+
+import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarker.candidates import Planned, candidates
-from shared.specs import ENGINES, BenchmarkSpec, EngineName, Precision, TensorInfo
+from benchmarker.candidates import Planned, candidates, engines
+from shared.specs import ENGINES, BenchmarkSpec, Candidate, EngineName, Precision, TensorInfo
 
 
 def image(*shape: int | str) -> list[TensorInfo]:
@@ -37,9 +41,46 @@ def test_the_default_order_on_a_cpu() -> None:
         "openvino/fp32/b8/t2/i1": None,
         "tensorrt/fp32/b1/t2/i1": "the tensorrt package is not installed",
         "tensorrt/fp32/b8/t2/i1": "the tensorrt package is not installed",
-        "pytorch/fp32/b1/t2/i1": "the pytorch package is not installed",
-        "pytorch/fp32/b8/t2/i1": "the pytorch package is not installed",
     }
+
+
+def test_pytorch_is_tried_where_it_is_named_or_a_gpu_is_there() -> None:
+    assert engines(BenchmarkSpec(model_id="m"), gpu=True) == list(ENGINES)
+    assert "pytorch" not in engines(BenchmarkSpec(model_id="m"), gpu=False)
+    assert engines(BenchmarkSpec(model_id="m", engines=("pytorch",)), gpu=False) == ["pytorch"]
+
+
+def incumbent(engine: EngineName, precision: Precision = "fp32", batch: int = 4) -> Candidate:
+    return Candidate(engine=engine, precision=precision, batch_size=batch, threads=1, instances=2)
+
+
+@pytest.mark.parametrize(
+    ("active", "spec", "added"),
+    [
+        (incumbent("openvino"), {}, "openvino/fp32/b1/t1/i2"),
+        (incumbent("openvino"), {"objective": "throughput"}, "openvino/fp32/b4/t1/i2"),
+        (incumbent("openvino"), {"batch_sizes": (2, 8)}, "openvino/fp32/b2/t1/i2"),
+        (incumbent("openvino", batch=1), {"batch_sizes": (2, 8)}, "openvino/fp32/b1/t1/i2"),
+        (incumbent("openvino"), {"threads": (1,), "instances": (2,)}, None),  # it is one of them
+        (incumbent("openvino"), {"engines": ("onnxruntime",)}, None),
+        (incumbent("openvino", "int8"), {"precisions": ("fp32",)}, None),
+    ],
+)
+def test_what_was_activated_is_measured_too(active: Candidate, spec: dict[str, Any], added: str | None) -> None:
+    asked = BenchmarkSpec(model_id="m", **spec)
+    facts: dict[str, Any] = {"dynamic_batch": True, "cores": 2, "unavailable": cpu_only}
+    plain = candidates(asked, image("batch", 1, 8, 8), **facts)
+    found = candidates(asked, image("batch", 1, 8, 8), **facts, incumbent=active)
+    assert [each.candidate.key for each in found[len(plain) :]] == ([added] if added else [])
+    assert found[: len(plain)] == plain
+
+
+def test_what_was_activated_and_cannot_run_any_more_is_listed_with_the_reason() -> None:
+    facts: dict[str, Any] = {"dynamic_batch": True, "cores": 2, "unavailable": cpu_only}
+    asked, shape = BenchmarkSpec(model_id="m"), image("batch", 1, 8, 8)
+    assert candidates(asked, shape, **facts, incumbent=incumbent("pytorch"))[-1].unavailable is not None
+    four = msgspec.structs.replace(incumbent("openvino"), instances=4)
+    assert candidates(asked, shape, **facts, incumbent=four)[-1].unavailable is not None
 
 
 def test_a_precision_without_artifact_is_listed_with_its_reason() -> None:

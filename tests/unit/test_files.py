@@ -11,9 +11,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from benchmarker import DatasetFiles, Examined, ExamineOrder, Made, MeasureOrder, files, measure
+from benchmarker import DatasetFiles, Examined, ExamineOrder, Made, MeasureOrder, candidates, files, measure
 from benchmarker.files import Files
-from shared import child, engines
+from shared import child, engines, gpu
 from shared.artifacts import ArtifactStore, Outputs
 from shared.specs import BenchmarkSpec, MeasuredModel, ModelDescription, Precision, Preprocessing, Resize, TensorInfo
 from tests.onnx_graphs import conv_model
@@ -244,7 +244,10 @@ def test_pytorch_runs_the_weights_and_no_other_engine_does(
 def test_only_what_an_engine_can_run_is_made(tmp_path: Path, outputs: Outputs, workshop: Workshop) -> None:
     asked = order(tmp_path, outputs)
     config = msgspec.structs.replace(asked.config, precisions=("fp32", "fp16", "int8"))
-    runs_fp16 = any(engines.unavailable(engine, "fp16") is None for engine in config.engines)
+    runs_fp16 = any(
+        engines.unavailable(engine, "fp16") is None
+        for engine in candidates.engines(config, gpu=gpu.described() is not None)
+    )
     made = Files(msgspec.structs.replace(asked, config=config))
     made.prepare(ignore)
     assert {file.precision for file in made.prepared} == {"int8", *(["fp16"] if runs_fp16 else [])}

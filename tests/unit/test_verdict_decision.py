@@ -214,6 +214,17 @@ def test_an_active_deployment_at_another_batch_stays_for_throughput() -> None:
     assert sorted(keys(decision)) == sorted(item.candidate.key for item in found)
 
 
+def test_an_active_deployment_of_larger_batches_is_held_against_at_batch_one_for_latency() -> None:
+    """An image that waits alone is a call of one, whatever the deployment may take."""
+    found = [measured(ORT, 1.0, calls=7000), measured(VINO, 1.07, calls=7000)]
+    kept = decided(found, incumbent=msgspec.structs.replace(VINO, batch_size=4))
+    assert kept.selected == VINO
+    assert kept.reasons[-1].startswith("Kept: OpenVINO FP32, batch 1")
+    eight = [measured(candidate("onnxruntime", 8), 5.0)]
+    unmeasured = build(msgspec.structs.replace(measurement_set(eight, ()), incumbent=ORT), "r").decision
+    assert unmeasured.reasons[-1].endswith("it was not measured in this run.")
+
+
 def test_a_fixed_batch_is_what_latency_is_compared_at() -> None:
     measurements = measurement_set([measured(candidate("onnxruntime", 4), 3.0)], ())
     inputs = [msgspec.structs.replace(measurements.model.inputs[0], shape=[4, 1, 28, 28])]
