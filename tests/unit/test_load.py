@@ -7,9 +7,11 @@ import itertools
 import json
 import socket
 import socketserver
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,8 +36,11 @@ STALL_S = 0.8
 
 
 @contextlib.contextmanager
-def serving(answer: Callable[[int], Reply | None]) -> Iterator[load.Target]:
-    """A server whose n-th request (from 0) is answered by `answer(n)`; None closes the connection instead."""
+def serving(answer: Callable[[int], Reply | None], tls: tuple[Path, Path] | None = None) -> Iterator[load.Target]:
+    """A server whose n-th request (from 0) is answered by `answer(n)`; None closes the connection instead.
+
+    With a certificate and its key it speaks HTTPS.
+    """
     numbers = itertools.count()
 
     class Talk(socketserver.StreamRequestHandler):
@@ -56,6 +61,10 @@ def serving(answer: Callable[[int], Reply | None]) -> Iterator[load.Target]:
         request_queue_size = 64
 
     with Server(("127.0.0.1", 0), Talk) as server:
+        if tls is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*tls)
+            server.socket = context.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:
