@@ -113,15 +113,14 @@ def run(work: Awaitable[Loop]) -> Loop:
 
 
 async def closed(target: Target, users: int, seconds: float, most: int = MOST_REQUESTS) -> Loop:
-    """`users` clients with a connection each, who send again as soon as they have their answer.
+    """`users` clients with a connection each, open from the start, who send again as soon as they have their answer.
 
     Ends after `seconds`, or `most` requests; answers to those under way are waited for.
     """
     tally = _Tally("closed", users, None, target)
     end_ns = int(seconds * 1e9)
 
-    async def user() -> None:
-        connection: Connection | None = None
+    async def user(connection: Connection | None) -> None:
         try:
             while tally.now_ns() < end_ns and tally.sent < most:
                 connection, content = await tally.exchange(tally.now_ns(), connection)
@@ -131,8 +130,9 @@ async def closed(target: Target, users: int, seconds: float, most: int = MOST_RE
             if connection is not None:
                 connection.close()
 
+    ready = await tally.connections(users)
     tally.start()
-    await asyncio.gather(*(user() for _ in range(users)))
+    await asyncio.gather(*(user(ready[at] if at < len(ready) else None) for at in range(users)))
     return tally.loop()
 
 
@@ -201,6 +201,11 @@ class _Tally:
         if connection is not None and connection.usable:
             return connection
         return await connect(self.target.host, self.target.port, self.target.tls, CONNECT_S)
+
+    async def connections(self, count: int) -> list[Connection]:
+        """So many, or fewer where they cannot be opened: the requests will say so."""
+        opened = await asyncio.gather(*(self.usable(None) for _ in range(count)), return_exceptions=True)
+        return [each for each in opened if isinstance(each, Connection)]
 
     async def exchange(self, due_ns: int, held: Connection | None) -> tuple[Connection | None, bool]:
         """Send the next request, over `held` if that is usable; returns the connection it used and whether a
@@ -292,10 +297,10 @@ class _Pool:
         self._open = 0
 
     async def fill(self, count: int) -> None:
-        """Open connections; where that fails, the requests will say so."""
-        opened = await asyncio.gather(*(self._tally.usable(None) for _ in range(count)), return_exceptions=True)
+        """Open connections, before the start."""
+        opened = await self._tally.connections(count)
         now_ns = time.perf_counter_ns()
-        self._free = [(now_ns, each) for each in opened if isinstance(each, Connection)]
+        self._free = [(now_ns, each) for each in opened]
 
     async def exchange(self, due_ns: int) -> None:
         """One request over one of the connections."""

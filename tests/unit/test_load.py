@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import json
@@ -152,6 +153,20 @@ def test_waiting_for_a_connection_is_part_of_the_latency(monkeypatch: pytest.Mon
     assert opened.answered == 6
     assert max(opened.latencies_ns) >= 0.3e9, "six at once over two connections, 0.1 s each"
     assert max(opened.late_ns) >= 0.2e9
+
+
+def test_connections_are_open_before_the_closed_loop_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    connect = load.connect
+
+    async def slowly(*given: Any) -> Any:
+        await asyncio.sleep(0.3)
+        return await connect(*given)
+
+    monkeypatch.setattr(load, "connect", slowly)
+    with serving(well) as target:
+        loop = load.run(load.closed(target, 3, 60.0, most=30))
+    assert loop.answered == loop.sent
+    assert max(loop.late_ns) < 0.3e9, "no request waited for its connection"
 
 
 # --- what is counted ------------------------------------------------------------------------------------------------
