@@ -68,7 +68,7 @@ bench-dataset: setup  ## a generated dataset through the API (GB=10: that large)
 bench-convert: setup-train setup-tensorflow  ## model files of every format through the API to predictions: how near, how long
 	@$(BIN)/python -m benchmarks.conversions
 
-bench-referee: setup  ## whether a benchmark's verdict can be trusted (ONLY="coverage bare": those checks): half an hour
+bench-referee: setup-train  ## whether a benchmark's verdict can be trusted (ONLY="coverage bare": those checks): half an hour
 	@$(BIN)/python -m benchmarks.referee $(ONLY)
 
 chaos: setup  ## kill processes under load for three minutes (KILLS=1000: that many), then check every promise

@@ -25,7 +25,9 @@ from rich.console import Console
 
 from benchmarker import ROUNDS, Launched, LaunchOrder, MeasureOrder, measure
 from benchmarks import slowed
+from benchmarks.faults import faults
 from benchmarks.models import digits_facts, free_port
+from benchmarks.quantised import int8
 from benchmarks.run import DIGITS, Platform
 from shared.engines.onnxrt import OnnxRuntime
 from shared.engines.timing import measure as timed
@@ -403,6 +405,8 @@ CHECKS: dict[str, Callable[[int | None], Found]] = {
     "ties": ties,
     "same": same,
     "bare": bare,
+    "faults": faults,
+    "int8": int8,
 }
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 
 from benchmarker import DatasetFiles, Examined, ExamineOrder, MeasureOrder, gate, measure
 from benchmarker.testsplit import other_boxes, overlap
+from benchmarks import faulty as that
 from shared import golden
 from shared.engines import engine_class
 from shared.runtime import Runtime, Serving
@@ -36,7 +37,6 @@ from shared.specs import (
 from shared.verdict.report import build
 from tests.dataset_kit import check_here, zipped
 from tests.onnx_graphs import cell_detector
-from tests.unit import examination_that as that
 from tests.unit.test_measure import DESCRIPTION, DIGITS, Laboratory, ignore
 from tests.unit.test_measure import order as plain
 
@@ -90,7 +90,7 @@ def order(tmp_path: Path, dataset: DatasetFiles | None = None, **config: Any) ->
     )
 
 
-SPOILED = functools.partial(gate.examine, module="tests.unit.examination_that")
+SPOILED = functools.partial(gate.examine, module="benchmarks.faulty")
 
 
 def digits_file(_engine: EngineName, _precision: Precision) -> Path:

@@ -1,4 +1,4 @@
-"""An examination whose engine misbehaves as the order's seed says; the reference stays what it is."""
+"""An examination whose OpenVINO misbehaves as the order's seed says; the reference stays what it is."""
 
 from __future__ import annotations
 
