@@ -72,13 +72,14 @@ class Engine(ABC):
     def unavailable(cls, precision: Precision) -> str | None:
         """Why this engine cannot run in this precision on this machine; None when it can."""
 
-    def prepare(self) -> None:  # noqa: B027
+    def prepare(self) -> None:
         """Do what takes long and is needed once before `activate` can load the model on this machine; by jobs only.
 
         Raises:
             errors.EngineUnavailable: The engine, its precision or its device is not there.
             errors.BadModel: The engine refuses the model.
         """
+        self._check_available()
 
     def activate(self) -> None:
         """Load the model.
@@ -87,9 +88,7 @@ class Engine(ABC):
             errors.EngineUnavailable: The engine, its precision or its device is not there.
             errors.BadModel: The file is gone, or the engine refuses it.
         """
-        reason = self.unavailable(self.precision)
-        if reason is not None:
-            raise errors.EngineUnavailable(f"{self.name} in {self.precision} cannot run here: {reason}.")
+        self._check_available()
         if not self.artifact.is_file():
             raise errors.BadModel("The model file is gone. Upload the model again.")
         try:
@@ -133,6 +132,10 @@ class Engine(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.deactivate()
+
+    def _check_available(self) -> None:
+        if (reason := self.unavailable(self.precision)) is not None:
+            raise errors.EngineUnavailable(f"{self.name} in {self.precision} cannot run here: {reason}.")
 
     @abstractmethod
     def _activate(self) -> Active:

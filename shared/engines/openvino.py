@@ -6,7 +6,8 @@ import importlib.util
 import re
 import sys
 from collections import deque
-from typing import Any, ClassVar
+from types import ModuleType
+from typing import Any, ClassVar, cast
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from shared.specs import Precision, TensorInfo
 
 # With this package OpenVINO tells its vendor that it was imported, under an id that it keeps in the home folder. Where
 # the package cannot be imported, it falls back to a stub of its own that tells nothing.
-sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+cast("dict[str, ModuleType | None]", sys.modules).setdefault("openvino_telemetry", None)
 
 
 class OpenVino(Engine):

@@ -17,7 +17,6 @@ import onnx
 from onnx import version_converter
 from onnxconverter_common import float16
 from onnxruntime.quantization import (
-    CalibrationDataReader,
     CalibrationMethod,
     QuantFormat,
     QuantType,
@@ -186,8 +185,11 @@ def _new_enough(model: Path, scratch: Path) -> Path:
     return newer
 
 
-class _Reader(CalibrationDataReader):  # type: ignore[misc]
-    """Inputs one by one; the tools ask for ranges of them, so that they hold one's activations at a time."""
+class _Reader:
+    """Inputs one by one; the tools ask for ranges of them, so that they hold one's activations at a time.
+
+    A `CalibrationDataReader` to them, which is any class with `get_next`.
+    """
 
     def __init__(self, name: str, rows: Sequence[Tensor]) -> None:
         self._name, self._rows = name, rows

@@ -62,8 +62,7 @@ class TensorRt(Engine):
             errors.EngineUnavailable: The engine cannot run here.
             errors.BadModel: TensorRT cannot take this model.
         """
-        if (reason := self.unavailable(self.precision)) is not None:
-            raise errors.EngineUnavailable(f"{self.name} in {self.precision} cannot run here: {reason}.")
+        super().prepare()
         path = self._plan()
         if path.exists():
             return

@@ -171,12 +171,13 @@ def apart(before: Interval, after: Interval) -> Interval:
 
 def ratio(before: Interval, after: Interval) -> Interval:
     """`after` over `before`: the same of their logarithms; all are above zero."""
-    logs = (
-        Interval(*(None if bound is None or bound <= 0 else math.log(bound) for bound in found))  # type: ignore[arg-type]
-        for found in (before, after)
-    )
-    value, low, high = apart(*logs)
+    value, low, high = apart(_logarithms(before), _logarithms(after))
     return Interval(math.exp(value), *(None if bound is None else math.exp(bound) for bound in (low, high)))
+
+
+def _logarithms(found: Interval) -> Interval:
+    bounds = (None if bound is None or bound <= 0 else math.log(bound) for bound in (found.low, found.high))
+    return Interval(math.log(found.value), *bounds)
 
 
 def _of_ratio(by: Interval, margin: float) -> Standing:

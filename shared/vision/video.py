@@ -6,7 +6,7 @@ import io
 import math
 import os
 from collections.abc import Callable, Iterator
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, cast
 
 from PIL import Image
 
@@ -62,9 +62,10 @@ def frames(
         errors.DeadlineExceeded: `expired()` became true.
     """
     _check_container(stream)
-    capture, source = cv2.VideoCapture(), _Readable(stream)  # ours to keep: OpenCV lets go of it without the GIL
+    # Ours to keep: OpenCV lets go of it without the GIL. It takes any `BufferedIOBase`, which its stub does not know.
+    capture, source = cv2.VideoCapture(), cast("cv2.IStreamReader", _Readable(stream))
     try:
-        capture.open(source, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])  # type: ignore[call-overload]
+        capture.open(source, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
         fps = _check_facts(capture)
         yield from _walk(capture, fps, wanted, most, expired)
     except cv2.error as error:
