@@ -104,7 +104,10 @@ def _scale(net: Net, seed: int) -> None:
     """Start every normalisation with the variance that it meets, as if it had been trained for a step.
 
     With 1, which it starts with otherwise, what passes through a deep network shrinks from layer to layer, to 1e-14 at
-    the end of EfficientNet. A power of two, one a layer, comes out the same on every machine.
+    the end of EfficientNet. White noise is met, as it is what an export is compared on. A detector meets what resembles
+    a photograph: its layers average noise away, so that a photograph would come out a thousand times as strong and
+    drown the bias that says how rare objects are, sure of hundreds of boxes. A power of two, one a layer, comes out
+    the same on every machine.
     """
     assert net.architecture is not None
     norms = [
@@ -120,10 +123,21 @@ def _scale(net: Net, seed: int) -> None:
 
     hooks = [norm.register_forward_pre_hook(meet) for norm in norms]
     generator = torch.Generator().manual_seed(seed)
+    shape = net.architecture.input_shape
+    noise = torch.randn(1, *shape, generator=generator)
     with torch.no_grad():
-        net.module(torch.randn(1, *net.architecture.input_shape, generator=generator))
+        net.module(scene(shape, generator) if net.architecture.task == "detection" else noise)
     for hook in hooks:
         hook.remove()
+
+
+def scene(shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
+    """One image from 0 to 1, [1, C, H, W]: noise at every size from the whole to the pixel, as photographs have."""
+    channels, height, width = shape
+    sides = [2**power for power in range(1, min(height, width).bit_length())]
+    patches = [torch.randn(1, channels, side, side, generator=generator) for side in sides]
+    drawn = torch.stack([nn.functional.interpolate(patch, (height, width)) for patch in patches]).sum(0)
+    return (drawn / math.sqrt(len(patches)) / 2 + 0.5).clamp(0, 1)
 
 
 def known() -> list[str]:

@@ -122,6 +122,7 @@ class Detect(nn.Module):
         self.dfl = DFL()
         for boxes, scores, stride in zip(self.cv2, self.cv3, STRIDES, strict=True):
             nn.init.ones_(boxes[-1].bias)
+            nn.init.normal_(scores[-1].weight, std=0.01)  # the bias speaks first (Lin et al., Focal Loss, section 4.1)
             nn.init.constant_(scores[-1].bias, math.log(5 / num_classes / (640 / stride) ** 2))  # some 5 objects
 
     def forward(self, maps: list[Tensor]) -> list[Tensor] | Tensor:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from shared import errors
 from shared.specs import Preprocessing
@@ -58,6 +61,20 @@ def test_a_cell_of_yolov8_decodes_to_the_box_it_says() -> None:
     assert (width, height) == pytest.approx((4 * 8, 6 * 8))
     assert (x, y) == pytest.approx(((2.5 + 1) * 8, (1.5 + 1) * 8))
     assert score == 0.5
+
+
+@pytest.mark.parametrize(("name", "classes"), [("yolov8n", 1), ("yolov8s", 80)])
+def test_an_untrained_detector_finds_nothing(name: str, classes: int) -> None:
+    module = build(name, classes).module
+    digit = next((Path(__file__).parents[2] / "examples" / "digits" / "held-out").glob("*.png"))
+    with Image.open(digit) as opened:
+        pixels = np.array(opened.convert("RGB").resize((320, 320)))
+    photograph = torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255
+    drawn = architectures.scene((3, 320, 320), torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        scores = module(torch.cat([photograph, drawn, torch.zeros_like(drawn), torch.ones_like(drawn)]))[:, 4:]
+    assert scores.max() < 0.25
+    assert scores.amax((1, 2)).unique().numel() == 4  # it looks at the images all the same
 
 
 def test_yolov8_in_training_gives_raw_maps() -> None:
