@@ -21,7 +21,7 @@ MEANINGS = {
     "task_type": "Only those of this task.",
     "status": "Only those in this state.",
     "kind": "Only jobs of this kind.",
-    "level": "How much of the report.",
+    "level": "How much of the report; `history` is a page that draws what was chosen over time.",
     "precision": "The number format; a benchmark makes those beside FP32.",
     "active": "Only those that are still so, or only those that are over.",
     "since": "Only from this time on (ISO 8601; UTC where it names no zone).",

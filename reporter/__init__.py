@@ -15,6 +15,8 @@ class WriteOrder(msgspec.Struct, frozen=True, kw_only=True):
 
     report_id: str
     measurements: str
+    earlier: list[str]
+    """Paths of the records of earlier reports on the model."""
     store: str
 
 

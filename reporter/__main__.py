@@ -14,6 +14,8 @@ from shared.specs import JobKind, ReportSpec
 from shared.worker import Commit, Duty, JobWorker
 
 MEMORY_MB = 4096
+MOST_EARLIER = 39
+"""Reports that the page over time shows beside the new one."""
 
 
 class WriteReport:
@@ -28,9 +30,11 @@ class WriteReport:
     def order(self, job: jobs.Claimed, outputs: Outputs) -> tuple[msgspec.Struct, child.Limits]:
         """Where the measurements are and where the files go."""
         benchmark = _benchmark(job)
+        report_id = f"rep_{benchmark.id.partition('_')[2]}"
         order = WriteOrder(
-            report_id=f"rep_{benchmark.id.partition('_')[2]}",
+            report_id=report_id,
             measurements=str(self._store.path(str(benchmark.measurements_sha256))),
+            earlier=[str(self._store.path(sha256)) for sha256 in _earlier(benchmark.model_id, report_id)],
             store=str(self._store.root),
         )
         return order, child.Limits(wall_s=job.max_runtime_s, memory_mb=MEMORY_MB, cpu_s=int(job.max_runtime_s))
@@ -65,6 +69,14 @@ def _benchmark(job: jobs.Claimed) -> Benchmark:
     if row is None or row.measurements_sha256 is None:
         raise errors.NotFound(f"Benchmark {benchmark_id} has no measurements to report on.")
     return row
+
+
+def _earlier(model_id: str, report_id: str) -> list[str]:
+    """The records of the model's newest reports but this one."""
+    others = (Report.model_id == model_id) & (Report.id != report_id)
+    with connection.read():
+        rows = list(Report.select().where(others).order_by(Report.id.desc()).limit(MOST_EARLIER))
+    return [row.files["report.json"] for row in rows if "report.json" in row.files]
 
 
 def main(settings: config.Settings, stop: process.Stop) -> None:

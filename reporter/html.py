@@ -10,6 +10,7 @@ from markupsafe import Markup
 from reportlab.graphics.shapes import Drawing
 
 from reporter.figures import Figure, figures, overview_figure, service_figure
+from reporter.history import history
 from reporter.lookup import heading
 from reporter.simple import SimpleView
 from reporter.svg import svg
@@ -17,6 +18,12 @@ from reporter.technical import TechnicalView
 from shared.verdict.report import Report
 
 Level = Literal["simple", "technical", "report"]
+
+HISTORY_CAPTION = (
+    "What each report chose, oldest first, with its 95 % interval. A circle is ONNX Runtime, a square OpenVINO, a "
+    "triangle TensorRT, a diamond PyTorch; filled in FP32, tinted in FP16, hollow in INT8. A dashed line stands where "
+    "the machine or its software changed: figures on its two sides do not compare."
+)
 
 
 def environment() -> Environment:
@@ -43,6 +50,14 @@ def page(report: Report, simple: SimpleView, technical: TechnicalView, level: Le
         service_chart=_shown(service_figure(report)),
         charts=[_shown(figure) for figure in figures(report)],
     )
+    return text.encode()
+
+
+def history_page(report: Report, reports: Sequence[Report]) -> bytes:
+    """The page over time of the model of `report`, from all its reports, as UTF-8."""
+    found = history(reports)
+    chart = {"caption": HISTORY_CAPTION, "drawings": _drawn(found.drawings, found.told)}
+    text = environment().get_template("history.html.j2").render(report=report, history=found, chart=chart)
     return text.encode()
 
 

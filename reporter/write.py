@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -12,7 +13,7 @@ from reporter.render import render
 from shared import child
 from shared.artifacts import ArtifactStore
 from shared.specs import MeasurementSet
-from shared.verdict.report import build
+from shared.verdict.report import Report, build, parse
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +29,17 @@ def write(order: WriteOrder) -> Written:
         report_id=order.report_id,
         content_sha256=report.content_sha256,
         selected_engine=selected.engine if selected else None,
-        files={name: store.put(content) for name, content in render(report).items()},
+        files={name: store.put(content) for name, content in render(report, list(_earlier(order))).items()},
     )
+
+
+def _earlier(order: WriteOrder) -> Iterator[Report]:
+    """Those that are still there and of this schema."""
+    for path in order.earlier:
+        try:
+            yield parse(Path(path).read_bytes())
+        except (OSError, msgspec.DecodeError) as error:
+            logger.warning("the history of report %s goes without %s: %s", order.report_id, path, error)
 
 
 if __name__ == "__main__":

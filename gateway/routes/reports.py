@@ -17,7 +17,7 @@ from gateway.routes.common import Cursor, Http, Injected, Limit, encoded, proble
 from shared import clock, errors
 from shared.db import benchmarks, tables
 
-Level = Literal["technical", "simple"]
+Level = Literal["technical", "simple", "history"]
 Format = Literal["pdf", "html", "json", "csv", "measurements"]
 
 MEDIA_TYPES = {
@@ -62,8 +62,13 @@ async def get_report(report_id: FromPath[str], context: Injected) -> File:
 async def view(
     request: Http, report_id: FromPath[str], context: Injected, level: FromQuery[Level] = "technical"
 ) -> File:
-    """The report for reading: `technical` with every figure, or `simple`; JSON, or HTML where `Accept` prefers it."""
+    """The report for reading: `technical` with every figure, or `simple`; JSON, or HTML where `Accept` prefers it.
+
+    `history` is a page alone: charts of what this and the model's earlier reports chose.
+    """
     row = await context.store.read(benchmarks.report, report_id)
+    if level == "history":
+        return _file(context, row, "history.html", "inline")
     preferred = request.accept.best_match(["application/json", "text/html"], default="application/json")
     return _file(context, row, f"{level}.{'html' if preferred == 'text/html' else 'json'}", "inline")
 

@@ -218,7 +218,15 @@ def test_the_history_as_a_table(gateway: Gateway) -> None:
 @pytest.fixture
 def report_id(gateway: Gateway, model_id: str) -> str:
     benchmark_id = order(gateway, model_id)["id"]
-    names = ("technical.json", "technical.html", "simple.html", "report.html", "report.pdf", "report.csv")
+    names = (
+        "technical.json",
+        "technical.html",
+        "simple.html",
+        "history.html",
+        "report.html",
+        "report.pdf",
+        "report.csv",
+    )
     files = {name: gateway.context.reports.put(name.encode()).sha256 for name in names}
     files["report.json"] = gateway.context.reports.put(RECORD).sha256
     Report.insert(
@@ -322,6 +330,7 @@ def test_a_client_never_waits_in_vain_for_a_report(
         ("?level=simple", "text/html", b"simple.html", "text/html; charset=utf-8"),
         ("?level=technical", "application/json", b"technical.json", "application/json"),
         ("?level=technical", "image/gif", b"technical.json", "application/json"),
+        ("?level=history", "application/json", b"history.html", "text/html; charset=utf-8"),
     ],
 )
 def test_views(gateway: Gateway, report_id: str, query: str, accept: str, content: bytes, media_type: str) -> None:

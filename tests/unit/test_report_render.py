@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections.abc import Sequence
 from html.parser import HTMLParser
+from typing import Any
 
 import msgspec
 import pytest
 from pypdf import PdfReader
 
+from reporter.history import history
 from reporter.html import environment
 from reporter.pdf import printable
 from reporter.render import render
@@ -18,11 +21,11 @@ from reporter.shapes import COLOURS
 from reporter.table import table
 from reporter.technical import SAID_BEFORE
 from shared.specs import Constraint, Series
-from shared.verdict.report import build, verify
+from shared.verdict.report import Report, build, verify
 from tests.unit.measurements import candidate, measured, measurement_set, series, unavailable
 
 FILES = {f"{level}.{ending}" for level in ("report", "simple", "technical") for ending in ("json", "html")}
-FILES |= {"report.pdf", "report.csv"}
+FILES |= {"report.pdf", "report.csv", "history.html"}
 HOSTILE = "<script>alert(1)</script>&\"'=1+1 {{7*7}} \u202e 车牌 \x00\x07 </style>"
 
 STANDARD = render(build(measurement_set(), "rep_1"))
@@ -90,7 +93,7 @@ def test_every_case_gives_every_file(case: str) -> None:
     assert set(files) == FILES
     assert all(files.values())
     assert verify(files["report.json"])
-    for name in ("simple.html", "technical.html", "report.html"):
+    for name in ("simple.html", "technical.html", "report.html", "history.html"):
         Page(files[name])
     assert len(PdfReader(io.BytesIO(files["report.pdf"])).pages) >= 2
 
@@ -169,7 +172,7 @@ def test_conditions_and_fragility_stand_at_the_top() -> None:
 
 
 def test_names_are_text_in_pages() -> None:
-    for name in ("simple.html", "technical.html", "report.html"):
+    for name in ("simple.html", "technical.html", "report.html", "history.html"):
         page = Page(NASTY[name])
         assert not {"script", "b", "i"} & set(page.tags)
         assert "<script>alert(1)</script>" in page.words
@@ -204,6 +207,50 @@ def test_no_cell_is_a_formula(name: str) -> None:
     [header, *rows] = csv.reader(io.StringIO(table(build(measurement_set(name=name), "r")).decode(), newline=""))
     column = header.index("model")
     assert {row[column] for row in rows} == {f"'{name}"}
+
+
+# --- over time ------------------------------------------------------------------------------------------------------
+
+
+def run(day: int, found: Sequence[Series], version: str = "1.31.1", **config: Any) -> Report:
+    """The report of that day."""
+    made = measurement_set(found, config.pop("constraints", ()), **config)
+    system = msgspec.structs.replace(
+        made.system, fingerprint=f"of-{version}", versions=made.system.versions | {"onnxruntime": version}
+    )
+    created_at = f"2026-01-{day:02}T08:15:30.250Z"
+    return build(msgspec.structs.replace(made, created_at=created_at, system=system), f"rep_{day}")
+
+
+def test_a_models_choices_over_time_and_what_changed_in_between() -> None:
+    ort, vino = candidate("onnxruntime"), candidate("openvino")
+    too_quick = Constraint(metric="latency_p95_ms", op="<=", value=0.1)
+    runs = [
+        run(3, [measured(ort, 1.2)]),
+        run(5, [measured(ort, 1.1, seed=8)]),
+        run(9, [measured(vino, 0.9)], version="1.32.0"),
+        run(12, [measured(vino, 0.9)], "1.32.0", constraints=(too_quick,)),
+    ]
+    found = history([runs[2], runs[0], runs[3], runs[1]])
+    assert [(line.report_id, line.choice) for line in found.lines] == [
+        ("rep_12", "nothing passed"),
+        ("rep_9", "OpenVINO FP32, batch 1"),
+        ("rep_5", "ONNX Runtime FP32, batch 1"),
+        ("rep_3", "ONNX Runtime FP32, batch 1"),
+    ]
+    [change] = found.changes
+    assert (change.second, change.letter) == (2, "A")
+    assert change.text == "2026-01-09 08:15 UTC: onnxruntime 1.31.1 → 1.32.0"
+    page = Page(render(runs[3], runs[:3])["history.html"])
+    assert page.tags.count("svg") == 2
+    assert all(words in page.words for words in ("P95 latency, ms", "Throughput, images/s", "none", change.text))
+    assert page.words.count("rep_9") == 1
+
+
+def test_a_model_that_never_passed_has_a_page_without_charts() -> None:
+    page = Page(render(build(CASES["nothing passes"], "rep_1"))["history.html"])
+    assert "svg" not in page.tags
+    assert "nothing passed" in page.words
 
 
 # --- table ----------------------------------------------------------------------------------------------------------
