@@ -17,7 +17,7 @@ from console.client import Client, address
 from console.groundwork import require_free_port
 from console.screen import Screen
 from console.supervision import Supervisor, settings_in_force
-from shared import config, sandbox
+from shared import config, errors, sandbox
 
 DISK_MB = 2_000
 """Least free disk: a model upload of 1 GB is staged beside its final place."""
@@ -67,6 +67,7 @@ def examine() -> Iterator[Finding]:
         yield disk(settings)
         yield port(settings)
         yield spans(settings)
+        yield noise_floor(settings)
     yield isolation()
     yield from engines()
     yield tensorflow()
@@ -140,6 +141,29 @@ def spans(settings: config.Settings) -> Finding:
     collector = settings.otel_exporter_otlp_endpoint
     text = f"sent to {collector}" if collector else "not exported; OTEL_EXPORTER_OTLP_ENDPOINT names a collector"
     return Finding(subject="spans", text=text)
+
+
+def noise_floor(settings: config.Settings) -> Finding:
+    """Within which margin candidates of a benchmark tie on this machine, as it is now."""
+    from shared.db import benchmarks, connection
+    from shared.machine import system_info
+    from shared.verdict.decision import margin_of
+    from shared.verdict.wording import percent
+
+    noise = None
+    if settings.db_file.is_file():
+        try:
+            connection.open_db(settings.db_file)
+            with connection.database.connection_context():
+                noise = benchmarks.noise_floor(system_info().fingerprint)
+        except (connection.SchemaMismatch, errors.AppError) as refused:
+            return Finding(subject="noise floor", text=f"unknown: {refused}")
+    margin = f"candidates of a benchmark tie within ±{percent(margin_of(noise))}"
+    if noise is None:
+        how = 'not measured with these engines and drivers; "noise_floor": true in a benchmark does it'
+    else:
+        how = f"{noise.value:.1%}, measured {noise.measured_at[:10]} by {noise.benchmark_id}"
+    return Finding(subject="noise floor", text=f"{how}; {margin}")
 
 
 def isolation() -> Finding:

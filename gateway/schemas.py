@@ -23,6 +23,7 @@ from shared.specs import (
     Lane,
     MetricName,
     NearDuplicate,
+    NoiseFloor,
     Precision,
     Preprocessing,
     Spec,
@@ -483,6 +484,14 @@ class BenchmarkJob(View, frozen=True, kw_only=True):
     created_at: str
     started_at: str | None
     finished_at: str | None
+    noise_floor: Annotated[
+        NoiseFloor | UnsetType | None,
+        Meta(
+            description="While it waits: how far apart equals end up on this machine, last measured with these "
+            "engines and drivers. Candidates within twice that of each other tie, and within 5 % in any case. Null: "
+            "nobody measured it."
+        ),
+    ] = UNSET
 
 
 class ReportRef(View, frozen=True, kw_only=True):

@@ -36,6 +36,7 @@ from gateway.routes.reports import record
 from shared import clock, config, errors
 from shared.db import benchmarks, connection, idempotency, jobs
 from shared.db.pages import Page
+from shared.machine import system_info
 from shared.specs import BenchmarkSpec, JobStatus
 from shared.verdict.figures import cell
 
@@ -183,7 +184,11 @@ def _listed(wanted: dict[str, Any], limit: int, cursor: str | None) -> bytes:
 
 
 def _shown(benchmark_id: str) -> schemas.BenchmarkJob:
-    return _benchmark(benchmarks.find(benchmark_id))
+    row = benchmarks.find(benchmark_id)
+    shown = _benchmark(row)
+    if row.status != "queued":
+        return shown  # its report says what the choice went by
+    return msgspec.structs.replace(shown, noise_floor=benchmarks.noise_floor(system_info().fingerprint))
 
 
 def _benchmark(row: Any) -> schemas.BenchmarkJob:

@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from shared.specs import Candidate, MeasurementSet
+from shared.specs import Candidate, MeasurementSet, NoiseFloor
 from shared.verdict import nearest, wording
 from shared.verdict.assessment import Assessment, fixed_order
 from shared.verdict.constraints import Relaxation
@@ -71,10 +71,15 @@ class Rules:
     """The only batch the model takes; None where it takes any."""
 
 
+def margin_of(noise: NoiseFloor | None) -> float:
+    """Within which ratio two candidates tie on a machine with this noise floor, or with none measured."""
+    return max(DELTA, 2 * noise.value) if noise else DELTA
+
+
 def rules_of(measurements: MeasurementSet) -> Rules:
     """The rules of a measurement set; margin = max(5 %, 2 * noise floor)."""
     inputs, noise = measurements.model.inputs, measurements.noise_floor
-    margin = max(DELTA, 2 * noise.value) if noise else DELTA
+    margin = margin_of(noise)
     batch = inputs[0].shape[0] if inputs and inputs[0].shape else None
     return Rules(
         objective=measurements.config.objective,

@@ -21,7 +21,9 @@ from rich.console import Console
 from console import demo, doctor, groundwork, job, logs, overview, printout
 from console.screen import Screen
 from shared import config
-from shared.specs import Constraint, Preprocessing
+from shared.db import benchmarks, connection
+from shared.machine import system_info
+from shared.specs import Constraint, NoiseFloor, Preprocessing
 from shared.verdict.report import build, canonical
 from tests.unit.measurements import CONSTRAINTS, measurement_set
 
@@ -235,6 +237,24 @@ def test_a_bad_setting_is_a_finding_among_others(monkeypatch: pytest.MonkeyPatch
     found = list(doctor.examine())
     assert [finding.text[:8] for finding in found if finding.wrong] == ["PORT='0'"]
     assert {"settings", "sandbox", "onnxruntime", "GPU"} <= {finding.subject for finding in found}
+
+
+def test_the_noise_of_the_machine_is_a_finding_that_is_never_wrong(settings: config.Settings):
+    assert doctor.noise_floor(settings).text.startswith("not measured with these engines and drivers")
+    settings.make_folders()
+    settings.db_file.write_bytes(b"")
+    unknown = doctor.noise_floor(settings)
+    assert unknown.text.startswith("unknown: ") and not unknown.wrong
+    settings.db_file.unlink()
+    connection.migrate(settings.db_file)
+    connection.open_db(settings.db_file)
+    fingerprint = system_info().fingerprint
+    noise = NoiseFloor(value=0.031, runs=9, measured_at="2026-01-31T12:00Z", fingerprint=fingerprint, benchmark_id="j")
+    with connection.write():
+        benchmarks.remember_noise_floor(noise)
+    connection.database.close()
+    told = doctor.noise_floor(settings).text
+    assert told == "3.1%, measured 2026-01-31 by j; candidates of a benchmark tie within ±6.2 %"
 
 
 def test_a_full_disk_is_a_finding(settings: config.Settings, monkeypatch: pytest.MonkeyPatch):

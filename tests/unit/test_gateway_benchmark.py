@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from shared import clock
-from shared.db import connection, jobs, registry
-from shared.db.tables import Benchmark, BenchmarkResult, Idempotency, Job, Report
-from shared.specs import ReportSpec
+from shared.db import benchmarks, connection, jobs, registry
+from shared.db.tables import Benchmark, BenchmarkResult, Idempotency, Job, NoiseFloorRow, Report
+from shared.machine import system_info
+from shared.specs import NoiseFloor, ReportSpec
 from shared.verdict.report import build, canonical
 from tests.unit.gateway_kit import Gateway, fields_of, fresh_gateway_at, problem, ready_model
 from tests.unit.measurements import measurement_set
@@ -151,6 +152,31 @@ def test_idempotency(gateway: Gateway, model_id: str) -> None:
     for bad in ("", "a" * 201, "a\tb"):
         refused = gateway.post("/benchmark", headers={"Idempotency-Key": bad}, json={"model_id": model_id})
         assert refused.status_code == 422
+
+
+def test_an_order_says_what_counts_as_noise_on_this_machine(gateway: Gateway) -> None:
+    model_id = ready_model(gateway)
+    ordered = order(gateway, model_id)
+    assert ordered["noise_floor"] is None
+    here, elsewhere = system_info().fingerprint, "other"
+    for fingerprint, value in ((here, 0.031), (elsewhere, 0.2)):
+        noise = NoiseFloor(
+            value=value, runs=10, measured_at="2026-01-31T12:00:00Z", fingerprint=fingerprint, benchmark_id="job_1"
+        )
+        with connection.write():
+            benchmarks.remember_noise_floor(noise)
+    path = f"/benchmark/{ordered['id']}"
+    assert gateway.get(path).json()["noise_floor"] == {
+        "value": 0.031,
+        "runs": 10,
+        "measured_at": "2026-01-31T12:00:00Z",
+        "fingerprint": here,
+        "benchmark_id": "job_1",
+    }
+    assert "noise_floor" not in gateway.get("/benchmark").json()["items"][0]
+    assert "noise_floor" not in gateway.post(f"{path}/cancel").json(), "its report says what it went by"
+    with connection.write():
+        NoiseFloorRow.delete().execute()
 
 
 def test_a_refused_order_is_not_remembered(gateway: Gateway) -> None:
