@@ -87,8 +87,13 @@ def deployment_steps(measurements: MeasurementSet, selected: Candidate | None, r
 def _fetch(measurements: MeasurementSet, selected: Candidate) -> str:
     model = measurements.model
     path = f"/api/v1/models/{model.id}/onnx"
+    if selected.engine == "pytorch":
+        return (
+            "Take the weights that this model was uploaded with: those were measured, not its ONNX file. "
+            f"GET /api/v1/models/{model.id} names their network (`architecture`)."
+        )
     made = next((file for file in measurements.files if file.precision == selected.precision), None)
-    if made is None or selected.engine == "pytorch":
+    if made is None:
         return f"Fetch the model that was measured: GET {path}. Its SHA-256 must be {model.sha256}."
     name = selected.precision.upper()
     return (

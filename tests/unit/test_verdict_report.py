@@ -182,6 +182,13 @@ def test_an_engine_that_ran_at_some_batch_counts_as_compared() -> None:
     assert line.startswith("Not compared: ONNX Runtime on CUDA (no NVIDIA GPU found). ")
 
 
+def test_pytorch_is_deployed_from_the_weights() -> None:
+    made = measurement_set([measured(candidate("pytorch"), 1.0)], ())
+    first, install, *_ = build(made, "r").deployment_steps
+    assert first.startswith("Take the weights that this model was uploaded with")
+    assert "/onnx" not in first and "torch" in install
+
+
 def test_no_steps_without_a_choice() -> None:
     found = build(measurement_set([unavailable(candidate("tensorrt"), "no GPU")]), "r")
     assert found.deployment_steps == []
