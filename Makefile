@@ -80,8 +80,8 @@ coverage: setup-train  ## the tests again, measured over all processes
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered --sort=cover
 
-mutants: setup  ## plant seeded faults in a copy; the tests must notice every one
-	@$(BIN)/python -m tests.mutants
+mutants: setup  ## plant seeded faults in a copy; the tests must notice every one (ONLY="golden": those with this word)
+	@$(BIN)/python -m tests.mutants $(ONLY)
 
 clean:  ## remove .venv, .venv-tensorflow and caches; data stays
 	rm -rf $(VENV) $(TENSORFLOW) build *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

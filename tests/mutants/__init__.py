@@ -1,4 +1,5 @@
-"""Seeded faults in what must not be wrong: the broker's decisions, the claim of a job, pages, the choice.
+"""Seeded faults in what must not be wrong: the broker's decisions, the claim of a job, pages, the gate, the choice, and
+what serves.
 
 Each is one small change that some test has to notice. `make mutants` plants them, one after the other, in a copy of the
 project; the ordinary suite holds that each text is still in the code, once.
@@ -26,6 +27,10 @@ CORE = ("tests/unit/test_broker_core.py",)
 CLAIM = ("tests/unit/test_jobs.py",)
 PAGES = ("tests/unit/test_pages.py",)
 DECISION = ("tests/unit/test_verdict_decision.py",)
+ACCURACY = ("tests/unit/test_verdict_accuracy.py",)
+GATE = ("tests/unit/test_gate.py",)
+SERVING = ("tests/unit/test_runtime.py",)
+DEPLOYED = ("tests/unit/test_deployments.py",)
 ROUNDS = ("tests/unit/test_verdict_rounds.py",)
 
 MUTANTS = (
@@ -175,5 +180,145 @@ MUTANTS = (
         original="    batch = min(item.candidate.batch_size for item in timed)\n",
         mutated="    batch = max(item.candidate.batch_size for item in timed)\n",
         killed_by=DECISION,
+    ),
+    Mutant(
+        name="a switch is worth it for one that is ten per cent slower",
+        file="shared/verdict/decision.py",
+        original="under.key, 1 / (1 - WORTH_A_SWITCH))",
+        mutated="under.key, 1 - WORTH_A_SWITCH)",
+        killed_by=DECISION,
+    ),
+    Mutant(
+        name="the active deployment is no reason to stay",
+        file="shared/verdict/decision.py",
+        original="    if rules.incumbent is None:\n        return best, []\n",
+        mutated="    if True:\n        return best, []\n",
+        killed_by=DECISION,
+    ),
+    Mutant(
+        name="any doubt is enough for a switch",
+        file="shared/verdict/decision.py",
+        original="sure is not None and sure >= SURE_OF_IT",
+        mutated="sure is not None and sure >= 0",
+        killed_by=DECISION,
+    ),
+    Mutant(
+        name="a deployment of larger batches is compared with nothing",
+        file="shared/verdict/decision.py",
+        original='min(active.batch_size, smallest) if objective == "latency" else active.batch_size',
+        mutated="active.batch_size",
+        killed_by=DECISION,
+    ),
+    Mutant(
+        name="what was activated is not measured",
+        file="benchmarker/candidates.py",
+        original="    if incumbent is None or not _ordered(incumbent, spec):\n",
+        mutated="    if True:\n",
+        killed_by=("tests/unit/test_candidates.py",),
+    ),
+    Mutant(
+        name="the noise floor counts once",
+        file="shared/verdict/decision.py",
+        original="max(DELTA, 2 * noise.value)",
+        mutated="max(DELTA, noise.value)",
+        killed_by=DECISION,
+    ),
+    Mutant(
+        name="more images a second cost more",
+        file="shared/verdict/decision.py",
+        original='    over, under = (item, fastest) if metric == "latency_p95_ms" else (fastest, item)\n',
+        mutated='    over, under = (item, fastest) if metric != "latency_p95_ms" else (fastest, item)\n',
+        killed_by=DECISION,
+    ),
+    Mutant(
+        name="the better end of an interval passes a limit",
+        file="shared/verdict/constraints.py",
+        original='    return "pass" if all(kept) else',
+        mutated='    return "pass" if any(kept) else',
+        killed_by=ACCURACY,
+    ),
+    Mutant(
+        name="a clear loss of accuracy is measured all the same",
+        file="shared/verdict/gate.py",
+        original='    if judge(constraint, metric) != "fail" or metric.value is None:\n',
+        mutated="    if metric.value is not None:\n",
+        killed_by=ACCURACY,
+    ),
+    Mutant(
+        name="a drop that may be too large passes",
+        file="shared/verdict/gate.py",
+        original='    return "pass" if kept == "pass" else "inconclusive"\n',
+        mutated='    return "pass"\n',
+        killed_by=ACCURACY,
+    ),
+    Mutant(
+        name="images that were won count as lost",
+        file="shared/verdict/accuracy.py",
+        original="(before & ~after).sum()), int((after & ~before).sum())",
+        mutated="(after & ~before).sum()), int((before & ~after).sum())",
+        killed_by=ACCURACY,
+    ),
+    Mutant(
+        name="NaN at the largest batch is not seen",
+        file="benchmarker/examination.py",
+        original="        for batch in self._order.batches:\n",
+        mutated="        for batch in self._order.batches[:-1]:\n",
+        killed_by=GATE,
+    ),
+    Mutant(
+        name="extreme input is given at the smallest batch alone",
+        file="benchmarker/examination.py",
+        original="dict.fromkeys((self._order.batches[0], self._order.batches[-1]))",
+        mutated="dict.fromkeys((self._order.batches[0],))",
+        killed_by=GATE,
+    ),
+    Mutant(
+        name="nobody looks whether calibration has seen the test split",
+        file="benchmarker/examination.py",
+        original="        self._refuse_overlap(inputs)\n",
+        mutated="",
+        killed_by=GATE,
+    ),
+    Mutant(
+        name="golden samples are run and not compared",
+        file="shared/golden.py",
+        original="    if found.max_rel_diff is not None and found.max_rel_diff > most:\n",
+        mutated="    if False:\n",
+        killed_by=GATE,
+    ),
+    Mutant(
+        name="other answers than at the benchmark serve",
+        file="shared/runtime.py",
+        original='            raise errors.BadOutput(" ".join(wrong))\n',
+        mutated="            return\n",
+        killed_by=SERVING,
+    ),
+    Mutant(
+        name="a deployment of another machine counts as its own",
+        file="shared/db/deployments.py",
+        original="        if row.fingerprint != fingerprint:\n",
+        mutated="        if False:\n",
+        killed_by=DEPLOYED,
+    ),
+    Mutant(
+        name="a deployment whose file was replaced goes on as if nothing were",
+        file="shared/db/deployments.py",
+        original="        elif row.file_sha256 is not None and not registry.has_file(row.model_id, row.file_sha256):\n",
+        mutated="        elif False:\n",
+        killed_by=DEPLOYED,
+    ),
+    Mutant(
+        name="an order that a later one replaced serves after all",
+        file="shared/db/deployments.py",
+        original='    if row.status != "activating":\n        return False\n',
+        mutated='    if row.status == "active":\n        return False\n',
+        killed_by=DEPLOYED,
+    ),
+    Mutant(
+        name="golden samples of another machine are taken",
+        file="gateway/routes/deployments.py",
+        original="    same = measured.system.fingerprint == fingerprint and (",
+        mutated="    same = measured.system.fingerprint is not None and (",
+        killed_by=DEPLOYED,
     ),
 )

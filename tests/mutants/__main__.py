@@ -19,18 +19,22 @@ PASSED, FAILED = 0, 1
 """pytest's exit codes; any other means that the tests did not run, which kills nothing."""
 
 
-def main() -> int:
-    """Run them all; returns the exit code, 1 when one survives."""
+def main(words: list[str]) -> int:
+    """Run those with one of the words in file or name, or all; returns the exit code, 1 when one survives."""
+    chosen = [each for each in MUTANTS if not words or any(word in f"{each.file}: {each.name}" for word in words)]
+    if not chosen:
+        print(f"No mutant has {' or '.join(words)} in its file or name.")
+        return 1
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         copy = Path(folder)
         for part in (*PARTS, *BESIDES):
             _copy(ROOT / part, copy / part)
-        tests = sorted({file for mutant in MUTANTS for file in mutant.killed_by})
+        tests = sorted({file for mutant in chosen for file in mutant.killed_by})
         if _pytest(copy, tests) != PASSED:
             print("The tests fail without any mutant; mend them first.")
             return 1
-        survivors = [mutant for mutant in MUTANTS if not killed(mutant, copy)]
-    print(f"{len(MUTANTS) - len(survivors)} of {len(MUTANTS)} mutants killed.")
+        survivors = [mutant for mutant in chosen if not killed(mutant, copy)]
+    print(f"{len(chosen) - len(survivors)} of {len(chosen)} mutants killed.")
     return 1 if survivors else 0
 
 
@@ -65,4 +69,4 @@ def _pytest(copy: Path, arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from PIL import Image
 
-from shared import errors, metadata
+from shared import errors, golden, metadata
 from shared.engines.base import Feeds, Tensor
 from shared.engines.fake import Fake
 from shared.runtime import MAX_NUMBERS, Runtime, Serving
@@ -398,3 +398,17 @@ def test_calls_are_spread_over_the_sessions(mean: Path) -> None:
 def test_golden_samples_that_are_gone_stop_it(mean: Path, tmp_path: Path) -> None:
     with pytest.raises(errors.BadModel, match="golden samples are gone"):
         ready(serving(mean, golden=tmp_path / "nowhere"))
+
+
+def test_other_answers_than_those_of_the_golden_samples_stop_it(mean: Path, tmp_path: Path) -> None:
+    rows = {"image": np.zeros((2, 3, 8, 8), np.float32)}
+    runtime = ready(serving(mean))
+    answers = runtime.infer(rows)
+    runtime.deactivate()
+    samples = tmp_path / "golden"
+    samples.write_bytes(golden.write("onnxruntime", "fp32", "synthetic", rows, answers))
+    ready(serving(mean, golden=samples)).deactivate()
+    other = {name: array + np.float32(1) for name, array in answers.items()}
+    samples.write_bytes(golden.write("onnxruntime", "fp32", "synthetic", rows, other))
+    with pytest.raises(errors.BadOutput, match="differ by up to 1 from those at the benchmark"):
+        ready(serving(mean, golden=samples))
