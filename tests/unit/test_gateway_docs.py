@@ -83,7 +83,7 @@ def test_a_benchmark_can_be_ordered_from_the_page(page: str) -> None:
     assert "engineer and up" in said
     for wanted in (
         "model_id text, required The model to measure",
-        "engines list (1 to 8 values) of onnxruntime | openvino | pytorch | tensorrt , default",
+        "engines list (1 to 8 values) of onnxruntime | openvino | pytorch | tensorrt Engines to measure; default: all",
         "num_iterations whole number (5 to 1000000), default 700",
         "max_seconds number (above 0, at most 3600), default 60.0",
         'objective latency | throughput , default "latency"',
