@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from benchmarks.invariants import violations
+from benchmarks.invariants import orphans, violations
 from benchmarks.models import free_port
 from shared import apikeys, clock, config, failpoints
 from shared.artifacts import ArtifactStore
@@ -56,9 +56,11 @@ BRINGING_BACK = [*(("restore.before_move", hit) for hit in range(1, 10)), ("rest
 REVERTING, MARKING = commits("revert"), commits("stale")
 DEPLOYING = commits("accept", hits=(2,))
 ACTIVATING = commits("claim", "finish", hits=(1,))
+QUANTISING = [*commits("finish", hits=(1,)), *((f"artifact.{side}_rename", 2) for side in ("before", "after"))]
+"""The first rename puts the measurements in their place, the second the file, within the transaction."""
 KILLS = [
     *(*WORKING, *FAILING, *RETRYING, *RECOVERING, *STOPPING, *CHILD),
-    *(*UPLOADING, *CANCELLING, *DELETING, *REVERTING, *MARKING, *OFFERING, *SAVING, *BRINGING_BACK),
+    *(*UPLOADING, *CANCELLING, *DELETING, *QUANTISING, *REVERTING, *MARKING, *OFFERING, *SAVING, *BRINGING_BACK),
 ]
 """Every kill of the tests below; `test_there_is_no_point_without_its_kills` holds it against all points there are."""
 
@@ -570,6 +572,27 @@ def test_who_activates_a_deployment_may_die_and_it_serves_once(
     wait_for(settled, 60, "the activation")
     assert caller.deployment(model_id)["serves"]["source"] == "manual"
     assert violations(settings, [model_id]) == []
+
+
+@pytest.mark.parametrize("kill", QUANTISING, ids=named)
+def test_an_int8_file_has_its_row_and_its_row_the_file_whenever_the_benchmarker_dies(
+    kill: Kill, settings: config.Settings, admin: Account, start: Start
+):
+    (model_id,) = add_models(settings, admin, 1)
+    start("tests.process.preparer_that", "serve")
+    wait_for(settled, 30, "the check")
+    with connection.write():
+        order = benchmarks.order(BenchmarkSpec(model_id=model_id, precisions=("fp32", "int8")), admin.id, 100)
+    assert died(start("tests.process.benchmarker_that", "0", failpoint=kill))
+    assert len(registry.engine_files(model_id)) == (1 if kill[0] == "finish.after_commit" else 0)
+    start("tests.process.benchmarker_that", "0")
+    start("reporter")
+    wait_for(settled, 60, "the end of all jobs")
+    assert violations(settings, [model_id, order]) == []
+    assert orphans(settings) == 0
+    (made,) = registry.engine_files(model_id)
+    assert ArtifactStore(settings.models).path(made.sha256).read_bytes() == b"a model in INT8"
+    assert list((settings.models / "staging").iterdir()) == []
 
 
 def cvp(*arguments: str, settings: config.Settings, failpoint: Kill | None = None) -> subprocess.CompletedProcess[str]:
