@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import signal
@@ -407,22 +408,29 @@ def add_ready_model(settings: config.Settings, user: Account) -> str:
     return model_id
 
 
+def asked_until_ordered_once(
+    kill: Kill, caller: Caller, start: Start, ask: Callable[..., httpx.Response], **other: int
+):
+    """The gateway dies of an order (the upload before it passes the same point): its repetitions have one effect."""
+    gateway = start("gateway", failpoint=kill)
+    wait_for(caller.up, 30, "the gateway")
+    assert caller.upload("digits").status_code == 202
+    with pytest.raises(httpx.TransportError):
+        ask()
+    assert died(gateway)
+    start("gateway")
+    wait_for(caller.up, 30, "the gateway")
+    first, second, changed = ask(), ask(), ask(**other)
+    assert (first.status_code, second.status_code, changed.status_code) == (202, 202, 409)
+    assert first.json() == second.json()
+
+
 @pytest.mark.parametrize("kill", ORDERING, ids=named)
 def test_a_benchmark_is_ordered_once_however_often_it_is_asked_for(
     kill: Kill, settings: config.Settings, admin: Account, caller: Caller, start: Start
 ):
     model_id = add_ready_model(settings, admin)
-    gateway = start("gateway", failpoint=kill)
-    wait_for(caller.up, 30, "the gateway")
-    assert caller.upload("digits").status_code == 202
-    with pytest.raises(httpx.TransportError):
-        caller.benchmark(model_id)
-    assert died(gateway)
-    start("gateway")
-    wait_for(caller.up, 30, "the gateway")
-    first, second, other = caller.benchmark(model_id), caller.benchmark(model_id), caller.benchmark(model_id, seed=2)
-    assert (first.status_code, second.status_code, other.status_code) == (202, 202, 409)
-    assert first.json()["id"] == second.json()["id"]
+    asked_until_ordered_once(kill, caller, start, functools.partial(caller.benchmark, model_id), seed=2)
     assert tables.Benchmark.select().count() == 1
 
 
@@ -538,17 +546,7 @@ def test_a_deployment_is_ordered_once_however_often_it_is_asked_for(
     kill: Kill, settings: config.Settings, admin: Account, caller: Caller, start: Start
 ):
     model_id = add_ready_model(settings, admin)
-    gateway = start("gateway", failpoint=kill)
-    wait_for(caller.up, 30, "the gateway")
-    assert caller.upload("digits").status_code == 202
-    with pytest.raises(httpx.TransportError):
-        caller.deploy(model_id)
-    assert died(gateway)
-    start("gateway")
-    wait_for(caller.up, 30, "the gateway")
-    first, second, other = caller.deploy(model_id), caller.deploy(model_id), caller.deploy(model_id, batch_size=2)
-    assert (first.status_code, second.status_code, other.status_code) == (202, 202, 409)
-    assert first.json() == second.json()
+    asked_until_ordered_once(kill, caller, start, functools.partial(caller.deploy, model_id), batch_size=2)
     assert tables.Deployment.select().count() == 1
 
 

@@ -123,6 +123,8 @@ def test_a_benchmark_becomes_a_report_in_every_form(admin: httpx.Client, digits:
     for level in ("technical", "simple"):
         assert admin.get(f"/reports/{report_id}/view", params={"level": level}).json()
     strict = reported(admin, order(admin, digits, constraints=limits))
+    over_time = admin.get(f"/reports/{strict}/view?level=history").text
+    assert report_id in over_time and strict in over_time
     decision = admin.get(f"/reports/{strict}").json()["decision"]
     assert decision.get("selected") is None, "an accuracy nobody measured does not pass"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,7 +23,6 @@ from tests.unit.gateway_kit import (
     context_at,
     fields_of,
     form,
-    fresh_gateway_at,
     gateway_at,
     problem,
     ready_model,
@@ -32,12 +30,6 @@ from tests.unit.gateway_kit import (
 
 PASSWORD = "correct horse"
 PREDICT = "/api/v1/inference/predict"
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    with fresh_gateway_at(tmp_path_factory.mktemp("gateway")) as running:
-        yield running
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -22,23 +21,11 @@ from shared.machine import system_info
 from shared.specs import BenchmarkSpec, Candidate, PreparedFile, canonical_json
 from shared.verdict.report import build, canonical
 from shared.wire.messages import LoadedModel
-from tests.unit.gateway_kit import Gateway, fields_of, fresh_gateway_at, problem, ready_model
+from tests.unit.gateway_kit import Gateway, fields_of, problem, ready_model
 from tests.unit.measurements import measurement_set
 
 HERE = system_info().fingerprint
 OPENVINO = {"engine": "openvino", "precision": "fp32"}
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    with fresh_gateway_at(tmp_path_factory.mktemp("cvp")) as running:
-        yield running
-
-
-@pytest.fixture
-def gateway(running: Gateway) -> Iterator[Gateway]:
-    yield running
-    running.reset()
 
 
 def put(gateway: Gateway, model_id: str, role: str = "engineer", **order: Any) -> httpx.Response:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,22 +15,10 @@ from shared.db.tables import Benchmark, BenchmarkResult, Idempotency, Job, Noise
 from shared.machine import system_info
 from shared.specs import NoiseFloor, ReportSpec
 from shared.verdict.report import build, canonical
-from tests.unit.gateway_kit import Gateway, fields_of, fresh_gateway_at, problem, ready_model
+from tests.unit.gateway_kit import Gateway, fields_of, problem, ready_model
 from tests.unit.measurements import measurement_set
 
 RECORD = b'{"schema":"cvp.report/1"}'
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    with fresh_gateway_at(tmp_path_factory.mktemp("gateway")) as gateway:
-        yield gateway
-
-
-@pytest.fixture
-def gateway(running: Gateway) -> Iterator[Gateway]:
-    yield running
-    running.reset()
 
 
 @pytest.fixture

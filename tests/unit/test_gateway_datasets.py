@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,25 +26,12 @@ from tests.unit.gateway_kit import (
     converse,
     fields_of,
     form,
-    fresh_gateway_at,
     make_ready,
     problem,
 )
 
 GOOD = {"name": "pets", "task_type": "classification"}
 CSV = b"file,label\n1.jpg,cat\n2.jpg,dog\n"
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    with fresh_gateway_at(tmp_path_factory.mktemp("gateway")) as gateway:
-        yield gateway
-
-
-@pytest.fixture
-def gateway(running: Gateway) -> Iterator[Gateway]:
-    yield running
-    running.reset()
 
 
 def zip_form(content: bytes = ZIP, **fields: Any) -> dict[str, Any]:

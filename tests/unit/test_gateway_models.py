@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,25 +26,12 @@ from tests.unit.gateway_kit import (
     converse,
     fields_of,
     form,
-    fresh_gateway_at,
     problem,
     ready_model,
 )
 
 GOOD = {"name": "digits", "task_type": "classification"}
 PREPROCESSING = {"resize": {"height": 8, "width": 8}, "color": "L"}
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    with fresh_gateway_at(tmp_path_factory.mktemp("gateway")) as gateway:
-        yield gateway
-
-
-@pytest.fixture
-def gateway(running: Gateway) -> Iterator[Gateway]:
-    yield running
-    running.reset()
 
 
 def nothing_is_left(gateway: Gateway) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,23 +15,11 @@ from shared import errors
 from shared.db import connection, registry
 from shared.db.tables import Model
 from shared.wire.messages import LoadedModel, WorkerStatus
-from tests.unit.gateway_kit import ONNX, Gateway, fields_of, fresh_gateway_at, problem, ready_model
+from tests.unit.gateway_kit import ONNX, Gateway, fields_of, problem, ready_model
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(20)
 JPEG = b"\xff\xd8\xff\xe0" + bytes(20)
 WEBP = b"RIFF\x10\x00\x00\x00WEBP" + bytes(8)
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    with fresh_gateway_at(tmp_path_factory.mktemp("gateway")) as gateway:
-        yield gateway
-
-
-@pytest.fixture
-def gateway(running: Gateway) -> Iterator[Gateway]:
-    yield running
-    running.reset()
 
 
 @pytest.fixture

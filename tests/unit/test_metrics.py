@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,19 +31,13 @@ from shared.db.tables import Job
 from shared.specs import ReportSpec
 from shared.wire.messages import Event
 from tests.conftest import eventually
-from tests.unit.gateway_kit import FakeBroker, Feed, Gateway, fresh_gateway_at, problem, ready_model
+from tests.unit.gateway_kit import FakeBroker, Feed, Gateway, problem, ready_model
 
 DOCS = Path(__file__).parents[2] / "docs" / "METRICS.md"
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(20)
 CARD = gpu.Gpu(
     index=0, name="a card", util_pct=50.0, memory_used_mb=10, memory_total_mb=100, power_w=75.5, temperature_c=None
 )
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    with fresh_gateway_at(tmp_path_factory.mktemp("gateway")) as gateway:
-        yield gateway
 
 
 @pytest.fixture

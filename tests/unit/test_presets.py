@@ -17,15 +17,9 @@ from shared.db import accounts, connection, jobs, registry
 from shared.db.tables import Job, Model, User
 from shared.specs import ConversionFacts, ModelDescription, TensorInfo
 from tests.conftest import needs
-from tests.unit.gateway_kit import Gateway, fresh_gateway_at, problem, settings_at
+from tests.unit.gateway_kit import Gateway, problem, settings_at
 
 NAMES = {"yolov8n", "yolov8s", "resnet50", "efficientnet_b0", "cnn32"}
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    with fresh_gateway_at(tmp_path_factory.mktemp("gateway")) as gateway:
-        yield gateway
 
 
 @pytest.fixture
