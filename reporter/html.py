@@ -32,9 +32,15 @@ def environment() -> Environment:
         loader=PackageLoader("reporter"),
         autoescape=select_autoescape(default=True, default_for_string=True),
         undefined=StrictUndefined,
+        finalize=_unbroken,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def _unbroken(value: object) -> object:
+    """A number and its `%` stay on one line."""
+    return value.replace(" %", "\N{NO-BREAK SPACE}%") if isinstance(value, str) else value
 
 
 def page(report: Report, simple: SimpleView, technical: TechnicalView, level: Level) -> bytes:
