@@ -20,7 +20,7 @@ from shared.specs import DatasetIndex, Preprocessing, Sample
 if TYPE_CHECKING:
     from benchmarker.agreement import Agreement, Outputs
     from shared.engines import Tensor
-    from shared.engines.precisions import Method, Network
+    from shared.engines.precisions import Extent, Method, Network
     from shared.vision.samples import SampleImages
 
 SEED = 0
@@ -32,7 +32,9 @@ INPUT_BYTES = 256 * 2**20
 TRY_S = 300.0
 """No method is begun that would, taking as long as the one before, end later than this."""
 ENOUGH = 0.98
-"""Share of answers like FP32's below which the first and last layers are tried in FP32."""
+"""Share of answers like FP32's below which less of the network is tried in INT8."""
+LESS: dict[Extent, str] = {"inner": "the first and last layers in FP32", "weighted": "only layers with weights in INT8"}
+"""Tried in turn."""
 NAMED = 3
 
 
@@ -139,8 +141,8 @@ def _int8(order: PrecisionOrder, network: Network, report: child.Report) -> tupl
     recipe: Recipe = {
         "scheme": SCHEME,
         "seed": SEED,
-        "method": name.removesuffix(ENDS),
-        "first_and_last_layers_in_fp32": name.endswith(ENDS),
+        "method": name.split()[0],
+        "extent": name.split()[-1] if " " in name else "whole",
         "calibration_images": len(drawn.calibrating),
         "seen": _places(index, [*drawn.calibrating, *drawn.deciding]),
         "deciding_images": len(drawn.deciding),
@@ -157,10 +159,6 @@ def _places(index: DatasetIndex, samples: list[Sample]) -> str:
     """Places of samples in the index, for whoever checks that the file has not seen what it is judged by."""
     wanted = {id(sample) for sample in samples}
     return ",".join(str(place) for place, sample in enumerate(index.samples) if id(sample) in wanted)
-
-
-ENDS = " with ends"
-"""After the name of a method: the first and last layers are FP32."""
 
 
 class _Trial:
@@ -181,13 +179,13 @@ class _Trial:
         self.results: dict[str, tuple[Path, Agreement]] = {}
         self.notes: list[str] = []
 
-    def run(self, method: Method, *, keep_ends: bool = False) -> None:
-        """Try one; a method that fails is a note, and the others go on."""
+    def run(self, method: Method, extent: Extent = "whole") -> None:
+        """Try one, named `minmax` or `minmax inner`; a method that fails is a note, and the others go on."""
         from benchmarker.agreement import agreement
 
-        name = method + (ENDS if keep_ends else "")
+        name = method if extent == "whole" else f"{method} {extent}"
         try:
-            path = self._network.int8(self._calibrating, self._input, method, keep_ends=keep_ends)
+            path = self._network.int8(self._calibrating, self._input, method, extent)
             found = agreement(self._expected, self._answers(path), self._order.task_type, self._contract)
         except (errors.AppError, MemoryError) as failure:
             self.notes.append(f"INT8 by {name} failed: {str(failure) or 'it needs more memory than it may use.'}")
@@ -204,7 +202,7 @@ class _Trial:
 def _best(
     trial: _Trial, report: child.Report, monotonic: clock.Monotonic = time.monotonic
 ) -> tuple[str, Path, Agreement]:
-    """Try the methods, and the ladder's one step where none agrees well.
+    """Try the methods, and less in INT8 where none agrees well.
 
     Raises:
         errors.BadModel: All failed.
@@ -222,15 +220,17 @@ def _best(
     if not trial.results:
         raise errors.BadModel(" ".join(trial.notes))
     name, path, reached = _leader(trial)
-    if reached.same < ENOUGH:
-        report({"stage": "INT8: the first and last layers in FP32"})
-        trial.run(next(method for method in METHODS if method == name), keep_ends=True)
-        whole = reached.same
+    leading, whole, told = next(method for method in METHODS if method == name), reached.same, []
+    for extent, what in LESS.items():
+        if reached.same >= ENOUGH:
+            break
+        report({"stage": f"INT8: {what}"})
+        trial.run(leading, extent)
         name, path, reached = _leader(trial)
-        outcome = f"improved that to {reached.same:.0%}" if name.endswith(ENDS) else "did not improve that"
-        trial.notes.append(
-            f"Whole in INT8, {whole:.0%} of the answers were as in FP32; the first and last layers in FP32 {outcome}."
-        )
+        improved = name.endswith(f" {extent}")
+        told.append(f"{what} improved that to {reached.same:.0%}" if improved else f"{what} did not improve that")
+    if told:
+        trial.notes.append(f"Whole in INT8, {whole:.0%} of the answers were as in FP32; {'; '.join(told)}.")
     return name, path, reached
 
 

@@ -274,9 +274,10 @@ def _recipe(file: FileRecord) -> str:
     recipe = file.recipe
     if "calibration_images" not in recipe:
         return "sensitive operators in FP32" if recipe.get("sensitive_in_fp32") else "whole in that precision"
-    ends = ", the first and last layers in FP32" if recipe["first_and_last_layers_in_fp32"] else ""
+    extent = {"inner": ", the first and last layers in FP32", "weighted": ", only layers with weights in INT8"}
+    less = extent.get(str(recipe.get("extent")), "")
     return (
-        f"calibrated by {recipe['method']} on {plural(int(recipe['calibration_images']), 'image')}{ends}; of "
+        f"calibrated by {recipe['method']} on {plural(int(recipe['calibration_images']), 'image')}{less}; of "
         f"{recipe['deciding_images']} others it answers {float(recipe['agreement']):.0%} as FP32 does"
     )
 

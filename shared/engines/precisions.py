@@ -33,6 +33,9 @@ METHODS: dict[Method, CalibrationMethod] = {
     "percentile": CalibrationMethod.Percentile,
     "entropy": CalibrationMethod.Entropy,
 }
+Extent = Literal["whole", "inner", "weighted"]
+"""What becomes INT8: all that comes before the last weights; of that not the first and last layers with weights; only
+layers with weights, which is what transformers want: their sums and normalisations lose most and gain nothing."""
 SCHEME = "QDQ, activations U8, weights S8 per channel"
 PERCENTILE = 99.99
 """Of the values of a tensor; what lies beyond is cut off."""
@@ -105,7 +108,7 @@ class Network:
             onnx.save(made, target)
         return target
 
-    def int8(self, rows: Sequence[Tensor], name: str, method: Method, *, keep_ends: bool) -> Path:
+    def int8(self, rows: Sequence[Tensor], name: str, method: Method, extent: Extent) -> Path:
         """The model in INT8, with ranges that the method draws from its activations on these inputs.
 
         What follows the last weights stays FP32: it costs next to nothing, and boxes and scores in one tensor would
@@ -115,14 +118,14 @@ class Network:
             rows: Inputs, each a whole batch of the model; one after the other, so that one's activations are in memory.
             name: Of the model's input.
             method: How ranges are drawn; what it has drawn once is remembered.
-            keep_ends: Leave the first and the last weighted layers in FP32 as well.
+            extent: What becomes INT8.
 
         Raises:
             errors.BadModel: The tools fail on this model, or it has no weights.
         """
         if not any(map(self._is_weighted, self._nodes)):
             raise errors.BadModel("It has no convolution and no matrix of weights, which are what INT8 makes faster.")
-        target = self._scratch / f"{method}{'-ends' if keep_ends else ''}.onnx"
+        target = self._scratch / f"{method}-{extent}.onnx"
         with _Tools():
             quantize_static(
                 self._path,
@@ -132,7 +135,7 @@ class Network:
                 per_channel=True,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
-                nodes_to_exclude=[*self._tail(), *(self._ends() if keep_ends else [])],
+                nodes_to_exclude=self._kept(extent),
                 calibrate_method=METHODS[method],
                 extra_options={"CalibStridedMinMax": 1, "CalibPercentile": PERCENTILE},
                 calibration_cache_path=self._scratch / f"{method}.json",
@@ -141,6 +144,12 @@ class Network:
 
     def _is_weighted(self, node: Any) -> bool:
         return node.op_type in WEIGHTED and any(name in self._constants for name in node.input)
+
+    def _kept(self, extent: Extent) -> list[str]:
+        """Nodes that stay FP32."""
+        if extent == "weighted":
+            return [node.name for node in self._nodes if not self._is_weighted(node)]
+        return [*self._tail(), *(self._ends() if extent == "inner" else [])]
 
     def _tail(self) -> list[str]:
         """Nodes after which no weights come."""
@@ -220,4 +229,5 @@ class _Tools:
 
 
 def _not_advice(record: logging.LogRecord) -> bool:
-    return "pre-processing before quantization" not in record.getMessage()
+    told = record.getMessage()  # of normalisations: their weights get one scale, as they should
+    return "pre-processing before quantization" not in told and "is out-of-range for weight" not in told

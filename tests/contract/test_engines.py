@@ -255,7 +255,7 @@ def quantised(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`conv_model` in INT8."""
     folder = tmp_path_factory.mktemp("int8")
     network = Network(conv_model(folder / "model.onnx"), folder)
-    return network.int8([images(1, side=16)] * 8, "image", "minmax", keep_ends=False)
+    return network.int8([images(1, side=16)] * 8, "image", "minmax", "whole")
 
 
 @pytest.mark.parametrize("cls", REAL, ids=lambda cls: cls.name)

@@ -18,6 +18,7 @@ from benchmarker.quantize import CALIBRATING, DECIDING
 from shared import child, errors, metadata
 from shared.artifacts import ArtifactStore, Outputs
 from shared.engines import engine_class
+from shared.engines.precisions import Extent, Network
 from shared.specs import ModelDescription, Precision, Preprocessing, Resize, TensorInfo
 from tests.dataset_kit import Checked, Content, check_here, picture, zipped
 from tests.onnx_graphs import conv_model, graph, mean_model
@@ -241,6 +242,29 @@ def test_sensitive_operators_stay_in_fp32(bench: Bench, tmp_path: Path) -> None:
     assert softmax_input(bench.make(model, "fp16", keep_sensitive=True)[1]) == TensorProto.FLOAT
     (int8,) = [node for node in onnx.load(bench.make(model)[1]).graph.node if node.op_type == "Softmax"]
     assert int8.output[0] == "scores"  # what follows the last weights is not quantised
+
+
+def test_sums_between_layers_with_weights_stay_in_fp32_where_only_those_become_int8(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("MatMul", ["tokens", "first"], ["hidden"]),
+        helper.make_node("Tanh", ["hidden"], ["active"]),
+        helper.make_node("Add", ["active", "tokens"], ["sum"]),
+        helper.make_node("Softmax", ["sum"], ["shares"]),
+        helper.make_node("MatMul", ["shares", "last"], ["scores"]),
+    ]
+    draw = np.random.default_rng(3)
+    weights = {name: draw.standard_normal((8, 8)).astype(np.float32) for name in ("first", "last")}
+    ends = ({"tokens": (TensorProto.FLOAT, ["n", 8])}, {"scores": (TensorProto.FLOAT, ["n", 8])})
+    network = Network(graph(tmp_path / "model.onnx", nodes, *ends, weights), tmp_path)
+    rows = [draw.standard_normal((1, 8)).astype(np.float32) for _ in range(8)]
+
+    def reads_the_sum(extent: Extent) -> list[str]:
+        proto = onnx.load(network.int8(rows, "tokens", "minmax", extent))
+        assert TensorProto.INT8 in {tensor.data_type for tensor in proto.graph.initializer}
+        return [node.op_type for node in proto.graph.node if "sum" in node.input]
+
+    assert reads_the_sum("whole") == ["QuantizeLinear"]
+    assert reads_the_sum("weighted") == ["Softmax"]
 
 
 def test_weights_that_are_no_numbers_are_refused(bench: Bench, tmp_path: Path) -> None:

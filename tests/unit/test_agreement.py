@@ -9,7 +9,6 @@ from typing import cast
 import numpy as np
 import pytest
 
-from benchmarker import quantize
 from benchmarker.agreement import Agreement, agreement
 from benchmarker.quantize import _best, _Trial
 from shared.specs import Detection, Preprocessing, Resize
@@ -76,8 +75,8 @@ class Tried:
         self.results: dict[str, tuple[Path, Agreement]] = {}
         self.notes: list[str] = []
 
-    def run(self, method: str, *, keep_ends: bool = False) -> None:
-        name = method + (quantize.ENDS if keep_ends else "")
+    def run(self, method: str, extent: str = "whole") -> None:
+        name = method if extent == "whole" else f"{method} {extent}"
         self.ran.append(name)
         if (reached := self.comes_to.get(name)) is not None:
             self.results[name] = Path(name), reached
@@ -109,15 +108,18 @@ def test_the_method_that_agrees_best_is_kept(comes_to: dict[str, Agreement | Non
     assert len(tried.ran) == 3
 
 
-def test_where_none_agrees_well_the_ends_are_left_out_of_it() -> None:
-    name, tried = best({"minmax": BAD, "percentile": BAD, "entropy": BAD, "minmax with ends": FAIR})
-    assert name == "minmax with ends"
+def test_where_none_agrees_well_less_becomes_int8() -> None:
+    name, tried = best({"minmax": BAD, "percentile": BAD, "entropy": BAD, "minmax inner": FAIR})
+    assert name == "minmax inner"
     assert tried.notes == [
         "Whole in INT8, 50% of the answers were as in FP32; the first and last layers in FP32 improved that to 100%."
     ]
-    name, tried = best({"minmax": BAD, "percentile": BAD, "entropy": BAD, "minmax with ends": BAD})
-    assert name == "minmax"
-    assert "did not improve that" in tried.notes[0]
+    name, tried = best({"minmax": BAD, "percentile": BAD, "entropy": BAD, "minmax inner": BAD, "minmax weighted": FAIR})
+    assert (name, tried.ran[3:]) == ("minmax weighted", ["minmax inner", "minmax weighted"])
+    assert tried.notes == [
+        "Whole in INT8, 50% of the answers were as in FP32; the first and last layers in FP32 did not improve that; "
+        "only layers with weights in INT8 improved that to 100%."
+    ]
 
 
 def test_all_failures_are_told() -> None:

@@ -155,7 +155,7 @@ def test_an_int8_choice_is_fetched_as_the_file_that_was_measured_and_tells_how_i
     int8 = msgspec.structs.replace(candidate("onnxruntime"), precision="int8")
     recipe = {
         "method": "entropy", "calibration_images": 64, "deciding_images": 60, "agreement": 0.95, "seen": "1,2,3",
-        "first_and_last_layers_in_fp32": False,
+        "extent": "weighted",
     }  # fmt: skip
     file = PreparedFile(precision="int8", sha256="8" * 64, size_bytes=1234, recipe=recipe, notes=["It is known."])
     found = build(msgspec.structs.replace(measurement_set([measured(int8, 1.0)], ()), files=[file]), "r")
@@ -163,7 +163,8 @@ def test_an_int8_choice_is_fetched_as_the_file_that_was_measured_and_tells_how_i
     assert "seen" not in found.metadata.files["int8"].recipe
     (told,) = [fact.text for fact in technical_view(found).facts if fact.label == "INT8 file"]
     assert told == (
-        "1,234 bytes, calibrated by entropy on 64 images; of 60 others it answers 95% as FP32 does; SHA-256 "
+        "1,234 bytes, calibrated by entropy on 64 images, only layers with weights in INT8; of 60 others it answers "
+        "95% as FP32 does; SHA-256 "
         f"{file.sha256}. It is known."
     )
 
