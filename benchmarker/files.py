@@ -77,8 +77,10 @@ class Files:
             return reason
         if engine == "pytorch":
             return NO_SOURCE if self._order.weights is None else None
-        missing = None if precision in self._paths else f"no {precision.upper()} file was made"
-        return self._refused.get(precision, missing)
+        if precision in self._paths:
+            return None
+        made = _why_not(self._order, precision) or f"no {precision.upper()} file was made"
+        return self._refused.get(precision, made)
 
     def prepare(self, report: child.Report) -> None:
         """Make what the order's engines can run; what cannot be made is `unavailable`, with the reason."""

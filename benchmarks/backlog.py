@@ -29,7 +29,7 @@ def waits_ms(db_file: Path) -> list[float]:
         started = (tables.Job.kind == "convert") & (tables.Job.attempt > 0)
         rows = list(tables.Job.select().where(started).order_by(tables.Job.created_at_ms))
     connection.database.close()
-    return [float(row.started_at_ms - row.created_at_ms) for row in rows]
+    return [float(row.started_at_ms - row.created_at_ms) for row in rows if row.started_at_ms is not None]
 
 
 def inserts_s() -> float:

@@ -6,6 +6,7 @@ most that gateway, preparer and the check's process hold is followed all the whi
 
 from __future__ import annotations
 
+import functools
 import io
 import shutil
 import sys
@@ -76,7 +77,7 @@ class Scales(threading.Thread):
     def run(self) -> None:
         while not self._end.wait(LOOK_S):
             for name, group in self._services.items():
-                self._note(name, lambda group=group: group)
+                self._note(name, functools.partial(list, group))
             self._note("check", self._checks)
 
     def _checks(self) -> list[psutil.Process]:
@@ -101,7 +102,7 @@ def _services(group: list[psutil.Process], name: str) -> list[psutil.Process]:
 
 
 def _held_mb(processes: list[psutil.Process]) -> float:
-    return sum(one.memory_full_info().pss for one in processes) / MB
+    return float(sum(one.memory_full_info().pss for one in processes) / MB)
 
 
 def upload(running: Platform, path: Path) -> dict[str, Any]:

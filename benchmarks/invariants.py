@@ -100,13 +100,13 @@ def _step(event: JobEvent, state: str) -> tuple[str, str]:
 def _effects() -> Iterator[str]:
     """Results exist exactly once for what completed, and not at all for what did not."""
     jobs = list(Job.select())
-    follow_ups = Counter(job.parent_id for job in jobs if job.kind == "report")
+    follow_ups: Counter[str | None] = Counter(job.parent_id for job in jobs if job.kind == "report")
     figures = Counter(
         (row.benchmark_id, row.engine, row.precision, row.batch_size, row.threads, row.instances)
         for row in BenchmarkResult.select()
     )
     measured = {key[0] for key in figures}
-    reports = Counter(row.benchmark_id for row in Report.select())
+    reports: Counter[str | None] = Counter(row.benchmark_id for row in Report.select())
     yield from (f"{key[0]} has the figures of {key[1:]} {count} times" for key, count in figures.items() if count > 1)
     for job in jobs:
         done = job.status == "completed"
@@ -120,11 +120,11 @@ def _effects() -> Iterator[str]:
     for model in Model.select():
         if model.status != ("ready" if checks.get(model.id) == "completed" else "failed"):
             yield f"{model.id} is {model.status}, its check {checks.get(model.id, 'is not there')}"
-    outcomes = {job.id: job.status for job in jobs if job.kind == "dataset"}
+    outcomes: dict[str | None, str] = {job.id: job.status for job in jobs if job.kind == "dataset"}
     for dataset in Dataset.select().where(Dataset.deleted_at_ms.is_null()):
         if dataset.status != ("ready" if outcomes.get(dataset.job_id) == "completed" else "failed"):
             yield f"{dataset.id} is {dataset.status}, its check {outcomes.get(dataset.job_id, 'is not there')}"
-    activations = {job.id: job.status for job in jobs if job.kind == "activate"}
+    activations: dict[str | None, str] = {job.id: job.status for job in jobs if job.kind == "activate"}
     for row in Deployment.select().where(Deployment.status != "retired"):
         if (row.status in ("active", "stale")) != (activations.get(row.job_id) == "completed"):
             yield f"{row.id} is {row.status}, its activation {activations.get(row.job_id, 'is not there')}"
@@ -156,8 +156,8 @@ def _references() -> Iterator[tuple[str, str]]:
     yield from ((file.sha256, file.model_id) for file in EngineFile.select())
     for row in Deployment.select().where(Deployment.status != "retired"):
         yield from ((sha256, row.id) for sha256 in (row.file_sha256, row.golden_sha256) if sha256)
-    for benchmark in Benchmark.select().where(Benchmark.measurements_sha256.is_null(False)):
-        yield benchmark.measurements_sha256, benchmark.id
+    measured = ((benchmark.measurements_sha256, benchmark.id) for benchmark in Benchmark.select())
+    yield from ((sha256, benchmark_id) for sha256, benchmark_id in measured if sha256)
     for report in Report.select():
         yield from ((sha256, report.id) for sha256 in report.files.values())
 

@@ -97,7 +97,7 @@ def _model(number: int, user_id: str, *, ready: bool) -> str:
 
 def _dataset(number: int, user_id: str, *, ready: bool) -> None:
     dataset_id = ids.new_id("dst")
-    splits = {"train": 800, "val": 100, "test": 100}
+    splits: dict[Split, int] = {"train": 800, "val": 100, "test": 100}
     found = {"status": "ready", "num_samples": 1000, "num_classes": 10, "num_warnings": 0, "prepared_size": 10_000_000}
     files = {f"{name}_sha256": _sha256(f"{dataset_id} {name}") for name in ("index", "pack", "sheet")}
     failed = {"status": "failed", "error": "The file is no ZIP."}

@@ -5,6 +5,7 @@ A figure short of its goal makes the run fail, unless `docs/KNOWN_GAPS.md` has a
 
 from __future__ import annotations
 
+import functools
 import http.client
 import io
 import os
@@ -207,7 +208,7 @@ def added_latency(running: Platform) -> list[Figure]:
     served: list[float] = []
     for _ in range(LATENCY_ROUNDS):
         with closing(http.client.HTTPConnection("127.0.0.1", running.settings.port, timeout=60)) as client:
-            served += timed(lambda client=client: post(client, running, model_id, image))
+            served += timed(functools.partial(post, client, running, model_id, image))
         bare += timed(lambda: runtime.present(runtime.infer(runtime.decode([image]).feeds), 1, 5, False))
     runtime.deactivate()
     connection.database.close()
