@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,15 +83,24 @@ class Inputs:
         return known
 
     def real(self, batch: int) -> Feeds:
-        """One batch; of a test split with fewer images they come again."""
+        """So many rows; of a test split with fewer images they come again."""
         if self.source == "synthetic":
-            return synthetic_feeds(self._order.inputs, batch, self._order.seed)
+            return self._drawn(batch)
         name = self._order.inputs[0].name
         have = self._rows.get(name)
         if have is None or len(have) < min(batch, len(self.asked.samples)):
             self._rows = {name: self._prepared(0, batch)[0]}
         rows = self._rows[name]
         return {name: np.ascontiguousarray(rows[np.arange(batch) % len(rows)])}
+
+    def _drawn(self, rows: int) -> Feeds:
+        """Rows from the seed; where the model's batch is fixed, those of as many batches as it takes."""
+        inputs, seed = self._order.inputs, self._order.seed
+        batch = next((size for size in inputs[0].shape[:1] if isinstance(size, int)), rows)
+        if batch == rows:
+            return synthetic_feeds(inputs, rows, seed)
+        drawn = [synthetic_feeds(inputs, batch, seed + more) for more in range(math.ceil(rows / batch))]
+        return {name: np.concatenate([feeds[name] for feeds in drawn])[:rows] for name in drawn[0]}
 
     def extreme(self, batch: int) -> Iterator[tuple[str, Feeds]]:
         """Named inputs at the ends of what the model can be sent."""

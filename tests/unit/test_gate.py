@@ -36,7 +36,7 @@ from shared.specs import (
 )
 from shared.verdict.report import build
 from tests.dataset_kit import check_here, zipped
-from tests.onnx_graphs import cell_detector
+from tests.onnx_graphs import cell_detector, mean_model
 from tests.unit.test_measure import DESCRIPTION, DIGITS, Laboratory, ignore
 from tests.unit.test_measure import order as plain
 
@@ -216,6 +216,24 @@ def test_a_part_of_the_test_split_is_said_to_be_one(
     found = run(order(tmp_path, digits), gate.examine)
     assert all(0 < each.checked < 400 for each in found.gates)
     assert all("the rest was left out" in " ".join(each.notes) for each in found.gates)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 16])
+def test_a_model_with_a_fixed_batch_passes_without_a_dataset_too(tmp_path: Path, batch: int) -> None:
+    path = mean_model(tmp_path / "fixed.onnx", batch)
+    takes = TensorInfo(name="image", dtype="float32", shape=[batch, 3, 8, 8])
+    answers = TensorInfo(name="scores", dtype="float32", shape=[batch, 3])
+    given = plain()
+    about = msgspec.structs.replace(DESCRIPTION, inputs=[takes], outputs=[answers], dynamic_batch=False)
+    model = msgspec.structs.replace(given.model, inputs=[takes])
+    candidates = [Candidate(engine="openvino", precision="fp32", batch_size=batch, threads=1)]
+    fixed = msgspec.structs.replace(given, model=model, description=about)
+    found = gate.check(fixed, candidates, lambda *_: path, ignore)
+    assert [(each.verdict, each.problems) for each in found.results] == [("pass", [])]
+    samples = golden.read(found.golden["openvino", "fp32"]).inputs["image"]
+    rows = np.frombuffer(samples.data, np.float32).reshape(samples.shape)
+    assert samples.shape == [8, 3, 8, 8]
+    assert len(np.unique(rows, axis=0)) == 8
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
