@@ -15,12 +15,16 @@ from shared.specs import (
     BenchmarkSpec,
     Constraint,
     DeploymentOrder,
+    MetricName,
     ModelDescription,
     ServiceLoad,
 )
 
 MAX_CANDIDATES = 64
 """Ways to serve in one order; each is measured for up to `max_seconds`."""
+SHARES: tuple[MetricName, ...] = ("accuracy", "accuracy_drop")
+PERCENTILES: tuple[MetricName, ...] = ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms")
+"""None is above the next."""
 
 
 def check(spec: BenchmarkSpec, cores: int) -> None:
@@ -30,7 +34,8 @@ def check(spec: BenchmarkSpec, cores: int) -> None:
 
     Raises:
         errors.InvalidInput: A value stands twice, threads are more than cores, the combinations are too many, the
-            service would be sent too few requests or too many, or two constraints contradict each other.
+            service would be sent too few requests or too many, no figure can keep a constraint, or two contradict each
+            other.
     """
     lists: dict[str, Sequence[str | int]] = {
         "engines": spec.engines or ENGINES,
@@ -57,6 +62,7 @@ def check(spec: BenchmarkSpec, cores: int) -> None:
     if not found and count > MAX_CANDIDATES:
         told = " x ".join(f"{len(values)} {name}" for name, values in lists.items() if values)
         found = [_wrong("body", f"{told} are {count} candidates; at most {MAX_CANDIDATES} in one order, split it")]
+    found += impossible(spec.constraints)
     found += contradictions(spec.constraints)
     if found:
         raise errors.InvalidInput(MISFIT, errors=found)
@@ -86,20 +92,48 @@ def check_deployment(order: DeploymentOrder, model: ModelDescription, cores: int
         raise errors.InvalidInput(MISFIT, errors=found)
 
 
+def impossible(constraints: Sequence[Constraint]) -> list[dict[str, str]]:
+    """Limits that no figure keeps, mostly a share that was meant as a percentage."""
+    found = []
+    for index, limit in enumerate(constraints):
+        name = f"constraints[{index}]"
+        beyond = limit.value >= 1 if limit.op == ">" else limit.value > 1
+        if limit.metric in SHARES and limit.op in (">=", ">") and beyond:
+            as_share = f"; {limit.value:g} % is {limit.value / 100:g}" if limit.value <= 100 else ""
+            found.append(_wrong(name, f"{_told(limit)}: {limit.metric} is a share from 0 to 1{as_share}"))
+        below = limit.value <= 0 if limit.op == "<" else limit.value < 0
+        if limit.metric != "accuracy_drop" and limit.op in ("<=", "<") and below:
+            found.append(_wrong(name, f"{_told(limit)}: no {limit.metric} is below 0; write the largest accepted"))
+    return found
+
+
 def contradictions(constraints: Sequence[Constraint]) -> list[dict[str, str]]:
-    """The lower limits of a metric that no value keeps together with one of its upper limits, and which that is."""
+    """The lower limits that no value keeps together with one of the upper limits, and which that is.
+
+    Of a metric, or of one that is never above the other: a P50 is at most the P95.
+    """
     found = []
     for index, lower in enumerate(constraints):
         for other, upper in enumerate(constraints):
-            if lower.metric == upper.metric and lower.op in (">=", ">") and upper.op in ("<=", "<"):
+            if _never_above(lower.metric, upper.metric) and lower.op in (">=", ">") and upper.op in ("<=", "<"):
                 both = lower.op == ">=" and upper.op == "<="
                 if lower.value > upper.value or (lower.value == upper.value and not both):
                     message = (
-                        f"{lower.metric} {lower.op} {lower.value:g} contradicts constraints[{other}], "
-                        f"{upper.metric} {upper.op} {upper.value:g}: no value keeps both; leave one out"
+                        f"{_told(lower)} contradicts constraints[{other}], {_told(upper)}: "
+                        "no value keeps both; leave one out"
                     )
                     found.append(_wrong(f"constraints[{index}]", message))
     return found
+
+
+def _never_above(metric: MetricName, other: MetricName) -> bool:
+    if metric in PERCENTILES and other in PERCENTILES:
+        return PERCENTILES.index(metric) <= PERCENTILES.index(other)
+    return metric == other
+
+
+def _told(limit: Constraint) -> str:
+    return f"{limit.metric} {limit.op} {limit.value:g}"
 
 
 def _arrivals(load: ServiceLoad) -> list[dict[str, str]]:

@@ -96,6 +96,7 @@ def limits(*texts: str) -> list[dict[str, Any]]:
         ("latency_p95_ms <= 2", "latency_p95_ms >= 2"),
         ("latency_p95_ms <= 1", "latency_p99_ms >= 2"),
         ("latency_p95_ms <= 1", "latency_p95_ms <= 2"),
+        ("accuracy >= 1", "accuracy_drop <= -0.01", "memory_mb >= 0"),
     ],
 )
 def test_constraints_that_something_can_keep(texts: tuple[str, ...]) -> None:
@@ -109,9 +110,15 @@ def test_constraints_that_something_can_keep(texts: tuple[str, ...]) -> None:
          "latency_p95_ms >= 2 contradicts constraints[0], latency_p95_ms <= 1: no value keeps both; leave one out"),
         (("memory_mb > 5", "accuracy >= 0.9", "memory_mb <= 5"), "constraints[0]",
          "memory_mb > 5 contradicts constraints[2], memory_mb <= 5: no value keeps both; leave one out"),
+        (("latency_p95_ms <= 1", "latency_p50_ms >= 2"), "constraints[1]",
+         "latency_p50_ms >= 2 contradicts constraints[0], latency_p95_ms <= 1: no value keeps both; leave one out"),
+        (("accuracy >= 95",), "constraints[0]", "accuracy >= 95: accuracy is a share from 0 to 1; 95 % is 0.95"),
+        (("accuracy > 1",), "constraints[0]", "accuracy > 1: accuracy is a share from 0 to 1; 1 % is 0.01"),
+        (("latency_p95_ms <= -1",), "constraints[0]",
+         "latency_p95_ms <= -1: no latency_p95_ms is below 0; write the largest accepted"),
     ],
 )  # fmt: skip
-def test_constraints_that_contradict_each_other(texts: tuple[str, ...], field: str, message: str) -> None:
+def test_constraints_that_nothing_can_keep(texts: tuple[str, ...], field: str, message: str) -> None:
     assert refusals(constraints=limits(*texts)) == {field: message}
 
 
