@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -53,8 +53,12 @@ def export(settings: config.Settings, screen: Screen, report_id: str, form: Form
     try:
         part.write_bytes(content)
         part.replace(path)
+    except OSError as error:
+        said = f"{path} cannot be written: {error.strerror}. Name another file with --out."
+        raise errors.InvalidInput(said) from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
     screen.line(f"Saved {path} ({len(content):,} bytes).")
 
 

@@ -107,6 +107,9 @@ def test_an_export_is_a_file_under_its_name(runner: CliRunner, tmp_path: Path) -
     assert (tmp_path / f"{ID}-measurements.json").read_bytes() == msgspec.json.encode(SET)
     assert runner.invoke(cli.main, ["report", "export", ID, "--format", "json", "-o", "mine.json"]).exit_code == 0
     assert runner.invoke(cli.main, ["report", "verify", "mine.json"]).exit_code == 0
+    nowhere = runner.invoke(cli.main, ["report", "export", ID, "--format", "json", "-o", "no/such/folder.json"])
+    assert nowhere.exit_code == 1
+    assert "no/such/folder.json cannot be written: No such file or directory. Name another" in nowhere.output
     absent = runner.invoke(cli.main, ["report", "export", "rep_1", "--format", "csv"])
     assert absent.exit_code == 1 and "There is no report" in absent.output
     assert {path.name for path in tmp_path.iterdir()} == {f"{ID}-measurements.json", "mine.json"}
