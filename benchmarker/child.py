@@ -13,6 +13,7 @@ from benchmarker.measure import run
 from shared import child, errors
 from shared.artifacts import ArtifactStore
 from shared.specs import Accuracy, GateResult, MeasurementSet, Series, canonical_json
+from shared.verdict.figures import some
 from shared.verdict.metrics import summarise
 
 
@@ -57,7 +58,10 @@ def _row(series: Series, gate: GateResult | None, reference: Accuracy | None) ->
 
 
 def _nothing_measured(result: MeasurementSet) -> str:
-    reasons = "; ".join(f"{series.candidate.key}: {series.reason}" for series in result.series)
+    of: dict[str | None, list[str]] = {}
+    for series in result.series:
+        of.setdefault(series.reason, []).append(series.candidate.key)
+    reasons = "; ".join(f"{some(keys)}: {reason}" for reason, keys in of.items())
     return f"No candidate could be measured on this machine. {reasons}"
 
 

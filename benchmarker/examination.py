@@ -231,7 +231,7 @@ class _Examination:
                 f"were calibrated with ({names}). Its accuracy would flatter it; take them out of the part `train`."
             )
         elif near:
-            self._notes.append(f"{near} images of the test split look like one of those it was calibrated with.")
+            self._notes.append(f"{near} images of the test split look like one of those it was calibrated with")
 
     def _classify(self, runtime: Runtime, inputs: Inputs) -> None:
         import numpy as np

@@ -15,7 +15,7 @@ from benchmarker.testsplit import Asked, asked
 from shared.engines import Feeds, Tensor
 from shared.engines.timing import synthetic_feeds
 from shared.runtime import Runtime
-from shared.specs import Sample
+from shared.specs import UNFIT, Sample
 from shared.vision.boxes import Placement
 from shared.vision.decode import decode
 from shared.vision.preprocess import placement, preprocess, shape
@@ -52,15 +52,15 @@ class Inputs:
         """Why the test split cannot be answered, for all engines alike."""
         contract = self._order.description.preprocessing
         if contract is None:
-            return "Accuracy was not measured: the model takes no images (it has no preprocessing contract)."
+            return f"{UNFIT}the model takes no images (it has no preprocessing contract); order without dataset_id."
         if not self.asked.samples:
-            return "Accuracy was not measured: the test split is empty."
+            return f"{UNFIT}the test split is empty."
         if not self._runtime.splits:
-            return "Accuracy was not measured: the model does not answer a batch row by row."
+            return f"{UNFIT}the model does not answer a batch row by row."
         dimensions = len(self._order.description.outputs[0].shape)
         if self._order.task_type == "classification":
-            return None if dimensions == 2 else "Accuracy was not measured: the first output is not one row an image."
-        return None if contract.detection else "Accuracy was not measured: nobody knows how its output holds boxes."
+            return None if dimensions == 2 else f"{UNFIT}the first output is not one row an image."
+        return None if contract.detection else f"{UNFIT}nobody knows how its output holds boxes."
 
     def calibration(self) -> list[Sample] | None:
         """Samples that INT8 was calibrated with; None where that was not recorded."""

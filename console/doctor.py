@@ -162,7 +162,7 @@ def noise_floor(settings: config.Settings) -> Finding:
     if noise is None:
         how = 'not measured with these engines and drivers; "noise_floor": true in a benchmark does it'
     else:
-        how = f"{noise.value:.1%}, measured {noise.measured_at[:10]} by {noise.benchmark_id}"
+        how = f"{percent(noise.value)}, measured {noise.measured_at[:10]} by {noise.benchmark_id}"
     return Finding(subject="noise floor", text=f"{how}; {margin}")
 
 

@@ -14,6 +14,7 @@ from reportlab.pdfbase.pdfmetrics import stringWidth
 from reporter.lookup import best_of_each, candidate_of, is_selected, measured, way
 from reporter.shapes import (
     BOLD,
+    DOT,
     FONT,
     SIZE,
     SMALL,
@@ -71,7 +72,7 @@ def latency_key() -> Drawing:
     y = 5.0
     drawing.add(area(((6, y), (10, y + 5), (15, y + 10), (20, y + 4), (30, y)), "muted-tint"))
     drawing.add(words((35, y), "all calls: the higher, the more", "muted"))
-    drawing.add(ring((158, y + 2), 2.6, "muted", inside="paper"))
+    drawing.add(ring((158, y + 2), DOT, "muted", inside="muted"))
     drawing.add(words((164, y), "median", "muted"))
     for part in whisker((208, y + 2), (226, y + 2), "muted"):
         drawing.add(part)
@@ -197,7 +198,7 @@ def _marks(drawing: Drawing, record: CandidateRecord, scale: Axis, y: float) -> 
     if p99.value is not None:
         x = scale.at(p99.value)
         drawing.add(stroke((x, y - 4), (x, y + 4), record.engine, 1.2))
-    drawing.add(ring((median, y), 2.6, record.engine, inside="paper"))
+    drawing.add(ring((median, y), DOT, record.engine, inside=record.engine))
     if p95.low is not None and p95.high is not None:
         for part in whisker((scale.at(p95.low), y), (scale.at(p95.high), y), "ink"):
             drawing.add(part)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from shared.specs import Constraint, MetricName
@@ -41,6 +42,8 @@ NAMES: dict[MetricName, str] = {
 }
 OPS = {"<=": "of at most", "<": "below", ">=": "of at least", ">": "above"}
 SHARES: tuple[MetricName, ...] = ("accuracy", "accuracy_drop")
+ALIKE = 1.25
+"""Within this ratio, up or down, an interval around 1 is called about the same."""
 
 
 def limit(wanted: Judgement | Constraint) -> str:
@@ -52,12 +55,16 @@ def limit(wanted: Judgement | Constraint) -> str:
 
 
 def relation(metric: MetricName, ratio: float, low: float | None, high: float | None) -> str:
-    """A ratio in words: `23 % shorter (20 to 25 %)`, `2.4 times as long (2.2 to 2.6)`, `about the same (…)`."""
+    """A ratio in words: `23 % shorter (20 to 25 %)`, `2.4 times as long (2.2 to 2.6)`, `about the same (…)`.
+
+    Where the interval holds 1 and much else, nothing is the same: then it is all that is said.
+    """
     say = COMPARATIVES[metric]
     if low is None or high is None:
         return f"{_by(ratio, say)}, by estimate" if metric != "memory_mb" else _by(ratio, say)
     if low <= 1 <= high:
-        return f"about the same (between {_by(low, say)} and {_by(high, say)})"
+        between = f"between {_by(low, say)} and {_by(high, say)}"
+        return f"about the same ({between})" if max(1 / low if low else math.inf, high) <= ALIKE else between
     if ratio >= 2:
         return f"{_by(ratio, say)} ({low:.2g} to {high:.2g} times)"
     near, far = sorted((abs(low - 1), abs(high - 1)))

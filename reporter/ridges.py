@@ -10,7 +10,7 @@ from reportlab.pdfbase.pdfmetrics import stringWidth
 from reporter.charts import FIGURE_WIDTH, FOOT, ROW, WIDTH, outlines
 from reporter.lookup import short
 from reporter.service import ALONE, alone, loops
-from reporter.shapes import FONT, SIZE, SMALL, Decades, decades, fit, ring, stroke, whisker, words
+from reporter.shapes import DOT, FONT, SIZE, SMALL, Decades, decades, fit, ring, stroke, whisker, words
 from shared.verdict.distribution import Distribution, log_density
 from shared.verdict.figures import estimate
 from shared.verdict.metrics import Metric
@@ -79,7 +79,7 @@ def _percentiles(drawing: Drawing, row: Ridge, scale: Decades, y: float) -> None
         x = scale.at(row.p99.value)
         drawing.add(stroke((x, y - 4), (x, y + 4), row.colour, 1.2))
     if row.p50.value is not None:
-        drawing.add(ring((scale.at(row.p50.value), y), 2.6, row.colour, inside="paper"))
+        drawing.add(ring((scale.at(row.p50.value), y), DOT, row.colour, inside=row.colour))
     if row.p95.low is not None and row.p95.high is not None:
         for part in whisker((scale.at(row.p95.low), y), (scale.at(row.p95.high), y), "ink"):
             drawing.add(part)

@@ -15,6 +15,8 @@ from shared.specs import EngineName, Precision
 Point = tuple[float, float]
 
 FONT, BOLD, SIZE, SMALL = "Helvetica", "Helvetica-Bold", 8.0, 7.5
+DOT = 1.6
+"""Radius of the mark of a median: smaller than the sign of an engine, which may be a hollow circle."""
 
 COLOURS: dict[str, str] = {
     "ink": "#1b2430",

@@ -119,8 +119,7 @@ def _summary(report: Report) -> str:
         images = plural(selected.batch_size, fed(report.metadata.model)) + " at a time"
         sessions = f", {selected.instances} side by side" if selected.instances > 1 else ""
         limits = "it keeps every limit" if _limits(report) else "no limit was set"
-        aim = "fastest answers" if report.metadata.config.objective == "latency" else "most images per second"
-        return f"{images}, {plural(selected.threads, 'processor thread')}{sessions}. Chosen for {aim}; {limits}."
+        return f"{images}, {plural(selected.threads, 'processor thread')}{sessions}. {_chosen(report)}; {limits}."
     if report.decision.nearest:
         return f"{title(report.decision.nearest)} comes nearest."
     if not measured(report):
@@ -128,6 +127,14 @@ def _summary(report: Report) -> str:
             return "Every engine that runs on this machine was rejected before measuring."
         return "None of the engines that were asked for runs on this machine with this model."
     return f"A choice needs at least {samples_needed(0.95)} timed calls of each candidate."
+
+
+def _chosen(report: Report) -> str:
+    """For what, which is not speed where others are as fast as far as this run tells."""
+    if report.decision.tied:
+        return f"Chosen among {len(report.decision.tied) + 1} setups that speed does not separate"
+    aim = "fastest answers" if report.metadata.config.objective == "latency" else "most images per second"
+    return f"Chosen for {aim}, by estimate" if report.decision.fragile else f"Chosen for {aim}"
 
 
 # --- figures --------------------------------------------------------------------------------------------------------
@@ -194,8 +201,9 @@ def _sureness(report: Report) -> Sureness:
         return Sureness(level="none", title="", text="")
     sample = _sample(report)
     if decision.fragile:
-        text = "The measurements do not tell which setup is fastest; another run may choose differently. Measure longer"
-        return Sureness(level="fragile", title="Not settled", text=f"{text} to settle it. {sample}")
+        text = "The measurements do not tell which setup is fastest; another run may choose differently."
+        how = "Measure again on a machine with nothing else to do" if report.metadata.dirty else "Measure longer"
+        return Sureness(level="fragile", title="Not settled", text=f"{text} {how} to settle it. {sample}")
     if decision.tied:
         names = _names(decision.tied)
         text = f"{names} {'is' if len(decision.tied) == 1 else 'are'} as fast, so something else decided; see below."
@@ -264,7 +272,7 @@ def _difference(change: Change) -> Difference:
         now, then = (quantity(name, figure(value)) for value in (change.before, change.after))
         said, sign = plain.relation(name, change.by, change.low, change.high), change.by - 1
     better = (sign > 0) == (name in ("throughput_fps", "accuracy"))
-    alike = said.startswith(("about the same", "the same")) or "do not settle" in said
+    alike = said.startswith(("about the same", "the same", "between ")) or "do not settle" in said
     return Difference(
         label=capital({"latency_p95_ms": "response time"}.get(name, plain.NAMES[name])),
         now=now,

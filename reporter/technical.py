@@ -24,7 +24,7 @@ from shared.verdict.figures import (
 )
 from shared.verdict.metrics import Metric
 from shared.verdict.report import DELTA_METRICS, CandidateRecord, Delta, FileRecord, Report
-from shared.verdict.wording import METHOD, age
+from shared.verdict.wording import METHOD, age, percent
 
 SAID_BEFORE = "Nothing was chosen; “Why” in the first part has every reason."
 CONSTRAINTS_A_TABLE = 4
@@ -301,7 +301,7 @@ def _noise_floor(report: Report) -> str:
     if noise is None:
         return "not measured; order a benchmark with noise_floor"
     measured_at = age(noise, report.metadata.created_at)
-    return f"{noise.value:.1%} over {plural(noise.runs, 'pair')} of launches, measured {measured_at}"
+    return f"{percent(noise.value)} over {plural(noise.runs, 'pair')} of launches, measured {measured_at}"
 
 
 def _order_facts(report: Report) -> list[Fact]:

@@ -618,6 +618,10 @@ class Accuracy(msgspec.Struct, frozen=True, kw_only=True):
 GateVerdict = Literal["pass", "fail", "inconclusive", "not_checked"]
 
 
+UNFIT = "Accuracy was not measured: "
+"""How the gate's note begins that says why a model cannot answer the dataset it was ordered with."""
+
+
 class GateResult(msgspec.Struct, frozen=True, kw_only=True):
     """What an engine answers in one precision, beside the reference (ONNX Runtime on the CPU in FP32)."""
 

@@ -168,7 +168,10 @@ def numpy_dtype(tensor: str, dtype: np.dtype[np.generic] | None) -> str:
         errors.BadModel: It is none that holds numbers (text, a sequence, a map, bfloat16).
     """
     if dtype is None or dtype.kind not in "fiub":
-        raise errors.BadModel(f"Tensor {tensor!r} is not made of numbers NumPy has; such models are not served.")
+        raise errors.BadModel(
+            f"Tensor {tensor!r} holds no numbers that are served (but text, a sequence, a map or bfloat16): inputs and "
+            "outputs are float16, float32, float64, integers or booleans. Export the model with those."
+        )
     return dtype.name
 
 

@@ -41,13 +41,13 @@ def recommendations(measurements: MeasurementSet, assessments: Sequence[Assessme
             f"({_longer(measurements)})."
         )
     found += _too_few(assessments)
-    if decision.relax:
+    if any(relaxation.value is not None for relaxation in decision.relax or ()):
         found.append("Decide whether a constraint may be relaxed as stated, or deploy on a faster machine.")
     found += _unsteady(assessments)
     if any(item.series.failures for item in assessments):
         found.append("Look into the failed launches before deploying; they are listed with their candidates.")
     compared = {engine_title(item.candidate) for item in assessments if item.measured}
-    absent = {engine_title(item.candidate) for item in assessments} - compared
+    absent = {engine_title(item.candidate) for item in assessments if item.series.status == "unavailable"} - compared
     if measurements.system.gpu is None:
         absent.add("ONNX Runtime on CUDA (no NVIDIA GPU found)")
     if absent:

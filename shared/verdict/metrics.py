@@ -8,7 +8,7 @@ from itertools import groupby
 import msgspec
 import numpy as np
 
-from shared.specs import Accuracy, Block, GateResult, MetricName, Series
+from shared.specs import UNFIT, Accuracy, Block, GateResult, MetricName, Series
 from shared.verdict import accuracy
 from shared.verdict.figures import figure, plural, round_significant
 from shared.verdict.intervals import Interval, NotEnoughSamples, mean_of_blocks, percentile_of_blocks, rate_of_blocks
@@ -91,6 +91,8 @@ def from_dataset(gate: GateResult | None, reference: Accuracy | None) -> dict[Me
     """Accuracy and its drop of an engine and precision, or why there is none."""
     if gate is None or gate.accuracy is None or reference is None:
         why = NO_DATASET if reference is None else "it was not found out on the test split"
+        told = (note for note in (gate.notes if gate else ()) if note.startswith(UNFIT))
+        why = next((note.removeprefix(UNFIT).rstrip(".") for note in told), why)
         return {name: Metric(n=0, note=f"not measured: {why}") for name in FROM_DATASET}
     return {"accuracy": accuracy_metric(gate.accuracy), "accuracy_drop": drop_metric(gate, reference)}
 

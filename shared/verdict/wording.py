@@ -10,7 +10,7 @@ from shared.specs import Candidate, Constraint, MetricName, NoiseFloor
 from shared.verdict.accuracy import drop
 from shared.verdict.assessment import Assessment
 from shared.verdict.constraints import Judgement, Relaxation
-from shared.verdict.figures import factor, figure, limit, listing, plural, quantity, title
+from shared.verdict.figures import engine_title, factor, figure, limit, listing, plural, quantity, title
 from shared.verdict.gate import too_small
 from shared.verdict.intervals import Interval, samples_needed
 from shared.verdict.rounds import ENOUGH
@@ -98,7 +98,7 @@ def margin_told(margin: float, noise: NoiseFloor | None, created_at: str) -> str
     if noise is None:
         why = "the noise floor of this machine was not measured, so it does not widen the margin"
     else:
-        told = f"the noise floor of this machine is {noise.value:.1%}, measured {age(noise, created_at)}"
+        told = f"the noise floor of this machine is {percent(noise.value)}, measured {age(noise, created_at)}"
         why = f"{told}; twice that is {'more' if 2 * noise.value >= margin else 'less'} than 5 %"
     return f"The margin within which candidates count as equally fast is ±{percent(margin)}: {why}."
 
@@ -248,17 +248,41 @@ def tie_break(selected: Assessment, pool: Sequence[Assessment], contenders: int,
 
 
 def _settled_by(selected: Assessment, others: Sequence[Assessment]) -> str:
-    least = min(others, key=lambda item: item.value("memory_mb") or 0.0)
-    own, next_best = selected.value("memory_mb") or 0.0, least.value("memory_mb") or 0.0
-    if own and next_best / own >= 1.1:
-        return f"it takes less memory ({_mb(own)} against {_mb(next_best)})"
-    rival = min(others, key=lambda item: item.series.artifact_bytes)
-    if selected.series.artifact_bytes < rival.series.artifact_bytes:
-        return (
-            f"memory is alike within 10 %, its model file is smaller ({selected.text('artifact_mb')} against "
-            f"{rival.text('artifact_mb')})"
-        )
-    return "memory is alike within 10 % and its file is no larger, so the fixed order of candidates decides"
+    """Which of the rules put it before which of the others."""
+    least = min(map(_memory, [selected, *others]))
+    heavier = [item for item in others if _memory(item) >= 1.1 * least > 0]
+    alike = [item for item in others if item not in heavier]
+    larger = [item for item in alike if item.series.artifact_bytes > selected.series.artifact_bytes]
+    said = []
+    if heavier:
+        against = f"({_mb(_memory(selected))} against {_mb(min(map(_memory, heavier)))})"
+        said.append(f"it takes less memory{_than(heavier, others)} {against}")
+    elif alike:
+        said.append("memory is alike within 10 %")
+    if larger:
+        smallest = min(larger, key=lambda item: item.series.artifact_bytes)
+        than = _than(larger, others, "that of ")
+        sizes = f"({selected.text('artifact_mb')} against {smallest.text('artifact_mb')})"
+        said.append(f"its model file is smaller{than} {sizes}")
+    equal = [item for item in alike if item not in larger]
+    if equal == list(others):
+        return "memory is alike within 10 % and its file is no larger, so the fixed order of candidates decides"
+    if equal:
+        said.append(f"the fixed order of candidates puts it before {_titles(equal)}")
+    return listing(said)
+
+
+def _than(beaten: Sequence[Assessment], others: Sequence[Assessment], what: str = "") -> str:
+    """Whom a rule put it before, where that is not everybody."""
+    return f" than {what}{_titles(beaten)}" if len(beaten) < len(others) else ""
+
+
+def _titles(items: Sequence[Assessment]) -> str:
+    return listing([title(item.candidate) for item in items])
+
+
+def _memory(item: Assessment) -> float:
+    return item.value("memory_mb") or 0.0
 
 
 def _mb(value: float) -> str:
@@ -269,7 +293,8 @@ def nothing_passes(assessments: Sequence[Assessment], found: Nearest | None) -> 
     """Why there is no choice, and what would make one possible."""
     measured = sum(item.measured for item in assessments)
     if found is None:
-        return ["No choice: not one candidate could be measured."]
+        whys = dict.fromkeys(f"{engine_title(item.candidate)}: {ineligible(item)}." for item in assessments)
+        return ["No choice: not one candidate could be measured.", *(why.replace("..", ".") for why in whys)]
     said = [f"No choice: none of {plural(measured, 'measured candidate')} passes every constraint."]
     item = found.assessment
     said.append(f"Nearest: {title(item.candidate)}: {ineligible(item)}.")

@@ -254,7 +254,7 @@ def test_the_noise_of_the_machine_is_a_finding_that_is_never_wrong(settings: con
         benchmarks.remember_noise_floor(noise)
     connection.database.close()
     told = doctor.noise_floor(settings).text
-    assert told == "3.1%, measured 2026-01-31 by j; candidates of a benchmark tie within ±6.2 %"
+    assert told == "3.1 %, measured 2026-01-31 by j; candidates of a benchmark tie within ±6.2 %"
 
 
 def test_a_full_disk_is_a_finding(settings: config.Settings, monkeypatch: pytest.MonkeyPatch):

@@ -110,6 +110,19 @@ def test_the_first_page_in_words() -> None:
     assert view.created_at == "2026-01-31 08:15 UTC"
 
 
+def test_a_choice_that_speed_did_not_make_does_not_say_so() -> None:
+    pair = [measured(candidate(engine), 1.0, calls=7000) for engine in ("onnxruntime", "openvino")]
+    tie = build(measurement_set(pair, ()), "rep_5")
+    assert simple(tie).summary.endswith("Chosen among 2 setups that speed does not separate; no limit was set.")
+
+
+def test_what_was_rejected_needs_no_other_machine() -> None:
+    rejected = Series(candidate=candidate("openvino"), status="rejected", reason="It answers with NaN.")
+    report = build(measurement_set([rejected], ()), "rep_6")
+    assert "OpenVINO FP32: rejected before measuring: It answers with NaN." in simple(report).why
+    assert not any("OpenVINO" in text for text in report.recommendations)
+
+
 def test_without_a_choice_the_nearest_is_shown() -> None:
     view = simple(NOTHING_PASSES)
     assert view.selected is None
@@ -156,7 +169,7 @@ def test_the_noise_floor_is_shown_with_its_age() -> None:
         value=0.0312, runs=10, measured_at="2026-01-29T08:00:00.000Z", fingerprint="f", benchmark_id="job_1"
     )
     found = msgspec.structs.replace(measurement_set(), noise_floor=noise)
-    assert shown(found) == "3.1% over 10 pairs of launches, measured 2 days before (2026-01-29 08:00 UTC, job_1)"
+    assert shown(found) == "3.12 % over 10 pairs of launches, measured 2 days before (2026-01-29 08:00 UTC, job_1)"
     here = msgspec.structs.replace(noise, measured_at=found.created_at)
     assert shown(msgspec.structs.replace(found, noise_floor=here)).endswith("measured in this run")
 
@@ -268,6 +281,7 @@ def test_an_activated_deployment_is_what_the_choice_is_compared_with() -> None:
         ((0.77, 0.75, 0.80), "23 % shorter (20 to 25 %)"),
         ((2.43, 2.2, 2.6), "2.43 times as long (2.2 to 2.6 times)"),
         ((1.01, 0.97, 1.05), "about the same (between 3 % shorter and 5 % longer)"),
+        ((1.5, 0.8, 15.5), "between 20 % shorter and 15.5 times as long"),
         ((1.3, None, None), "30 % longer, by estimate"),
     ],
 )

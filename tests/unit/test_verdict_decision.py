@@ -63,6 +63,21 @@ def test_memory_within_ten_percent_is_alike_and_the_smaller_file_decides() -> No
     assert "its model file is smaller" in found.reasons[-1]
 
 
+def test_of_several_it_is_told_which_lost_on_what() -> None:
+    others = [
+        measured(candidate("onnxruntime", batch=1, threads=1), 1.0, memory_mb=60, calls=7000, artifact_bytes=2_000_000),
+        measured(VINO, 1.0, memory_mb=100, calls=7000, artifact_bytes=1_000_000),
+        measured(candidate("openvino", threads=1), 1.0, memory_mb=60, calls=7000, artifact_bytes=1_000_000),
+    ]
+    found = decide([measured(ORT, 1.0, memory_mb=62, calls=7000, artifact_bytes=1_000_000), *others])
+    assert found.selected == ORT
+    assert found.reasons[-1].endswith(
+        "; it takes less memory than OpenVINO FP32, batch 1, 2 threads (63.6 MB against 102 MB), its model file is "
+        "smaller than that of ONNX Runtime FP32, batch 1, 1 thread (0.954 MB against 1.91 MB) and the fixed order of "
+        "candidates puts it before OpenVINO FP32, batch 1, 1 thread."
+    )
+
+
 def test_the_fixed_order_is_last() -> None:
     found = decide([measured(VINO, 1.0, memory_mb=60, calls=7000), measured(ORT, 1.0, memory_mb=62, calls=7000)])
     assert found.selected == ORT
@@ -151,7 +166,7 @@ def test_twice_the_noise_floor_widens_the_margin() -> None:
     assert found.selected == VINO
     assert found.tied == [ORT]
     assert any("equally fast within ±18 %" in reason for reason in found.reasons)
-    told = "the noise floor of this machine is 9.0%, measured 3 days before (2026-01-28 08:00 UTC, job_1)"
+    told = "the noise floor of this machine is 9 %, measured 3 days before (2026-01-28 08:00 UTC, job_1)"
     assert any(told in reason for reason in found.reasons)
 
 
@@ -276,6 +291,10 @@ def test_nothing_measured() -> None:
     found = decide([unavailable(candidate("tensorrt"), "no GPU")])
     assert (found.selected, found.nearest, found.relax) == (None, None, None)
     assert found.rejected[0].why == "not available on this machine: no GPU"
+    assert found.reasons == [
+        "No choice: not one candidate could be measured.",
+        "TensorRT FP32: not available on this machine: no GPU.",
+    ]
 
 
 def test_failed_candidates_say_why() -> None:

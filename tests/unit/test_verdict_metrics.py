@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shared.specs import Block, Constraint, MetricName, Series
+from shared.specs import UNFIT, Block, Constraint, GateResult, MetricName, Series
 from shared.verdict.constraints import Op, Verdict, judge, judge_all, relaxed
 from shared.verdict.figures import estimate, factor, figure, limit, listing, round_significant, title
 from shared.verdict.metrics import ALIKE, Metric, autocorrelation, latencies_ms, remarks, summarise
@@ -88,6 +88,13 @@ def test_why_there_are_no_gpu_figures(device: str, provider: str, note: str) -> 
     found = summarise(series(block(1, [1.0], 1), device=device, provider=provider))
     assert {found[name].note for name in ("gpu_util_pct", "vram_usage_mb", "power_draw_w")} == {note}
     assert found["accuracy"].note == "not measured: this benchmark had no dataset"
+
+
+def test_why_a_model_that_does_not_fit_its_dataset_has_no_accuracy() -> None:
+    notes = ["Something else.", f"{UNFIT}the model takes no images."]
+    gate = GateResult(engine="onnxruntime", precision="fp32", verdict="not_checked", notes=notes)
+    found = summarise(series(block(1, [1.0], 1)), gate)
+    assert found["accuracy_drop"].note == "not measured: the model takes no images"
 
 
 def test_figures_of_a_gpu_are_those_of_the_launches_that_have_them() -> None:
