@@ -59,4 +59,6 @@ def png(pixels: np.ndarray) -> bytes:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
+        sys.exit(__doc__)
     print(write(Path(sys.argv[1])))
