@@ -9,10 +9,11 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from reportlab.graphics.shapes import Drawing
+from reportlab.pdfbase.pdfmetrics import stringWidth
 
 from reporter.charts import WIDTH
 from reporter.lookup import candidate_of, is_selected, when
-from reporter.shapes import BOLD, SMALL, Axis, axis, mark, stroke, whisker, words
+from reporter.shapes import BOLD, FONT, SMALL, Axis, axis, mark, stroke, whisker, words
 from shared.specs import MetricName
 from shared.verdict.comparison import compare
 from shared.verdict.figures import QUANTITIES, engine_title, figure, places_for, plural, span
@@ -127,7 +128,8 @@ def _frame(drawing: Drawing, runs: Sequence[Run], x_of: Sequence[float], scale: 
     every = max(1, round(DATE_WIDTH * len(runs) / (WIDTH - LEFT)))
     for run, x in list(zip(runs, x_of, strict=True))[::every]:
         date = datetime.fromisoformat(run.report.metadata.created_at).strftime("%m-%d %H:%M")
-        drawing.add(words((x, FOOT - 12), date, "muted", anchor="middle", size=SMALL))
+        half = stringWidth(date, FONT, SMALL) / 2
+        drawing.add(words((min(x, WIDTH - half), FOOT - 12), date, "muted", anchor="middle", size=SMALL))
 
 
 def _point(drawing: Drawing, run: Run, x: float, scale: Axis, metric: MetricName) -> None:

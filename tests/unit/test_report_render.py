@@ -247,6 +247,13 @@ def test_a_models_choices_over_time_and_what_changed_in_between() -> None:
     assert page.words.count("rep_9") == 1
 
 
+@pytest.mark.parametrize("count", [1, 7, 13, 40])
+def test_the_dates_of_a_long_history_stay_on_the_page(count: int) -> None:
+    runs = [run(1 + index % 28, [measured(candidate("onnxruntime"), 1.2, calls=80)]) for index in range(count)]
+    for drawing in history(runs).drawings:
+        assert max(shape.getBounds()[2] for shape in drawing.contents) <= drawing.width
+
+
 def test_a_model_that_never_passed_has_a_page_without_charts() -> None:
     page = Page(render(build(CASES["nothing passes"], "rep_1"))["history.html"])
     assert "svg" not in page.tags
