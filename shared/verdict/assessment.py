@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from shared.errors import InvalidInput
@@ -13,6 +12,8 @@ from shared.verdict.gate import accuracy_limit
 from shared.verdict.metrics import Metric, summarise
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+BEYOND = 2**53
+"""No call takes so many nanoseconds, 104 days, and no other figure is as large; floating point is exact up to here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,8 @@ def assess(measurements: MeasurementSet) -> list[Assessment]:
     """All candidates in fixed order, whatever order they were stored in.
 
     Raises:
-        InvalidInput: A candidate occurs twice, or a figure is not a positive number.
+        InvalidInput: A candidate occurs twice, one was measured that its gate had refused, or a figure is not a number
+            that can be measured.
     """
     gates = {(gate.engine, gate.precision): gate for gate in measurements.gates}
     implied = accuracy_limit(measurements)
@@ -86,6 +88,8 @@ def assess(measurements: MeasurementSet) -> list[Assessment]:
     for series in sorted(measurements.series, key=lambda item: fixed_order(item.candidate)):
         _check(series)
         gate = gates.get((series.candidate.engine, series.candidate.precision))
+        if series.status == "measured" and gate is not None and gate.verdict == "fail":
+            raise InvalidInput(f"{series.candidate.key} was measured although its gate refused it; measure again.")
         metrics = summarise(series, gate, measurements.reference)
         found.append(Assessment(series, metrics, judge_all(constraints, metrics), gate, measurements.reference))
     keys = [item.key for item in found]
@@ -99,14 +103,17 @@ def _check(series: Series) -> None:
         if not _sound(block):
             raise InvalidInput(
                 f"Round {block.round} of {series.candidate.key} holds a figure that cannot be a measurement "
-                "(a duration that is not positive, or a value that is not a number); measure again."
+                "(a duration that is not positive, a value that is not a number or beyond all bounds); measure again."
             )
 
 
 def _sound(block: Block) -> bool:
-    figures = (block.load_ms, block.cpu_util_pct, block.memory_mb)
+    on_gpu = (block.gpu_util_pct, block.vram_mb, block.power_w)
+    figures = (block.load_ms, block.cpu_util_pct, block.memory_mb, *(value for value in on_gpu if value is not None))
     return (
         min(block.latencies_ns, default=1) > 0
         and (block.elapsed_ns > 0 or not block.latencies_ns)
-        and all(math.isfinite(value) and value >= 0 for value in figures)
+        and max(block.latencies_ns, default=0) < BEYOND
+        and block.elapsed_ns < BEYOND
+        and all(0 <= value < BEYOND for value in figures)  # no number compares with NaN
     )

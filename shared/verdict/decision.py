@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -14,14 +14,14 @@ from shared.verdict import nearest, wording
 from shared.verdict.assessment import Assessment, fixed_order
 from shared.verdict.constraints import Relaxation
 from shared.verdict.intervals import Interval
-from shared.verdict.metrics import better
 from shared.verdict.rounds import Compared, Rounds
 
 DELTA = 0.05
 """Two candidates closer than this tie, or than twice the machine's noise floor where that is more."""
 
 WORTH_A_SWITCH = 0.10
-"""Whoever is to replace the active deployment takes at least this much less time for an image."""
+"""Whoever is to replace the active deployment takes at least this much less time for an image, or more where the
+margin of a tie is wider: on a machine whose noise passes for a tie it must not pass for a reason to switch."""
 SURE_OF_IT = 0.95
 """And with at least this probability."""
 
@@ -69,6 +69,11 @@ class Rules:
     """What was activated before, as the candidate that stands for it (`compared_as`)."""
     fixed_batch: int | None = None
     """The only batch the model takes; None where it takes any."""
+
+    @property
+    def worth(self) -> float:
+        """The share of its time that whoever replaces the active deployment must save."""
+        return max(WORTH_A_SWITCH, 1 - 1 / (1 + self.margin))
 
 
 def margin_of(noise: NoiseFloor | None) -> float:
@@ -177,22 +182,27 @@ def by_latency(assessments: Sequence[Assessment], eligible: Sequence[Assessment]
 
 def by_throughput(eligible: Sequence[Assessment], rounds: Rounds) -> Contest:
     """Images per second, each engine configuration at the batch where it does most."""
-    best: dict[tuple[object, ...], Assessment] = {}
+    ways: dict[tuple[object, ...], list[Assessment]] = {}
     for item in eligible:
         way = (item.candidate.engine, item.candidate.precision, item.candidate.threads, item.candidate.instances)
-        if way not in best or _leads("throughput_fps", item, best[way], rounds):
-            best[way] = item
-    contenders = list(best.values())
-    why = {}
-    for item in eligible:
-        way = (item.candidate.engine, item.candidate.precision, item.candidate.threads, item.candidate.instances)
-        if item is not best[way]:
-            why[item.key] = wording.other_batch(item, best[way])
+        ways.setdefault(way, []).append(item)
+    contenders, why = [], {}
+    for batches in ways.values():
+        best = _fastest("throughput_fps", batches, rounds)
+        contenders.append(best)
+        for item in batches:
+            if item is not best:
+                why[item.key] = wording.other_batch(item, best, cost_ratio("throughput_fps", item, best, rounds))
     return Contest("throughput_fps", contenders, why, wording.throughput_terms())
 
 
-def _leads(metric: Compared, a: Assessment, b: Assessment, rounds: Rounds) -> bool:
-    return better(metric, rounds.typical(metric, a.key), rounds.typical(metric, b.key))
+def _fastest(metric: Compared, items: Sequence[Assessment], rounds: Rounds) -> Assessment:
+    """The one that is slower than no other, round against round; where each is slower than one, the least so.
+
+    Figures over all launches would not do: of candidates that ran in different rounds, one may only have had the better
+    ones.
+    """
+    return min(items, key=lambda item: max(cost_ratio(metric, item, other, rounds).value for other in items))
 
 
 def _choose(
@@ -202,16 +212,13 @@ def _choose(
     rounds: Rounds,
     why: dict[str, str],
 ) -> Decision:
-    fastest = contest.contenders[0]
-    for item in contest.contenders[1:]:
-        fastest = item if _leads(contest.metric, item, fastest, rounds) else fastest
+    fastest = _fastest(contest.metric, contest.contenders, rounds)
     compared = [
         Comparison(item, cost_ratio(contest.metric, item, fastest, rounds), rules.margin)
         for item in contest.contenders
         if item is not fastest
     ]
     pool = [fastest, *(comparison.other for comparison in compared if comparison.close)]
-    best = min(pool, key=lambda item: tie_break(item, pool))
     for comparison in compared:
         if not comparison.close:
             why[comparison.other.key] = wording.compared(contest.metric, comparison.standing, comparison.cost, fastest)
@@ -219,57 +226,76 @@ def _choose(
     reasons = wording.speed(contest.metric, fastest, [(c.other, c.standing, c.cost) for c in compared], rules.margin)
     if compared:
         reasons.append(rules.margin_told)
-    chosen = wording.tie_break(best, pool, len(contest.contenders), fragile)
-    selected, said = _settled(assessments, contest, rules, best, rounds)
+    settled = _settled(assessments, contest, rules, pool, rounds)
+    selected = settled.selected
+    if settled.equals:
+        others = len(settled.equals) < len(pool)
+        reasons += wording.tie_break(selected, settled.equals, len(contest.contenders), fragile, others=others)
     tied = [item for item in pool if item is not selected] if selected in pool else []
     if selected not in pool:
-        why |= {item.key: wording.not_worth(contest.metric, item, selected) for item in pool}
+        costs = {item.key: cost_ratio(contest.metric, selected, item, rounds) for item in pool}
+        why |= {item.key: wording.not_worth(contest.metric, item, costs[item.key], rules.worth) for item in pool}
     left = [item for item in assessments if item is not selected and item not in tied]
     return Decision(
         selected=selected.candidate,
         tied=sorted((item.candidate for item in tied), key=fixed_order),
         fragile=fragile,
-        reasons=[*reasons, *(chosen if selected is best else []), *said],
+        reasons=[*reasons, *settled.said],
         rejected=_rejections(left, why),
     )
+
+
+class Settled(NamedTuple):
+    """Who is chosen, out of which equals (none where the active deployment stays), and what to say about the latter."""
+
+    selected: Assessment
+    equals: Sequence[Assessment]
+    said: list[str]
 
 
 def _settled(
     assessments: Sequence[Assessment],
     contest: Contest,
     rules: Rules,
-    best: Assessment,
+    pool: Sequence[Assessment],
     rounds: Rounds,
-) -> tuple[Assessment, list[str]]:
-    """Who is chosen, and what to say about the active deployment: it stays unless `best` is clearly worth a switch.
+) -> Settled:
+    """The choice out of the pool, unless none of it is clearly worth a switch from the active deployment.
 
-    Worth it is P(time(best) <= (1 - 10 %) * time(active)) >= 95 %, time being the latency or the inverse of the
+    Worth it is P(time(one) <= (1 - 10 %) * time(active)) >= 95 %, time being the latency or the inverse of the
     throughput. One that was not measured, keeps not every constraint or is not compared is nothing to stay with.
     """
+    best = _best_of(pool)
     if rules.incumbent is None:
-        return best, []
+        return Settled(best, pool, [])
     active = next((item for item in assessments if item.candidate == rules.incumbent), None)
     if active is best:
-        return best, [wording.same_as_before()]
+        return Settled(best, pool, [wording.same_as_before()])
     comparable = active in contest.contenders or (contest.metric == "throughput_fps" and active and active.eligible)
     if active is None or not comparable:
         reason = _why_not_compared(active, contest) if active else "it was not measured in this run"
-        return best, [wording.no_incumbent(rules.incumbent, reason)]
-    cost = cost_ratio(contest.metric, active, best, rounds)
-    sure = switch_confidence(contest.metric, active, best, rounds)
-    if sure is not None and sure >= SURE_OF_IT:
-        return best, [wording.switched(contest.metric, active, cost, sure)]
-    return active, [wording.kept(contest.metric, active, best, cost, sure)]
+        return Settled(best, pool, [wording.no_incumbent(rules.incumbent, reason)])
+    switches = {item.key: switch(contest.metric, active, item, rules, rounds) for item in pool}
+    worth_it = [item for item in pool if (switches[item.key].sure or 0.0) >= SURE_OF_IT]
+    if worth_it:
+        best = _best_of(worth_it)
+        return Settled(best, worth_it, [wording.switched(contest.metric, active, switches[best.key])])
+    return Settled(active, [], [wording.kept(contest.metric, active, best, switches[best.key])])
+
+
+def _best_of(equals: Sequence[Assessment]) -> Assessment:
+    return min(equals, key=lambda item: tie_break(item, equals))
 
 
 def _why_not_compared(active: Assessment, contest: Contest) -> str:
     return contest.passed_over.get(active.key) or wording.ineligible(active)
 
 
-def switch_confidence(metric: Compared, active: Assessment, best: Assessment, rounds: Rounds) -> float | None:
-    """How sure it is that `best` takes at least 10 % less time than `active`; None with fewer than 6 rounds."""
+def switch(metric: Compared, active: Assessment, best: Assessment, rules: Rules, rounds: Rounds) -> wording.Switch:
+    """What `best` would gain over the active deployment, and how sure it is that this is as much as is asked for."""
     over, under = (active, best) if metric == "latency_p95_ms" else (best, active)
-    return rounds.confidence(metric, over.key, under.key, 1 / (1 - WORTH_A_SWITCH))
+    sure = rounds.confidence(metric, over.key, under.key, 1 / (1 - rules.worth))
+    return wording.Switch(cost_ratio(metric, active, best, rounds), sure, rules.worth)
 
 
 def cost_ratio(metric: Compared, item: Assessment, fastest: Assessment, rounds: Rounds) -> Interval:

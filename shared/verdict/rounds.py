@@ -37,10 +37,6 @@ class Rounds:
     def __init__(self, series: Iterable[Series]) -> None:
         self._figures = {item.candidate.key: figures(item) for item in series}
 
-    def typical(self, metric: Compared, key: str) -> float:
-        """The median over a measured candidate's launches."""
-        return float(np.median(list(self._figures[key][metric].values())))
-
     def ratio(self, metric: Compared, over: str, under: str) -> Interval:
         """The median of metric(over) / metric(under) over the rounds that have both, with its 95 % interval.
 
@@ -50,7 +46,8 @@ class Rounds:
         """
         logs = np.sort(_log_ratios(self._figures[over][metric], self._figures[under][metric]))
         if not len(logs):
-            return Interval(self.typical(metric, over) / self.typical(metric, under), None, None)
+            typical = (float(np.median(list(self._figures[key][metric].values()))) for key in (over, under))
+            return Interval(next(typical) / next(typical), None, None)
         value = math.exp(np.median(logs))
         if len(logs) < ENOUGH:
             return Interval(value, None, None)

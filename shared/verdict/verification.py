@@ -84,6 +84,9 @@ def _recomputed(report: bytes, record: Report, measurements: bytes) -> list[Chec
         again = build(source, record.id)
     except InvalidInput as error:
         return [held, Check(name="decision", outcome="fails", text=error.message)]
+    except (ArithmeticError, ValueError) as error:  # a date or a number that no benchmark writes
+        text = f"Nothing follows from these measurements: {error}."
+        return [held, Check(name="decision", outcome="fails", text=text)]
     return [held, *_compared(report, record, again)]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from shared.specs import Candidate, Constraint, MetricName, NoiseFloor
 from shared.verdict.accuracy import drop
@@ -40,16 +40,17 @@ METHOD: tuple[str, ...] = (
     "A constraint passes when the whole interval keeps the limit, fails when none of it does, and is inconclusive "
     "otherwise. Only a pass passes.",
     "Candidates are compared round by round: the ratio of two is the median of the ratios of their launches in one "
-    "round, with its order-statistic (sign test) 95 % interval. A launch that the machine held up is one ratio among "
-    "many there, whereas one in ten can carry a P95 over all calls away; the two may differ. Two candidates count as "
-    "equally fast when the whole interval lies within the margin: 5 %, or twice the noise floor of the machine where "
-    "that is more. The noise floor is the 95 % quantile of |ln ratio|, by rounds drawn with replacement, between two "
-    "series of one candidate measured as if it were two.",
+    "round, with its order-statistic (sign test) 95 % interval; the fastest is the one that is slower than no other. A "
+    "launch that the machine held up is one ratio among many there, whereas one in ten can carry a P95 over all calls "
+    "away; the two may differ. Two candidates count as equally fast when the whole interval lies within the margin: "
+    "5 %, or twice the noise floor of the machine where that is more. The noise floor is the 95 % quantile of "
+    "|ln ratio|, by rounds drawn with replacement, between two series of one candidate measured as if it were two.",
     "Between candidates that are equally fast, less memory decides (steps of 10 %), then the smaller model file, then "
     "a fixed order. Where the intervals leave open whether a candidate is within the margin, the choice is called "
     "fragile.",
-    "An active deployment stays unless it was not measured, keeps not every constraint, or another candidate takes at "
-    "least 10 % less time with a confidence of at least 95 % (one-sided sign test over rounds).",
+    "An active deployment stays unless it was not measured, keeps not every constraint, or one of those that count as "
+    "fastest takes at least 10 % less time with a confidence of at least 95 % (one-sided sign test over rounds); where "
+    "the margin is wider than that, it has to be beyond the margin.",
 )
 
 
@@ -149,10 +150,10 @@ def no_percentile(eligible: Sequence[Assessment]) -> str:
     )
 
 
-def other_batch(item: Assessment, best: Assessment) -> str:
+def other_batch(item: Assessment, best: Assessment, cost: Interval) -> str:
     """A batch size at which the same engine does less."""
-    here, there = item.text("throughput_fps"), best.text("throughput_fps")
-    return f"{here}; this engine does more at batch {best.candidate.batch_size}, {there}"
+    there = f"at batch {best.candidate.batch_size} this engine does {bounds(cost)} as many"
+    return f"{item.text('throughput_fps')}; {there}"
 
 
 def bounds(cost: Interval) -> str:
@@ -206,33 +207,45 @@ def no_incumbent(active: Candidate, why: str) -> str:
     return f"The active deployment, {title(active)}, is not what the choice was held against: {why}."
 
 
-def switched(metric: MetricName, active: Assessment, cost: Interval, sure: float) -> str:
+class Switch(NamedTuple):
+    """What a switch from the active deployment would gain."""
+
+    cost: Interval
+    """How many times as slow the active one is."""
+    sure: float | None
+    """That it saves the time asked for; None where too few rounds tell."""
+    worth: float
+    """The share of its time that a switch must save."""
+
+
+def switched(metric: MetricName, active: Assessment, switch: Switch) -> str:
     """The choice is worth a switch."""
+    sure = _confidence(switch.sure or 0.0)
     return (
         f"It is worth a switch from the active deployment, {title(active.candidate)}: "
-        f"{_against_active(metric, cost)}, at least 10 % better with a confidence of {_confidence(sure)}."
+        f"{_against_active(metric, switch.cost)}, at least {percent(switch.worth)} better with a confidence of {sure}."
     )
 
 
-def kept(metric: MetricName, active: Assessment, best: Assessment, cost: Interval, sure: float | None) -> str:
+def kept(metric: MetricName, active: Assessment, best: Assessment, switch: Switch) -> str:
     """The active deployment stays."""
     few = f"fewer than {ENOUGH} rounds do not tell"
-    how = few if sure is None else f"the confidence is {_confidence(sure)}, and 95 % are asked for"
+    how = few if switch.sure is None else f"the confidence is {_confidence(switch.sure)}, and 95 % are asked for"
     return (
         f"Kept: {title(active.candidate)}, the active deployment. Without it the choice would be "
-        f"{title(best.candidate)}: {_against_active(metric, cost)}. That is not for certain the 10 % a switch is "
-        f"worth; {how}."
+        f"{title(best.candidate)}: {_against_active(metric, switch.cost)}. That is not for certain the "
+        f"{percent(switch.worth)} a switch is worth; {how}."
     )
 
 
-def not_worth(metric: MetricName, item: Assessment, active: Assessment) -> str:
-    """Why a faster candidate was not chosen over the active deployment."""
-    return f"{item.text(metric)}; faster than the active deployment ({active.text(metric)}), not clearly by 10 %"
+def not_worth(metric: MetricName, item: Assessment, cost: Interval, worth: float) -> str:
+    """Why a candidate was not chosen over the active deployment, which is `cost` times as slow."""
+    return f"{item.text(metric)}; {_against_active(metric, cost)}: not clearly better by {percent(worth)}"
 
 
 def _against_active(metric: MetricName, cost: Interval) -> str:
     if metric == "throughput_fps":
-        return f"{bounds(cost)} as many images per second"
+        return f"it does {bounds(cost)} as many images per second as the active one"
     return f"the active one takes {bounds(cost)} its latency"
 
 
@@ -240,16 +253,20 @@ def _confidence(sure: float) -> str:
     return "over 99.9 %" if sure > 0.999 else "under 0.1 %" if sure < 0.001 else f"{100 * sure:.1f} %"
 
 
-def tie_break(selected: Assessment, pool: Sequence[Assessment], contenders: int, fragile: bool) -> list[str]:
-    """What settled the choice."""
-    others = [item for item in pool if item is not selected]
-    if not others:
+def tie_break(
+    selected: Assessment, pool: Sequence[Assessment], contenders: int, fragile: bool, *, others: bool
+) -> list[str]:
+    """What settled the choice; `others`: whether it has further equals, which are no reason to switch."""
+    rest = [item for item in pool if item is not selected]
+    if not rest:
         fastest = "the fastest by estimate" if fragile else "because it is the fastest"
         why = fastest if contenders > 1 else "the only candidate that can be compared"
+        if others:
+            why = "of those that count as fastest the only one that is clearly worth a switch"
         return [f"Chosen: {title(selected.candidate)}, {why}."]
     return [
         f"Chosen: {title(selected.candidate)}. Speed does not separate it from "
-        f"{listing([title(item.candidate) for item in others])}; {_settled_by(selected, others)}."
+        f"{listing([title(item.candidate) for item in rest])}; {_settled_by(selected, rest)}."
     ]
 
 

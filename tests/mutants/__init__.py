@@ -156,8 +156,8 @@ MUTANTS = (
     Mutant(
         name="the slowest is called the fastest",
         file="shared/verdict/decision.py",
-        original="        fastest = item if _leads(contest.metric, item, fastest, rounds) else fastest\n",
-        mutated="        fastest = fastest if _leads(contest.metric, item, fastest, rounds) else item\n",
+        original="    return min(items, key=lambda item: max(cost_ratio(",
+        mutated="    return max(items, key=lambda item: max(cost_ratio(",
         killed_by=DECISION,
     ),
     Mutant(
@@ -184,22 +184,22 @@ MUTANTS = (
     Mutant(
         name="a switch is worth it for one that is ten per cent slower",
         file="shared/verdict/decision.py",
-        original="under.key, 1 / (1 - WORTH_A_SWITCH))",
-        mutated="under.key, 1 - WORTH_A_SWITCH)",
+        original="under.key, 1 / (1 - rules.worth))",
+        mutated="under.key, 1 - rules.worth)",
         killed_by=DECISION,
     ),
     Mutant(
         name="the active deployment is no reason to stay",
         file="shared/verdict/decision.py",
-        original="    if rules.incumbent is None:\n        return best, []\n",
-        mutated="    if True:\n        return best, []\n",
+        original="    if rules.incumbent is None:\n        return Settled(best, pool, [])\n",
+        mutated="    if True:\n        return Settled(best, pool, [])\n",
         killed_by=DECISION,
     ),
     Mutant(
         name="any doubt is enough for a switch",
         file="shared/verdict/decision.py",
-        original="sure is not None and sure >= SURE_OF_IT",
-        mutated="sure is not None and sure >= 0",
+        original="(switches[item.key].sure or 0.0) >= SURE_OF_IT",
+        mutated="(switches[item.key].sure or 0.0) >= 0",
         killed_by=DECISION,
     ),
     Mutant(
@@ -215,6 +215,20 @@ MUTANTS = (
         original="    if incumbent is None or not _ordered(incumbent, spec):\n",
         mutated="    if True:\n",
         killed_by=("tests/unit/test_candidates.py",),
+    ),
+    Mutant(
+        name="noise within the margin is a reason to switch",
+        file="shared/verdict/decision.py",
+        original="max(WORTH_A_SWITCH, 1 - 1 / (1 + self.margin))",
+        mutated="WORTH_A_SWITCH",
+        killed_by=DECISION,
+    ),
+    Mutant(
+        name="only the smallest of the fastest may be worth a switch",
+        file="shared/verdict/decision.py",
+        original="    worth_it = [item for item in pool if (",
+        mutated="    worth_it = [item for item in [best] if (",
+        killed_by=DECISION,
     ),
     Mutant(
         name="the noise floor counts once",

@@ -72,6 +72,17 @@ def measured(
     )
 
 
+def slowed(series: Series, by: dict[int, float]) -> Series:
+    """The same, some rounds so many times as slow."""
+    blocks = [_slowed(block, by.get(block.round, 1.0)) for block in series.blocks]
+    return msgspec.structs.replace(series, blocks=blocks)
+
+
+def _slowed(block: Block, by: float) -> Block:
+    latencies = [int(ns * by) for ns in block.latencies_ns]
+    return msgspec.structs.replace(block, latencies_ns=latencies, elapsed_ns=int(block.elapsed_ns * by))
+
+
 def unavailable(of: Candidate, reason: str) -> Series:
     return Series(candidate=of, status="unavailable", reason=reason, artifact_bytes=51_200)
 

@@ -10,25 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.specs import Block, Series
 from shared.verdict.intervals import Interval
 from shared.verdict.metrics import summarise
 from shared.verdict.rounds import Compared, Rounds, figures, noise_floor
-from tests.unit.measurements import candidate, measured
+from tests.unit.measurements import candidate, measured, slowed
 
 A, B = candidate("onnxruntime"), candidate("openvino")
 METRICS: tuple[Compared, ...] = ("latency_p95_ms", "throughput_fps")
-
-
-def slowed(series: Series, by: dict[int, float]) -> Series:
-    """The same, some rounds so many times as slow."""
-    blocks = [_slowed(block, by.get(block.round, 1.0)) for block in series.blocks]
-    return msgspec.structs.replace(series, blocks=blocks)
-
-
-def _slowed(block: Block, by: float) -> Block:
-    latencies = [int(ns * by) for ns in block.latencies_ns]
-    return msgspec.structs.replace(block, latencies_ns=latencies, elapsed_ns=int(block.elapsed_ns * by))
 
 
 def of_ratios(ratios: list[float], metric: Compared = "latency_p95_ms") -> Interval:

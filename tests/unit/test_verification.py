@@ -7,7 +7,7 @@ import hashlib
 import msgspec
 import pytest
 
-from shared.specs import MeasurementSet, canonical_json
+from shared.specs import MeasurementSet, NoiseFloor, canonical_json
 from shared.verdict.report import build, canonical, measurements_sha256, parse
 from shared.verdict.verification import Check, verdict, verification
 from tests.unit.measurements import candidate, measured, measurement_set, series
@@ -87,6 +87,18 @@ def test_one_other_measurement_is_not_the_source() -> None:
     other = msgspec.json.encode(msgspec.structs.replace(SET, id="job_other"))
     assert "but job_other" in verification(REPORT, other)[1].text
     assert verdict(verification(REPORT, b"{}")) == "fails"
+
+
+def test_measurements_from_which_nothing_follows_fail_with_the_reason() -> None:
+    """A forger may write what no benchmark does, with hashes that fit."""
+    noise = NoiseFloor(value=0.02, runs=12, measured_at="soon", fingerprint="f", benchmark_id="job_1")
+    odd = msgspec.structs.replace(SET, noise_floor=noise)
+    record = msgspec.json.decode(REPORT)
+    source = record["metadata"]["measurements"] | {"sha256": measurements_sha256(odd)}
+    forged = signed(REPORT, metadata=record["metadata"] | {"measurements": source})
+    checks = verification(forged, msgspec.json.encode(odd))
+    assert outcomes(checks) == {"hash": "holds", "source": "holds", "decision": "fails"}
+    assert "Nothing follows from these measurements: Invalid isoformat string" in checks[2].text
 
 
 def test_a_forged_decision_with_a_hash_that_fits_fails() -> None:
