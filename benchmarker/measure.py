@@ -25,7 +25,7 @@ __all__ = ["MeasureOrder", "launch", "run", "schedule", "share"]
 LAUNCH_SLACK_S = 120.0
 """What a launch may take beside its warm-up and its measured block: start, load, the last call."""
 GIVE_UP_AFTER = 2
-"""Failed launches after which a candidate that never succeeded is not tried again."""
+"""Failed launches after which a candidate that did not succeed more often is not tried again: nobody would serve it."""
 NO_NOISE_FLOOR = "The noise floor was not measured: fewer than six rounds in which both of its launches succeeded."
 NOT_REMEMBERED = "The noise floor was measured while the run was disturbed: it counts here and is not remembered."
 SHARED = "Measured with isolation `shared`: another job may have run beside it."
@@ -236,8 +236,8 @@ class _Run:
 
     @property
     def hopeless(self) -> bool:
-        """Whether more launches would only cost time."""
-        return not self._blocks and len(self._failures) >= GIVE_UP_AFTER
+        """Whether it fails so often that more launches would only cost time."""
+        return len(self._failures) >= max(GIVE_UP_AFTER, len(self._blocks) + 1)
 
     def launch(self, order: LaunchOrder, launch: Launch) -> dict[str, object]:
         """Run it once more and keep what comes; returns the outcome for the progress line."""
@@ -269,4 +269,8 @@ class _Run:
             return "unavailable", self._plan.unavailable
         if self._rejected is not None:
             return "rejected", self._rejected
-        return ("measured", None) if self._blocks else ("failed", self._failures[-1])
+        if self._blocks and not self.hopeless:
+            return "measured", None
+        launches = len(self._blocks) + len(self._failures)
+        often = f"{len(self._failures)} of {launches} launches failed. " if self._blocks else ""
+        return "failed", f"{often}{self._failures[-1]}"

@@ -23,6 +23,7 @@ from shared.specs import (
     NoiseFloor,
     TensorInfo,
 )
+from shared.verdict.report import build
 from tests.conftest import eventually
 from tests.unit import candidate_that
 
@@ -245,6 +246,18 @@ def test_a_failed_launch_is_kept_apart_and_the_rest_counts() -> None:
     assert [block.round for block in series[key].blocks] == [1, 3, 5, 6]
     assert series[key].failures == ["round 2 failed", "round 4 failed"]
     assert all(each.failures == [] for name, each in series.items() if name != key)
+
+
+def test_a_candidate_that_fails_more_often_than_not_is_given_up_and_cannot_be_chosen() -> None:
+    key = "onnxruntime/fp32/b1/t1/i1"
+    laboratory = Laboratory({key: {2, 3, 4, 5, 6}})
+    result = run(order(), ignore, laboratory)
+    series = next(each for each in result.series if each.candidate.key == key)
+    assert (series.status, series.reason) == ("failed", "2 of 3 launches failed. round 3 failed")
+    assert [block.round for block in series.blocks] == [1], "what was measured is kept"
+    assert sum(each.candidate.key == key for each in laboratory.orders) == 3
+    decision = build(result, "rep_1").decision
+    assert key in {each.candidate.key for each in decision.rejected}
 
 
 def test_a_candidate_that_never_works_is_given_up_and_says_why() -> None:
