@@ -11,7 +11,7 @@ from benchmarker import Measured, MeasureOrder, service
 from benchmarker.files import Files
 from benchmarker.measure import run
 from shared import child, errors
-from shared.artifacts import ArtifactStore
+from shared.artifacts import ArtifactStore, intact
 from shared.specs import Accuracy, GateResult, MeasurementSet, Series, canonical_json
 from shared.verdict.figures import some
 from shared.verdict.metrics import summarise
@@ -21,8 +21,12 @@ def carry_out(order: MeasureOrder, report: child.Report) -> Measured:
     """Measure and store.
 
     Raises:
+        errors.BadModel: The model's file is gone or damaged.
         errors.EngineUnavailable: Not one candidate could be run; the message has every reason.
     """
+    for path in (order.artifact, order.weights):
+        if path and not intact(Path(path)):
+            raise errors.BadModel("The model's file is gone from the disk, or damaged. Upload the model again.")
     files = Files(order)
     files.prepare(report)
     result = run(order, report, files=files)

@@ -6,13 +6,14 @@ import hashlib
 import importlib.metadata
 import logging
 import os
-import tempfile
+import shutil
 from pathlib import Path
 
 import msgspec
 
 from benchmarker import Made, MeasureOrder, PrecisionOrder, Recipe, candidates
 from shared import child, config, engines, errors, gpu
+from shared.artifacts import ArtifactStore, intact, scratch
 from shared.specs import EngineName, MeasuredDataset, Precision, PreparedFile
 
 MB = 1024 * 1024
@@ -149,10 +150,11 @@ class Files:
         )
 
     def _is_there(self, known: PreparedFile) -> bool:
-        path = Path(self._order.models, known.sha256[:2], known.sha256)
-        if path.is_file():
+        path = ArtifactStore(Path(self._order.models)).path(known.sha256)
+        there = intact(path)
+        if there:
             self._paths[known.precision] = path
-        return path.is_file()
+        return there
 
     def _run(self, precision: Precision, report: child.Report, keep_sensitive: bool) -> Made:
         order, size_mb = self._order, Path(self._order.artifact).stat().st_size // MB
@@ -165,18 +167,22 @@ class Files:
             cpu_s=int(WALL_S * config.cores()),
             file_mb=FILE_MB + FILE_PER_MB * size_mb,
         )
-        with tempfile.TemporaryDirectory(prefix="work_", dir=Path(order.staged[precision]).parent) as scratch:
-            asked = PrecisionOrder(
-                precision=precision,
-                artifact=order.artifact,
-                task_type=order.model.task_type,
-                description=order.description,
-                dataset=order.dataset,
-                scratch=scratch,
-                output=output,
-                keep_sensitive=keep_sensitive,
-            )
+        folder = scratch(Path(order.staged[precision]))
+        folder.mkdir()
+        asked = PrecisionOrder(
+            precision=precision,
+            artifact=order.artifact,
+            task_type=order.model.task_type,
+            description=order.description,
+            dataset=order.dataset,
+            scratch=str(folder),
+            output=output,
+            keep_sensitive=keep_sensitive,
+        )
+        try:
             return child.run("benchmarker.quantize", asked, Made, limits=limits, pass_fds=[output], on_progress=report)
+        finally:
+            shutil.rmtree(folder)
 
 
 def _why_not(order: MeasureOrder, precision: Precision) -> str | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from preparer import Activated, ActivateOrder
-from shared import child, machine, nets, sandbox
+from shared import child, errors, machine, nets, sandbox
+from shared.artifacts import intact
 
 GPUS = "nvidia*"
 
@@ -22,6 +23,8 @@ def attempt(order: ActivateOrder, report: child.Report) -> Activated:
     if not any(Path("/dev").glob(GPUS)):
         files = [Path(path) for path in (order.onnx, order.golden) if path]
         sandbox.enter([Path(__file__).parent, *files])
+    if not intact(Path(order.onnx)):
+        raise errors.BadModel("The file that would serve is gone or was changed on the disk. Upload the model again.")
     if order.engine == "pytorch":
         nets.settle()
     from shared.runtime import Runtime, Serving  # its libraries start threads, which must be inside as well

@@ -10,8 +10,8 @@ import msgspec
 
 from reporter import WriteOrder, Written
 from reporter.render import render
-from shared import child
-from shared.artifacts import ArtifactStore
+from shared import child, errors
+from shared.artifacts import ArtifactStore, intact
 from shared.specs import MeasurementSet
 from shared.verdict.report import Report, build, parse
 
@@ -19,7 +19,13 @@ logger = logging.getLogger(__name__)
 
 
 def write(order: WriteOrder) -> Written:
-    """Read the measurements, decide, render, store."""
+    """Read the measurements, decide, render, store.
+
+    Raises:
+        errors.NotFound: The measurements are gone from the disk, or were changed there.
+    """
+    if not intact(Path(order.measurements)):
+        raise errors.NotFound("The measurements are gone from the disk, or were changed there; benchmark again.")
     measurements = msgspec.json.decode(Path(order.measurements).read_bytes(), type=MeasurementSet)
     report = build(measurements, order.report_id)
     store = ArtifactStore(Path(order.store))

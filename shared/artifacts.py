@@ -127,6 +127,7 @@ class ArtifactStore:
         try:
             yield Staging(self, path, file)
         finally:
+            shutil.rmtree(scratch(path), ignore_errors=True)  # of a child that was killed
             with contextlib.suppress(OSError):  # a disk that lets nothing be removed; swept later
                 path.unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # what a full disk did not take; a published file was flushed before
@@ -204,7 +205,10 @@ class ArtifactStore:
         """Remove what an interrupted owner left behind; call only when it cannot be at work. Returns the count."""
         leftovers = list((self.root / "staging").glob(f"{owner}_*"))
         for path in leftovers:
-            path.unlink(missing_ok=True)
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
         return len(leftovers)
 
 
@@ -272,6 +276,20 @@ def _disk() -> Iterator[None]:
 
 def _mark(stat: os.stat_result) -> str:
     return f"{stat.st_ino}-{stat.st_ctime_ns}"
+
+
+def scratch(staged: Path) -> Path:
+    """Where the folder may lie that the making of a staged file takes; it goes with that at the latest."""
+    return staged.with_name(f"{staged.name}.scratch")
+
+
+def intact(path: Path) -> bool:
+    """Whether a stored file is there and still has the content that it is named by; reads all of it."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, hashlib.sha256).hexdigest() == path.name
+    except OSError:
+        return False
 
 
 def sync_folder(folder: Path) -> None:

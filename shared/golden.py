@@ -24,6 +24,8 @@ TOLERANCE: dict[Precision, float] = {"fp32": 1e-3, "fp16": 2e-2, "int8": 2e-2}
 answers are equal but for what another batch size, another number of threads or a GPU does to the order of a sum; in
 INT8 that may move a value by a step of its scale."""
 
+DAMAGED = "The golden samples are damaged; run the benchmark again."
+
 
 class Array(msgspec.Struct, frozen=True, kw_only=True):
     """An array: NumPy dtype name, shape, and its bytes in C order."""
@@ -75,20 +77,23 @@ def read(data: bytes) -> Golden:
     try:
         return msgspec.msgpack.decode(data, type=Golden)
     except msgspec.MsgspecError as error:
-        raise errors.Conflict("The golden samples are damaged; run the benchmark again.") from error
+        raise errors.Conflict(DAMAGED) from error
 
 
 def replay(runtime: Infers, golden: Golden) -> list[str]:
     """Give the inputs again and compare the answers; a sentence for what is wrong, nothing when all is well.
 
     Raises:
+        errors.Conflict: An array is not what it says.
         errors.AppError: The engine fails on them.
     """
-    answers = runtime.infer({name: _array(value) for name, value in golden.inputs.items()})
-    wanted = {name: _array(value) for name, value in golden.outputs.items()}
+    feeds, wanted = ({name: _array(value) for name, value in part.items()} for part in (golden.inputs, golden.outputs))
+    answers = runtime.infer(feeds)
     if set(answers) != set(wanted):
         return [f"It answers with {', '.join(sorted(answers))} instead of {', '.join(sorted(wanted))}."]
     given = [answers[name] for name in wanted]
+    if not all(np.isfinite(each).all() for each in wanted.values()):
+        raise errors.Conflict(DAMAGED)
     if not all(np.isfinite(each).all() for each in given):
         return ["It answers the golden samples with NaN or infinity."]
     try:
@@ -109,4 +114,7 @@ def _packed(array: Tensor) -> Array:
 
 
 def _array(value: Array) -> Tensor:
-    return np.frombuffer(value.data, value.dtype).reshape(value.shape)
+    try:
+        return np.frombuffer(value.data, value.dtype).reshape(value.shape)
+    except (TypeError, ValueError) as error:
+        raise errors.Conflict(DAMAGED) from error

@@ -36,6 +36,8 @@ from shared.wire.messages import Status
 
 NO_WEIGHTS = "PyTorch runs models that were uploaded as weights of a network it knows by name; this one was not."
 
+RECORD_GONE = "The record of this benchmark is gone from the disk, or was changed there; benchmark again."
+
 Shape = TypeVar("Shape")
 
 
@@ -229,12 +231,15 @@ def _read(path: Path, shape: type[Shape]) -> Shape:
     """A stored JSON file.
 
     Raises:
-        errors.NotFound: It is gone from the disk, or none of ours.
+        errors.NotFound: It is gone from the disk, or damaged.
     """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=shape)
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() == path.name:
+            return msgspec.json.decode(content, type=shape)
     except (OSError, msgspec.MsgspecError) as error:
-        raise errors.NotFound("The record of this benchmark is gone from the disk; benchmark again.") from error
+        raise errors.NotFound(RECORD_GONE) from error
+    raise errors.NotFound(RECORD_GONE)
 
 
 def _check_there(context: Context, sha256: str) -> None:

@@ -144,6 +144,26 @@ def test_answers_unlike_those_at_the_benchmark_are_not_served(
     assert found["serves"]["engine"] == "onnxruntime"
 
 
+def test_a_file_that_was_changed_in_the_store_is_neither_activated_nor_measured(
+    platform: Platform, admin: httpx.Client, digits: str
+):
+    """It would serve and be measured under the hash of another; golden samples alone do not tell every change."""
+    whole = deploy(admin, digits, engine="onnxruntime", precision="fp32")
+    path = ArtifactStore(platform.data_dir / "models").path(whole["file_sha256"])
+    good = path.read_bytes()
+    try:
+        path.write_bytes(good + b"\x0a\x00")
+        found = deploy(admin, digits, engine="onnxruntime", precision="fp32")
+        order = admin.post("/benchmark", json={"model_id": digits, **ORDER}).json()
+        benchmark = settled(admin, f"/benchmark/{order['id']}", 60)
+    finally:
+        path.write_bytes(good)
+    assert (found["status"], found["serves"]["file_sha256"]) == ("failed", whole["file_sha256"]), "what serves goes on"
+    assert "changed on the disk" in found["error"]
+    assert (benchmark["status"], "or damaged" in benchmark["error"]) == ("failed", True), benchmark
+    assert admin.delete(f"/models/{digits}/deployment").status_code == 204
+
+
 def test_the_command_and_a_preparer_that_is_killed_meanwhile(
     platform: Platform, admin: httpx.Client, digits: str, report: str
 ):

@@ -313,6 +313,19 @@ def test_reports_that_say_nothing_about_this_model_here(gateway: Gateway, change
     assert said in problem(refused, 409, "conflict")["detail"]
 
 
+@pytest.mark.parametrize("which", ["record", "measurements"])
+def test_a_report_that_was_changed_on_the_disk_chooses_nothing(gateway: Gateway, which: str) -> None:
+    """Somebody lets it choose what was rejected; the file's name is the hash of what it said."""
+    model_id = ready_model(gateway)
+    report_id = report_on(gateway, model_id)
+    report = benchmarks.report(report_id)
+    sha256 = report.files["report.json"] if which == "record" else benchmarks.measurements_of(report.benchmark_id)
+    path = gateway.context.reports.path(str(sha256))
+    path.write_bytes(path.read_bytes().replace(b'"engine":"onnxruntime"', b'"engine":"openvino"'))
+    refused = put(gateway, model_id, report_id=report_id)
+    assert "was changed there" in problem(refused, 404, "not_found")["detail"]
+
+
 def test_a_report_on_another_model(gateway: Gateway) -> None:
     model_id, other = ready_model(gateway), ready_model(gateway, content=b"\x08\x07 another")
     refused = put(gateway, model_id, report_id=report_on(gateway, other))

@@ -165,6 +165,18 @@ def test_a_file_that_is_gone_is_made_anew(tmp_path: Path, outputs: Outputs, work
     assert workshop.calls == 2
 
 
+def test_a_file_that_was_changed_in_the_store_is_made_anew(
+    tmp_path: Path, outputs: Outputs, workshop: Workshop
+) -> None:
+    asked = order(tmp_path, outputs)
+    first = Files(asked)
+    first.make("int8", ignore)
+    stored = ArtifactStore(tmp_path).put(workshop.content)
+    ArtifactStore(tmp_path).path(stored.sha256).write_bytes(b"another")
+    Files(msgspec.structs.replace(asked, known=first.prepared)).make("int8", ignore)
+    assert workshop.calls == 2
+
+
 @pytest.mark.parametrize("failure", [child.ChildDied("The process crashed."), child.ChildKilled("It was killed.")])
 def test_a_child_that_dies_is_the_precisions_own_trouble(
     tmp_path: Path, outputs: Outputs, monkeypatch: pytest.MonkeyPatch, failure: Exception

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared import clock, config, errors, ids, process, specs
-from shared.artifacts import ArtifactStore
+from shared.artifacts import ArtifactStore, intact, scratch
 from shared.db import connection
 from tests.conftest import make_certificate
 
@@ -187,6 +187,30 @@ def test_who_starts_again_removes_what_it_left_and_nothing_of_others(tmp_path: P
     with store.stage("preparer-0") as left, store.stage("preparer-1") as written, store.stage() as uploaded:
         assert store.clear_staging("preparer-0") == 1
         assert (left.path.exists(), written.path.exists(), uploaded.path.exists()) == (False, True, True)
+
+
+def test_the_scratch_folder_of_a_staged_file_goes_with_it(tmp_path: Path):
+    """Its child was killed; or the owner was, and starts again."""
+    store = ArtifactStore(tmp_path)
+    with store.stage("benchmarker-0") as staging:
+        scratch(staging.path).mkdir()
+        (scratch(staging.path) / "half.onnx").write_bytes(b"half")
+    assert list((tmp_path / "staging").iterdir()) == []
+    left = scratch(tmp_path / "staging" / "benchmarker-0_1")
+    left.mkdir()
+    (left / "half.onnx").write_bytes(b"half")
+    assert store.clear_staging("benchmarker-0") == 1
+    assert not left.exists()
+
+
+def test_a_stored_file_is_intact_while_it_is_what_its_name_says(tmp_path: Path):
+    store = ArtifactStore(tmp_path)
+    path = store.path(store.put(b"whole").sha256)
+    assert intact(path)
+    path.write_bytes(b"hole")
+    assert not intact(path)
+    path.unlink()
+    assert not intact(path)
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "", "A" * 64, "0" * 63, "0" * 64 + "\n"])

@@ -7,12 +7,14 @@ import io
 import re
 from collections.abc import Sequence
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from pypdf import PdfReader
 
+from reporter import WriteOrder
 from reporter.history import history
 from reporter.html import environment
 from reporter.pdf import printable
@@ -20,7 +22,10 @@ from reporter.render import render
 from reporter.shapes import COLOURS
 from reporter.table import table
 from reporter.technical import SAID_BEFORE
-from shared.specs import Constraint, Series
+from reporter.write import write
+from shared import errors
+from shared.artifacts import ArtifactStore
+from shared.specs import Constraint, Series, canonical_json
 from shared.verdict.report import Report, build, verify
 from tests.unit.measurements import candidate, measured, measurement_set, series, unavailable
 
@@ -278,3 +283,13 @@ def test_failures_are_in_the_table() -> None:
     rows = list(csv.DictReader(io.StringIO(NASTY["report.csv"].decode(), newline="")))
     failed = next(row for row in rows if row["status"] == "failed")
     assert failed["notes"].startswith("launch failed: =cmd")
+
+
+def test_measurements_that_were_changed_on_the_disk_give_no_report(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path)
+    path = store.path(store.put(canonical_json(measurement_set())).sha256)
+    order = WriteOrder(report_id="rep_1", measurements=str(path), earlier=[], store=str(tmp_path))
+    assert write(order).selected_engine == "onnxruntime"
+    path.write_bytes(path.read_bytes().replace(b"onnxruntime", b"openvino"))
+    with pytest.raises(errors.NotFound, match="changed there"):
+        write(order)

@@ -400,6 +400,21 @@ def test_golden_samples_that_are_gone_stop_it(mean: Path, tmp_path: Path) -> Non
         ready(serving(mean, golden=tmp_path / "nowhere"))
 
 
+@pytest.mark.parametrize("change", [{"dtype": "float31"}, {"shape": [7, 7]}, {"data": b"odd"}, {"data": "nan"}])
+def test_damaged_golden_samples_are_said_to_be(mean: Path, tmp_path: Path, change: dict[str, Any]) -> None:
+    rows = {"image": np.zeros((2, 3, 8, 8), np.float32)}
+    runtime = ready(serving(mean))
+    answers = runtime.infer(rows)
+    runtime.deactivate()
+    record = msgspec.msgpack.decode(golden.write("onnxruntime", "fp32", "synthetic", rows, answers))
+    for array in record["outputs"].values():
+        array.update({"data": b"\xff" * len(array["data"])} if change == {"data": "nan"} else change)
+    samples = tmp_path / "golden"
+    samples.write_bytes(msgspec.msgpack.encode(record))
+    with pytest.raises(errors.Conflict, match="damaged"):
+        ready(serving(mean, golden=samples))
+
+
 def test_other_answers_than_those_of_the_golden_samples_stop_it(mean: Path, tmp_path: Path) -> None:
     rows = {"image": np.zeros((2, 3, 8, 8), np.float32)}
     runtime = ready(serving(mean))
