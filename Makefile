@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed-$(EXTRA)
 TRAIN := $(VENV)/.with-train
 TENSORFLOW := .venv-tensorflow
 
-.PHONY: help setup setup-train setup-tensorflow run demo test gpu-check check bench bench-dataset bench-convert bench-referee chaos coverage mutants clean
+.PHONY: help setup setup-train setup-tensorflow run demo test gpu-check check bench bench-dataset bench-convert bench-referee bench-search chaos coverage mutants clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | while IFS='|' read -r name text; \
@@ -64,6 +64,13 @@ bench: setup-train  ## the platform's figures beside their goals
 
 bench-dataset: setup  ## a generated dataset through the API (GB=10: that large): time, memory, disk
 	@$(BIN)/python -m benchmarks.datasets $(or $(GB),1)
+
+# RIVALS=30 runs Optuna's TPE and PyGAD for as many seeds first, where that is not kept: an hour of processor time.
+bench-search: setup $(if $(RIVALS),$(VENV)/.with-rivals)  ## the genetic search against chance, TPE and PyGAD, on LCBench
+	@$(if $(RIVALS),$(BIN)/python -m benchmarks.rivals $(RIVALS) &&) $(BIN)/python -m benchmarks.search
+
+$(VENV)/.with-rivals: $(STAMP)
+	@PYTHON="$(PYTHON)" deploy/setup.sh $(VENV) $(EXTRA) rivals && touch $@
 
 bench-convert: setup-train setup-tensorflow  ## model files of every format through the API to predictions: how near, how long
 	@$(BIN)/python -m benchmarks.conversions

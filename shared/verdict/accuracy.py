@@ -93,11 +93,6 @@ def wilson(successes: int, n: int) -> Interval:
     return Interval(p, low if successes else 0.0, high if successes < n else 1.0)
 
 
-def needed_at_best(least: float) -> int | None:
-    """Images whose accuracy is surely `least` when every one is answered right: n / (n + z²) >= least; None of 1."""
-    return math.ceil(least * Z**2 / (1 - least)) if least < 1 else None
-
-
 def tango(lost: int, won: int, n: int) -> Interval:
     """The difference of two paired shares, (lost - won) / n, with its score interval.
 

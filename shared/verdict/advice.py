@@ -42,9 +42,7 @@ def recommendations(measurements: MeasurementSet, assessments: Sequence[Assessme
         )
     found += _too_few(assessments)
     if any(relaxation.value is not None for relaxation in decision.relax or ()):
-        accuracy = all(relaxation.metric in FROM_DATASET for relaxation in decision.relax or ())
-        other = "measure with more test images" if accuracy else "deploy on a faster machine"
-        found.append(f"Decide whether a constraint may be relaxed as stated, or {other}.")
+        found.append("Decide whether a constraint may be relaxed as stated, or deploy on a faster machine.")
     found += _unsteady(assessments)
     if any(item.series.failures for item in assessments):
         found.append("Look into the failed launches before deploying; they are listed with their candidates.")

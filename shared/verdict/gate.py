@@ -6,7 +6,7 @@ import msgspec
 
 from shared.parity import TOLERANCE
 from shared.specs import Accuracy, Constraint, GateResult, MeasurementSet, Parity, Precision
-from shared.verdict.accuracy import Drop, drop, needed, needed_at_best
+from shared.verdict.accuracy import Drop, drop, needed
 from shared.verdict.constraints import judge
 from shared.verdict.figures import estimate, limit, plural
 from shared.verdict.metrics import drop_metric
@@ -43,15 +43,6 @@ def too_small(found: Drop, most: float) -> str:
     start = f"the {plural(found.n, 'image')} of the test split cannot tell whether the drop keeps {most:g}"
     count = needed(found, most)
     return start if count is None else f"{start}; it takes about {max(count, found.n + 1):,}"
-
-
-def too_few(found: Accuracy, least: float) -> str:
-    """Why an accuracy could not be judged; of a classifier, with the number of images that could at the best."""
-    start = f"the {plural(found.n, 'image')} of the test split cannot tell"
-    best = needed_at_best(least)
-    if found.correct is None or best is None or best <= found.n:
-        return f"{start}; more test images would"
-    return f"{start}; it takes {best:,} even where every answer is right"
 
 
 def _parity(found: GateResult) -> list[str]:

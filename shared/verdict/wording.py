@@ -11,7 +11,7 @@ from shared.verdict.accuracy import drop
 from shared.verdict.assessment import Assessment
 from shared.verdict.constraints import Judgement, Relaxation
 from shared.verdict.figures import engine_title, factor, figure, limit, listing, plural, quantity, title
-from shared.verdict.gate import too_few, too_small
+from shared.verdict.gate import too_small
 from shared.verdict.intervals import Interval, samples_needed
 from shared.verdict.rounds import ENOUGH
 
@@ -79,12 +79,6 @@ def judged(item: Assessment, judgement: Judgement) -> str:
 def _short_of(item: Assessment, judgement: Judgement) -> str:
     """How many images would tell, where there were too few."""
     accuracy = item.gate.accuracy if item.gate else None
-    if (
-        (judgement.metric, judgement.verdict) == ("accuracy", "inconclusive")
-        and accuracy
-        and judgement.op in (">", ">=")
-    ):
-        return f": {too_few(accuracy, judgement.value)}"
     if (judgement.metric, judgement.verdict) != ("accuracy_drop", "inconclusive") or not accuracy or not item.reference:
         return ""
     return f": {too_small(drop(item.reference, accuracy), judgement.value)}"

@@ -123,27 +123,6 @@ def test_what_was_rejected_needs_no_other_machine() -> None:
     assert not any("OpenVINO" in text for text in report.recommendations)
 
 
-@pytest.mark.parametrize(
-    ("least", "told"),
-    [
-        (0.95, "1.00 (0.84–1.00): the 20 images of the test split cannot tell; it takes 73 even where every answer is"),
-        (0.999, "it takes 3,838 even where every answer is right"),
-    ],
-)
-def test_too_few_images_for_an_accuracy_are_told_with_how_many_it_takes(least: float, told: str) -> None:
-    found = accurate([measured(candidate("onnxruntime"), 1.0)])
-    all_right = Accuracy(metric="top1", n=20, value=1.0, correct=packed(np.ones(20, bool)))
-    config = msgspec.structs.replace(
-        found.config, constraints=(Constraint(metric="accuracy", op=">=", value=least),), accuracy_drop=1.0
-    )
-    gates = [msgspec.structs.replace(gate, accuracy=all_right, flips=0) for gate in found.gates]
-    report = build(msgspec.structs.replace(found, config=config, gates=gates, reference=all_right), "rep_7")
-    assert told in " ".join(simple(report).why)
-    assert "Decide whether a constraint may be relaxed as stated, or measure with more test images." in (
-        report.recommendations
-    )
-
-
 def test_without_a_choice_the_nearest_is_shown() -> None:
     view = simple(NOTHING_PASSES)
     assert view.selected is None

@@ -101,13 +101,6 @@ def test_more_of_the_same_makes_the_interval_narrower(counts: tuple[int, int, in
     assert twice.high - twice.low <= once.high - once.low + 1e-9
 
 
-@pytest.mark.parametrize("least", [0.5, 0.9, 0.95, 0.99])
-def test_the_fewest_images_that_can_show_an_accuracy(least: float) -> None:
-    count = acc.needed_at_best(least)
-    assert count and acc.wilson(count, count).low >= least > acc.wilson(count - 1, count - 1).low
-    assert acc.needed_at_best(1.0) is None
-
-
 def test_wilsons_interval_as_published() -> None:
     """Newcombe, Statistics in Medicine 17(8), 1998, table I, method 3."""
     assert acc.wilson(0, 400).low == 0.0 and acc.wilson(400, 400).high == 1.0

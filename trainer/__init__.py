@@ -1,0 +1,1 @@
+"""Makes models better: the genetic search for hyper-parameters."""

@@ -1,0 +1,90 @@
+"""The journal of a search: JSON lines, its order first, then every trial with its result as they were told.
+
+What is in it is all there is to a search. `replay` makes of it a search that goes on as the one that wrote it would
+have: it hands out again what was at work, and then what comes next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal, TypeVar
+
+import msgspec
+
+from shared.genes import Genes, SearchSpec
+from shared.specs import canonical_json
+from trainer.search import Result, Search, Trial
+
+T = TypeVar("T", "Order", "Told")
+
+
+class JournalError(ValueError):
+    """A journal that no search of this version has written; the message says which line."""
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """What a search was ordered with: the first line."""
+
+    schema: Literal["cvp.search/1"] = "cvp.search/1"
+    spec: SearchSpec
+    genes: Genes
+    epochs: int
+    seed: int
+
+
+class Told(msgspec.Struct, frozen=True, kw_only=True):
+    """A trial and what came of it: every other line."""
+
+    trial: Trial
+    result: Result
+
+
+def opening(order: Order) -> bytes:
+    """The first line."""
+    return canonical_json(order) + b"\n"
+
+
+def line(trial: Trial, result: Result) -> bytes:
+    """The line of a trial, to be written before anybody acts upon its result."""
+    return canonical_json(Told(trial=trial, result=result)) + b"\n"
+
+
+def start(order: Order) -> Search:
+    """A search from its beginning. Raises ValueError as `Search` does."""
+    return Search(order.spec, order.genes, order.epochs, order.seed)
+
+
+def replay(lines: Iterable[bytes]) -> Search:
+    """The search that wrote these lines, as it was after them.
+
+    A last line without its end was being written when the search was killed, and does not count. Raises JournalError
+    for a line that cannot be read, and for a trial that this search would not have asked for.
+    """
+    numbered = enumerate(lines, start=1)
+    _, first = next(numbered, (1, b""))
+    if not first.endswith(b"\n"):
+        raise JournalError("The journal has no first line; the search has not begun.")
+    search = start(_read(first, Order, 1))
+    for number, text in numbered:
+        if text.endswith(b"\n"):
+            _tell(search, _read(text, Told, number), number)
+    search.hand_out_again()
+    return search
+
+
+def _tell(search: Search, told: Told, number: int) -> None:
+    while len(search.trials) <= told.trial.number and search.ask() is not None:
+        pass
+    if told.trial not in search.trials[told.trial.number : told.trial.number + 1]:
+        raise JournalError(f"Line {number} of the journal has a trial that its search would not ask for.")
+    try:
+        search.tell(told.trial.number, told.result)
+    except ValueError as error:
+        raise JournalError(f"Line {number} of the journal: {error}") from None
+
+
+def _read(text: bytes, kind: type[T], number: int) -> T:
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except msgspec.MsgspecError as error:
+        raise JournalError(f"Line {number} of the journal cannot be read: {error}") from None
