@@ -47,7 +47,7 @@ def carry_out(order: MeasureOrder, report: child.Report) -> Measured:
         rows=rows,
         files=files.prepared,
         golden=[gate.golden for gate in result.gates if gate.golden is not None],
-        noise_floor=noise if noise and noise.benchmark_id == result.id and not result.dirty else None,
+        noise_floor=noise if noise and noise.benchmark_id == result.id else None,
     )
 
 

@@ -27,7 +27,7 @@ LAUNCH_SLACK_S = 120.0
 GIVE_UP_AFTER = 2
 """Failed launches after which a candidate that did not succeed more often is not tried again: nobody would serve it."""
 NO_NOISE_FLOOR = "The noise floor was not measured: fewer than six rounds in which both of its launches succeeded."
-NOT_REMEMBERED = "The noise floor was measured while the run was disturbed: it counts here and is not remembered."
+DISTURBED_FLOOR = "The noise floor was measured while the run was disturbed: it is neither counted nor remembered."
 SHARED = "Measured with isolation `shared`: another job may have run beside it."
 
 logger = logging.getLogger(__name__)
@@ -95,12 +95,14 @@ def run(
     _measure(order, [*runnable, *([twin] if twin else [])], files, progress, launch)
     after = read(broker=order.broker)
     system, created_at = system_info(), clock.iso(clock.now_ms())
-    noise = order.noise_floor if order.noise_floor and order.noise_floor.fingerprint == system.fingerprint else None
-    if twin:
-        pair = [each.series(files) for each in (runnable[0], twin)]
-        noise = noise_of(order, pair, system.fingerprint, created_at) or noise
     disturbed = [*([SHARED] if order.config.isolation == "shared" else []), *disturbances(before, after)]
-    said = [*circumstances(before, after), *_rows(order), *_about_noise(order, noise, bool(disturbed))]
+    noise = order.noise_floor if order.noise_floor and order.noise_floor.fingerprint == system.fingerprint else None
+    said = [*circumstances(before, after), *_rows(order)]
+    if order.config.noise_floor:
+        pair = [each.series(files) for each in (runnable[0], twin)] if twin else []
+        found = noise_of(order, pair, system.fingerprint, created_at) if pair else None
+        said += [NO_NOISE_FLOOR] if found is None else [DISTURBED_FLOOR] if disturbed else []
+        noise = found if found and not disturbed else noise
     return MeasurementSet(
         id=order.id,
         created_at=created_at,
@@ -130,15 +132,6 @@ def _gated(
     if why is None or not files.retry_fp16(why, progress):
         return gated
     return gated.replaced(gate.check(order, again, files.path, progress, examine))
-
-
-def _about_noise(order: MeasureOrder, noise: NoiseFloor | None, dirty: bool) -> list[str]:
-    """What became of the noise floor, where one was ordered."""
-    if not order.config.noise_floor:
-        return []
-    if noise is None or noise.benchmark_id != order.id:
-        return [NO_NOISE_FLOOR]
-    return [NOT_REMEMBERED] if dirty else []
 
 
 def _rows(order: MeasureOrder) -> list[str]:

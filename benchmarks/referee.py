@@ -348,7 +348,7 @@ def _order(folder: Path, rounds: int = ROUNDS, **config: Any) -> MeasureOrder:
     path = folder / "convolutions.onnx"
     if not path.exists():
         onnx.save(convolutions(), path)
-    fields = {"engines": ("onnxruntime", "openvino"), "batch_sizes": (1,), "threads": (1,), "isolation": "shared"}
+    fields = {"engines": ("onnxruntime", "openvino"), "batch_sizes": (1,), "threads": (1,)}
     return MeasureOrder(
         id="job_referee",
         artifact=str(path),
