@@ -71,9 +71,10 @@ class Rounds:
 def noise_floor(first: Series, second: Series, seed: int, resamples: int = RESAMPLES) -> float | None:
     """How far apart two series of one candidate end up: the larger, of P95 and throughput, 95 % quantile of |ln ratio|.
 
-    The ratio is that of `Rounds.ratio`, of as many rounds as there were, drawn with replacement from the seed: what is
-    quantified is the ratio of two whole benchmarks, which is what a tie is judged by, not that of two launches. None
-    with fewer than 6 rounds that have both.
+    The ratio is that of `Rounds.ratio`: what is quantified is the ratio of two whole benchmarks, which is what a tie is
+    judged by, not that of two launches. Which of the two launches of a round was called the first is mere chance, so
+    any signs of the log ratios are as likely as those that were seen; they are drawn from the seed (a randomisation
+    test: Edgington and Onghena, Randomization Tests, 4th ed., 2007). None with fewer than 6 rounds that have both.
     """
     pair = [figures(first), figures(second)]
     found = []
@@ -81,8 +82,8 @@ def noise_floor(first: Series, second: Series, seed: int, resamples: int = RESAM
         logs = _log_ratios(pair[0][metric], pair[1][metric])
         if len(logs) < ENOUGH:
             return None
-        drawn = _generator(seed, metric).integers(0, len(logs), (resamples, len(logs)))
-        found.append(float(np.quantile(np.abs(np.median(logs[drawn], axis=1)), CONFIDENCE)))
+        signs = _generator(seed, metric).choice((-1.0, 1.0), (resamples, len(logs)))
+        found.append(float(np.quantile(np.abs(np.median(logs * signs, axis=1)), CONFIDENCE)))
     return max(found)
 
 

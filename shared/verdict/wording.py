@@ -44,7 +44,7 @@ METHOD: tuple[str, ...] = (
     "launch that the machine held up is one ratio among many there, whereas one in ten can carry a P95 over all calls "
     "away; the two may differ. Two candidates count as equally fast when the whole interval lies within the margin: "
     "5 %, or twice the noise floor of the machine where that is more. The noise floor is the 95 % quantile of "
-    "|ln ratio|, by rounds drawn with replacement, between two series of one candidate measured as if it were two.",
+    "|ln ratio| between two series of one candidate measured as if it were two, the signs of its rounds drawn anew.",
     "Between candidates that are equally fast, less memory decides (steps of 10 %), then the smaller model file, then "
     "a fixed order. Where the intervals leave open whether a candidate is within the margin, the choice is called "
     "fragile.",
