@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed-$(EXTRA)
 TRAIN := $(VENV)/.with-train
 TENSORFLOW := .venv-tensorflow
 
-.PHONY: help setup setup-train setup-tensorflow run demo test gpu-check check bench bench-dataset bench-convert bench-referee bench-search chaos coverage mutants clean
+.PHONY: help setup setup-train setup-tensorflow run demo test gpu-check check bench bench-dataset bench-convert bench-referee bench-search bench-train chaos coverage mutants clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | while IFS='|' read -r name text; \
@@ -77,6 +77,9 @@ bench-convert: setup-train setup-tensorflow  ## model files of every format thro
 
 bench-referee: setup-train  ## whether a benchmark's verdict can be trusted (ONLY="coverage bare": those checks): half an hour
 	@$(BIN)/python -m benchmarks.referee $(ONLY)
+
+bench-train: setup-train  ## training beside a bare loop, killed at random moments, and on the digits (ONLY="resume": that)
+	@$(BIN)/python -m benchmarks.training $(ONLY)
 
 chaos: setup  ## kill processes under load for three minutes (KILLS=1000: that many), then check every promise
 	@$(BIN)/python -m benchmarks.chaos

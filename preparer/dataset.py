@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from preparer import DatasetOrder, duplicates, split
+from preparer import DatasetOrder, duplicates
 from preparer.archive import Archive
 from preparer.coco import coco_layout, is_coco
 from preparer.findings import Findings, shown
@@ -39,7 +39,7 @@ from preparer.layouts import (
 from preparer.samples import Look, Pass
 from preparer.tables import Table, names_files, recognise, table_layout
 from preparer.yolo import is_yolo, yolo_layout
-from shared import errors
+from shared import errors, split
 from shared.specs import (
     SPLITS,
     ClassCount,

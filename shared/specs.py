@@ -354,6 +354,148 @@ class DatasetSummary(msgspec.Struct, frozen=True, kw_only=True):
     images_per_s: float
 
 
+# --- training -------------------------------------------------------------------------------------------------------
+
+Optimizer = Literal["sgd", "adam", "adamw"]
+Augmentation = Literal["none", "light", "strong"]
+ClassBalance = Literal["none", "sqrt", "equal"]
+MOST_EPOCHS = 1000
+
+
+class HyperParameters(Spec, frozen=True, kw_only=True):
+    """How a network learns. What is not said depends on the rest, and the result says what was used."""
+
+    learning_rate: Annotated[
+        Annotated[float, Meta(gt=0, le=10)] | None,
+        Meta(description="The highest, after the warm-up; default: 0.001, with SGD 0.05."),
+    ] = None
+    batch_size: Annotated[int, Meta(ge=2, le=4096, description="Images a step.")] = 32
+    optimizer: Annotated[
+        Optimizer, Meta(description="`sgd` has Nesterov momentum 0.9; `adamw` decays weights apart from the gradient.")
+    ] = "adamw"
+    weight_decay: Annotated[
+        Annotated[float, Meta(ge=0, le=1)] | None,
+        Meta(description="Of weights, not of biases and normalisations; default: 0.01 with AdamW, otherwise 0.0005."),
+    ] = None
+    dropout_rate: Annotated[
+        Annotated[float, Meta(ge=0, le=0.9)] | None,
+        Meta(
+            description="Share of values dropped where the network has dropout, or before its last layer; default: as "
+            "the network has it."
+        ),
+    ] = None
+    augmentation: Annotated[
+        Augmentation | None,
+        Meta(
+            description="How training images are varied. `light`: shifted, scaled and relit a little. `strong`: other "
+            "framings, mirrored, other colours. Default: `light` up to 64 pixels, where images often are characters, "
+            "`strong` above."
+        ),
+    ] = None
+    class_balance: Annotated[
+        ClassBalance,
+        Meta(
+            description="How often images of rare classes are drawn, where the largest class has over 1.5 times the "
+            "images of the smallest: as they are, by the square root of their number, or each class alike."
+        ),
+    ] = "sqrt"
+    frozen_stages: Annotated[
+        int,
+        Meta(ge=0, le=256, description="How many parts of the network, from its input on, keep the weights they have."),
+    ] = 0
+    patience: Annotated[
+        Annotated[int, Meta(ge=1, le=MOST_EPOCHS)] | None,
+        Meta(description="Ends after so many epochs without improvement; default: a quarter of them, at least 5."),
+    ] = None
+
+
+class TrainingSpec(Spec, frozen=True, kw_only=True):
+    """A training as ordered: what the API takes, stored with the job."""
+
+    model_id: Annotated[str, Meta(description="The model to start from: a preset, or one whose weights were kept.")]
+    dataset_id: Annotated[str, Meta(description="A ready dataset of the same task.")]
+    max_epochs: Annotated[int, Meta(ge=1, le=MOST_EPOCHS, description="Passes over the training images, at most.")]
+    validation_split: Annotated[
+        Annotated[float, Meta(ge=0.01, le=0.9)] | None,
+        Meta(
+            description="Divides the dataset's parts train and val anew, each class alike, with this share for "
+            "validation; the part test is never touched. Default: the parts as they are."
+        ),
+    ] = None
+    seed: Annotated[
+        int,
+        Meta(ge=0, le=2**32 - 1, description="Of the division, the order of the images, their variations, new layers."),
+    ] = 0
+    hyperparams: Annotated[HyperParameters, Meta(description="How the network learns.")] = HyperParameters()
+    priority: Annotated[
+        int,
+        Meta(ge=-100, le=100, description="Higher starts first; five minutes of waiting are worth one step."),
+    ] = 0
+
+
+class EpochFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """One point of the learning curves."""
+
+    epoch: int
+    """From 1."""
+    loss: float
+    """Mean over the training images, varied as they were, while the weights changed."""
+    accuracy: float
+    """The same, as a share of right answers."""
+    val_loss: float
+    val_accuracy: float
+    """Of the part val after the epoch, prepared as for a prediction."""
+    learning_rate: float
+    """At its end."""
+    seconds: float
+    """With validation."""
+
+
+class WorstSample(msgspec.Struct, frozen=True, kw_only=True):
+    """A validation image that the trained network gets most wrong, or is least sure of."""
+
+    member: str
+    time_s: float | None
+    class_id: int
+    predicted: int
+    confidence: float
+    """In what it predicted, 0 to 1."""
+    loss: float
+
+
+class TrainingResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What a finished training reached, and how: everything its report shows."""
+
+    schema: Literal["cvp.training/1"] = "cvp.training/1"
+    classes: list[str]
+    epochs: list[EpochFigures]
+    best_epoch: int
+    """Whose weights are the result."""
+    final_accuracy: float
+    final_loss: float
+    """Of the best epoch, on the part val."""
+    confusion: list[tuple[int, int, int]]
+    """True class, predicted class, how many validation images; without those that are none."""
+    worst: list[WorstSample]
+    """The largest loss first."""
+    hyperparams: HyperParameters
+    """As they were used, nothing left open."""
+    seed: int
+    num_train: int
+    num_val: int
+    stopped_early: bool
+    duration_s: float
+    """Of all epochs, whatever happened between them."""
+    images_per_s: float
+    """Training images over the seconds of the epochs, validation included."""
+    device: str
+    threads: int
+    """Of the processor; weights repeat bit by bit on a CPU of the same kind with as many."""
+    versions: dict[str, str]
+    notes: list[str]
+    """What a reader should know, one sentence each."""
+
+
 # --- candidates and measurements ------------------------------------------------------------------------------------
 
 

@@ -17,6 +17,9 @@ NOWHERE = "/"
 THREADS = min(4, os.cpu_count() or 1)
 """Each thread takes address space, which a child is limited in; a conversion is mostly one thread's work."""
 
+OUT_OF_MEMORY = ("allocate memory", "out of memory")
+"""In what PyTorch says when there is none left, of the machine and of a GPU."""
+
 
 def missing(then: str = "upload again") -> str | None:
     """What to do where PyTorch is not installed, and what after that; None where it is."""
@@ -41,6 +44,6 @@ def allocations() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if "allocate memory" not in str(error):
+        if not any(text in str(error) for text in OUT_OF_MEMORY):
             raise
         raise MemoryError(str(error)) from error

@@ -153,8 +153,16 @@ def published_labels(name: str) -> list[str]:
 
 def num_classes_of(name: str, state: Mapping[str, Tensor]) -> int | None:
     """How many classes the head in these weights of an architecture has; None where they have no such head."""
-    heads = [key for key, value in skeleton(name).items() if MARK in value.shape[:1]]
-    return next((int(state[key].shape[0]) for key in heads if key in state and state[key].ndim), None)
+    return next((int(state[key].shape[0]) for key in heads(name) if key in state and state[key].ndim), None)
+
+
+def heads(name: str) -> list[str]:
+    """Names of an architecture's weights that have a row for each class: its last layer, auxiliary ones before it.
+
+    Raises:
+        errors.InvalidInput: There is no such architecture.
+    """
+    return [key for key, value in skeleton(name).items() if MARK in value.shape[:1]]
 
 
 def fitting(state: Mapping[str, Tensor]) -> list[str]:

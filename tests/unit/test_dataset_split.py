@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from preparer import duplicates, split
-from preparer.split import Group, divide
-from shared import errors
+from preparer import duplicates
+from shared import errors, split
 from shared.specs import SPLITS, Split
+from shared.split import Group, divide
 
 some_groups = st.lists(
     st.tuples(st.integers(1, 40), st.frozensets(st.integers(0, 5), max_size=3)), min_size=1, max_size=80

@@ -41,7 +41,7 @@ def check_parts(parts: Sequence[int]) -> None:
         )
 
 
-def divide(groups: Sequence[Group], parts: tuple[int, int, int], seed: int) -> dict[str, Split]:
+def divide(groups: Sequence[Group], parts: tuple[float, float, float], seed: int) -> dict[str, Split]:
     """The part of every group, by its key. The order of `groups` does not matter; the same seed gives the same parts.
 
     Every class has a group in training.
@@ -63,7 +63,7 @@ def divide(groups: Sequence[Group], parts: tuple[int, int, int], seed: int) -> d
 
 
 def _divide_stratum(
-    members: list[Group], parts: tuple[int, int, int], owed: dict[Split, float], chosen: dict[str, Split]
+    members: list[Group], parts: tuple[float, float, float], owed: dict[Split, float], chosen: dict[str, Split]
 ) -> None:
     """Each group goes where most is missing, the first to training. `owed` carries over what was rounded.
 

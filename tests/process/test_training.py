@@ -1,0 +1,99 @@
+"""The child that trains: killed at any moment it ends as if nothing had happened; what it makes can be served."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.training import checkpoint_tensors
+from preparer import DescribeOrder
+from shared import child, metadata
+from shared.artifacts import ArtifactStore, Outputs
+from shared.specs import ModelDescription
+from tests.conftest import needs
+from tests.dataset_kit import Checked
+from tests.training_kit import CONTRACT, LABELS, LIMITS, dataset, here, order, run_until, weights_file
+from trainer import CHECKPOINT, Trained
+
+needs("torch")
+
+pytestmark = pytest.mark.process
+
+EPOCHS = 5
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Checked:
+    return dataset(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return weights_file(tmp_path_factory.mktemp("weights"))
+
+
+def after(epoch: int, seconds: float) -> Callable[[dict[str, Any]], bool]:
+    """So long after a checkpoint."""
+
+    def kill(body: dict[str, Any]) -> bool:
+        if body.get("checkpoint") != epoch:
+            return False
+        time.sleep(seconds)  # wherever it is by then
+        return True
+
+    return kill
+
+
+def test_killed_twice_it_ends_with_the_weights_it_would_have_had(weights: Path, data: Checked, tmp_path: Path) -> None:
+    whole = here(order(weights, data, tmp_path / "whole", max_epochs=EPOCHS))
+    killed = order(weights, data, tmp_path / "killed", max_epochs=EPOCHS)
+    moment = random.Random(0)
+    assert run_until(killed, after(1, moment.uniform(0, 0.2))) is None
+    assert run_until(killed, after(3, moment.uniform(0, 0.2))) is None
+    ended = run_until(killed, lambda body: False)
+    assert ended
+    one, other = checkpoint_tensors(tmp_path / "whole"), checkpoint_tensors(tmp_path / "killed")
+    assert one.keys() == other.keys()
+    assert [name for name in one if one[name] != other[name]] == []
+    assert (ended.result.confusion, ended.result.worst) == (whole.result.confusion, whole.result.worst)
+    assert [each.val_loss for each in ended.result.epochs] == [each.val_loss for each in whole.result.epochs]
+
+
+def test_what_it_makes_is_described_like_an_upload(weights: Path, data: Checked, tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path / "store")
+    said: list[dict[str, Any]] = []
+    with Outputs("tests") as outputs:
+        fds = {"onnx": outputs.stage("onnx", store), "weights": outputs.stage("weights", store)}
+        asked = order(weights, data, tmp_path / "run", max_epochs=2, outputs=fds)
+        made = child.run(
+            "trainer.enclosed", asked, Trained, limits=LIMITS, pass_fds=outputs.fds, on_progress=said.append
+        )
+        onnx, kept = (store.path(outputs.publish(name).sha256) for name in ("onnx", "weights"))
+    assert made.facts and [each.batch for each in made.facts.parity] == [1, 2, 8]
+    assert metadata.contract_in(metadata.read(onnx)) == CONTRACT == made.preprocessing
+    assert metadata.labels_in(metadata.read(onnx)) == LABELS
+    assert [body["checkpoint"] for body in said if "checkpoint" in body] == [1, 2]
+    assert [file.name for file in (tmp_path / "run").iterdir()] == [CHECKPOINT]
+    with Outputs("tests") as outputs:
+        describe = DescribeOrder(
+            path=str(onnx),
+            task_type="classification",
+            preprocessing=None,
+            labels=None,
+            input_shape=None,
+            outputs={"onnx": outputs.stage("onnx", store)},
+        )
+        found = child.run("preparer.enclosed", describe, ModelDescription, limits=LIMITS, pass_fds=outputs.fds)
+    assert (found.preprocessing, found.labels, found.dynamic_batch) == (CONTRACT, LABELS, True)
+
+    from shared.nets import weights as files
+
+    net, about = files.kept(kept)
+    assert (about.architecture, about.num_classes, about.input_shape) == ("cnn32", 2, (3, 8, 8))
+    assert all(np.isfinite(value.numpy()).all() for value in net.module.state_dict().values())

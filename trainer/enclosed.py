@@ -1,0 +1,36 @@
+"""The child that trains. It shuts itself in before anything looks at the model or at an image."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from shared import child, nets, sandbox
+from trainer import Trained, TrainOrder
+
+_GPUS = "nvidia*"
+
+
+def enclosed(order: TrainOrder, report: child.Report) -> Trained:
+    """Train with the model, the dataset and the training's folder in reach, and nothing else.
+
+    Not where there is a GPU: what its driver needs to have open was never tried in there.
+
+    Raises:
+        errors.AppError: As `training.train`.
+    """
+    if not any(Path("/dev").glob(_GPUS)):
+        files = [Path(path) for path in (order.weights, order.index, order.pack)]
+        sandbox.enter([Path(__file__).parent, *files], scratch=Path(order.folder))
+    nets.settle()
+    os.environ["OMP_WAIT_POLICY"] = "passive"  # threads that spin while they wait keep others, and one another, waiting
+    tempfile.tempdir = order.folder
+    report({"stage": "loading PyTorch"})
+    from trainer import training  # its libraries start threads, which must be inside as well
+
+    return training.train(order, report)
+
+
+if __name__ == "__main__":
+    child.main(TrainOrder, enclosed)

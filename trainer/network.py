@@ -1,0 +1,114 @@
+"""The network that is to learn: its head for the dataset's classes, dropout, and what stays as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from shared import errors
+from shared.nets import architectures, weights
+from shared.nets.architectures import Net
+
+
+class Start(NamedTuple):
+    """Where a training starts from."""
+
+    net: Net
+    input_shape: tuple[int, ...]
+    """Of one image."""
+    heads: list[str]
+    """Names of the weights that have a row a class."""
+    notes: list[str]
+
+
+def start(path: Path, labels: list[str] | None, classes: list[str], seed: int) -> Start:
+    """The network with the weights in a file and an output for each of the dataset's classes.
+
+    Args:
+        path: Weights as `weights.state_bytes` makes them.
+        labels: What the model's outputs are called; its head is kept for the same classes in the same order, or as many
+            where nobody has named them.
+        classes: The dataset's.
+        seed: Of a new head.
+
+    Raises:
+        errors.BadModel: The file is none of ours.
+        errors.InvalidInput: It is no classifier.
+    """
+    net, about = weights.kept(path)
+    if net.architecture is None or net.architecture.task != "classification":
+        raise errors.InvalidInput(f"{about.architecture} is no classifier; train it with a dataset of its own task.")
+    heads = architectures.heads(about.architecture)
+    same = labels == classes if labels is not None else about.num_classes == len(classes)
+    if same:
+        return Start(net, about.input_shape, heads, [])
+    fresh = architectures.unscaled(about.architecture, len(classes), seed=seed)
+    known = net.module.state_dict()
+    for name, value in fresh.module.state_dict().items():
+        if name not in heads:
+            value.copy_(known[name])
+    had = f"{about.num_classes} classes" if about.num_classes != len(classes) else "other classes"
+    return Start(fresh, about.input_shape, heads, [f"The model had {had}: its last layer begins anew, from the seed."])
+
+
+def set_dropout(module: nn.Module, rate: float | None, heads: Sequence[str]) -> str | None:
+    """Have the network drop so many values in training: where it does already, otherwise before its last layer.
+
+    Returns:
+        What a reader should know.
+    """
+    if rate is None:
+        return None
+    active = [part for part in module.modules() if isinstance(part, nn.Dropout) and part.p > 0]
+    for part in active:
+        part.p = rate
+    if active or not rate:
+        return None
+    head = module.get_submodule(heads[-1].rpartition(".")[0])
+
+    def drop(layer: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (nn.functional.dropout(given[0], rate, layer.training), *given[1:])
+
+    head.register_forward_pre_hook(drop)
+    return "The network has no dropout of its own; dropout_rate acts before its last layer."
+
+
+def freeze(module: nn.Module, count: int, heads: Sequence[str]) -> tuple[list[nn.Module], str | None]:
+    """Let the first parts of a network keep their weights; its head learns in any case.
+
+    Returns:
+        Those parts, whose normalisations must stay in eval mode, and what a reader should know.
+    """
+    if not count:
+        return [], None
+    found = stages(module, heads)
+    frozen = found[:count]
+    for _, part in frozen:
+        part.requires_grad_(False)
+    names = ", ".join(name for name, _ in frozen)
+    return [part for _, part in frozen], f"{len(frozen)} of {len(found)} stages keep their weights: {names}."
+
+
+def stages(module: nn.Module, heads: Sequence[str]) -> list[tuple[str, nn.Module]]:
+    """The parts at a network's top that have weights, from its input on, without its head; a sequence is its parts."""
+    parts: list[tuple[str, nn.Module]] = []
+    for name, child in module.named_children():
+        inner = isinstance(child, nn.Sequential | nn.ModuleList)
+        parts += [(f"{name}.{each}", part) for each, part in child.named_children()] if inner else [(name, child)]
+    return [
+        (name, part)
+        for name, part in parts
+        if next(part.parameters(), None) is not None and not any(head.startswith(f"{name}.") for head in heads)
+    ]
+
+
+def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """What learns, in two groups: weights that decay; biases, normalisations and what the network exempts do not."""
+    exempt = module.no_weight_decay() if hasattr(module, "no_weight_decay") else ()
+    learning = [(name, value) for name, value in module.named_parameters() if value.requires_grad]
+    decaying = [value for name, value in learning if value.ndim > 1 and name not in exempt]
+    others = [value for name, value in learning if value.ndim <= 1 or name in exempt]
+    return [{"params": decaying, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]

@@ -1,0 +1,123 @@
+"""What an order comes to, with its files looked at: all that a training follows from, or why it cannot be."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Collection
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import msgspec
+
+from shared import errors
+from shared.specs import DatasetIndex, HyperParameters, Preprocessing, canonical_json
+from shared.vision import augmentation, preprocess
+from shared.vision.samples import read_index
+from trainer import TrainOrder, loop, network, sampling
+from trainer.network import Start
+from trainer.sampling import Parts
+
+LEAST_PATIENCE = 5
+NAMED = 5
+"""Classes that a note names."""
+
+Value = TypeVar("Value")
+
+
+class Terms(NamedTuple):
+    """Of one training."""
+
+    key: str
+    """Of the order and its files: equal ones give equal weights."""
+    dataset: DatasetIndex
+    parts: Parts
+    start: Start
+    contract: Preprocessing
+    wanted: HyperParameters
+    """Nothing left open."""
+    notes: list[str]
+
+
+def of(order: TrainOrder) -> Terms:
+    """The terms of an order.
+
+    Raises:
+        errors.InvalidInput: The order, the model and the dataset do not fit.
+        errors.BadDataset: The dataset's files are gone.
+        errors.BadModel: The weights are gone, or not ours.
+    """
+    spec, index = order.spec, read_index(Path(order.index))
+    if index.task_type != "classification":
+        raise errors.InvalidInput(f"The dataset is for {index.task_type}; a classifier is trained with another one.")
+    key = _key(order)
+    start = network.start(Path(order.weights), order.labels, index.classes, spec.seed)
+    contract, notes = _contract(order, start)
+    parts = sampling.parts(index, spec.validation_split, spec.seed)
+    unseen = _unseen(index.classes, sampling.class_counts(parts.train))
+    wanted = resolved(spec.hyperparams, spec.max_epochs, max(contract.resize.height, contract.resize.width))
+    return Terms(key, index, parts, start, contract, wanted, [*start.notes, *notes, *unseen])
+
+
+def resolved(wanted: HyperParameters, max_epochs: int, side: int) -> HyperParameters:
+    """With nothing left open.
+
+    Args:
+        wanted: As ordered.
+        max_epochs: Of the order.
+        side: The longer one of an image as the network takes it, in pixels.
+    """
+    return msgspec.structs.replace(
+        wanted,
+        learning_rate=_chosen(wanted.learning_rate, loop.RATES[wanted.optimizer]),
+        weight_decay=_chosen(wanted.weight_decay, loop.DECAYS[wanted.optimizer]),
+        augmentation=_chosen(wanted.augmentation, augmentation.default_for(side)),
+        patience=_chosen(wanted.patience, max(LEAST_PATIENCE, math.ceil(max_epochs / 4))),
+    )
+
+
+def _chosen(value: Value | None, default: Value) -> Value:
+    return default if value is None else value
+
+
+def _key(order: TrainOrder) -> str:
+    spec = msgspec.structs.replace(order.spec, priority=0)
+    said = canonical_json((spec, order.labels, order.preprocessing))
+    return hashlib.sha256(b"\0".join((said, *map(_digest, (order.weights, order.index))))).hexdigest()
+
+
+def _digest(path: str) -> bytes:
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, hashlib.sha256).digest()
+    except OSError as error:
+        raise errors.BadModel("The model's weights are gone; upload it again.") from error
+
+
+def _contract(order: TrainOrder, start: Start) -> tuple[Preprocessing, list[str]]:
+    """How images are prepared, for training as for predictions, and what was changed of what the model said."""
+    assert start.net.architecture is not None
+    contract = order.preprocessing or start.net.architecture.preprocessing
+    if contract.detection is not None or contract.layout != "NCHW" or contract.dtype != "float32":
+        raise errors.InvalidInput(
+            "A network is trained on float32 images with the channels first (layout NCHW); the model's preprocessing "
+            "says otherwise. Upload it again without `preprocessing`."
+        )
+    if preprocess.shape(contract) != start.input_shape:
+        raise errors.InvalidInput(
+            f"The model's preprocessing makes images of {list(preprocess.shape(contract))}, its network takes "
+            f"{list(start.input_shape)}. Upload it again with a fitting `preprocessing`."
+        )
+    if contract.scores == "logits":
+        return contract, []
+    note = "The trained network answers logits; its preprocessing said probabilities and was corrected."
+    return msgspec.structs.replace(contract, scores="logits"), [note]
+
+
+def _unseen(classes: list[str], trained: Collection[int]) -> list[str]:
+    missing = [name for number, name in enumerate(classes) if number not in trained]
+    if not missing:
+        return []
+    names = ", ".join(repr(name[:80]) for name in missing[:NAMED])
+    more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
+    return [f"No image for training shows {names}{more}: nothing can be learned of that."]
