@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.mutants import MUTANTS, Mutant
 
 ROOT = Path(__file__).parents[2]
-PARTS = ("shared", "gateway", "broker", "inferencer", "benchmarker", "preparer", "reporter", "console")
+PARTS = ("shared", "gateway", "broker", "inferencer", "benchmarker", "preparer", "reporter", "trainer", "console")
 BESIDES = ("tests", "examples", "docs", "deploy", "pyproject.toml", "Makefile", "README.md")
 BOUND_S = 300.0
 PASSED, FAILED = 0, 1
