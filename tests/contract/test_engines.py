@@ -300,7 +300,7 @@ class TestRealModels:
             {"y": (TensorProto.STRING, ["n"])},
         )
         engine = cls(path, threads=1)
-        with pytest.raises(errors.BadModel, match="'x' is not made of numbers"):
+        with pytest.raises(errors.BadModel, match="'x' holds no numbers"):
             engine.activate()
         with pytest.raises(errors.EngineFailed, match="not active"):
             engine.infer({"x": np.array(["a"])})

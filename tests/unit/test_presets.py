@@ -65,6 +65,36 @@ def finish(name: str, source: str) -> None:
         Model.update(**ready).where((Model.name == name) & Model.deleted_at_ms.is_null()).execute()
 
 
+# --- without a gateway: they come first, for that of the others lives until the end of the file -----------------------
+
+
+def test_the_preparer_is_told_which_network_and_where_fetched_weights_are_kept(db_file: Path, tmp_path: Path) -> None:
+    settings = config.load({"DATA_DIR": str(tmp_path), "DB_PATH": str(db_file)})
+    settings.make_folders()
+    preset = presets.PRESETS[2]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nets, "missing", lambda then="": None)
+        model_id, _ = presets.add(preset, ArtifactStore(settings.models))
+    job = jobs.claim("cpu", "preparer", 10**13, str(Job.get().id))
+    assert job is not None and job.priority == jobs.BACKGROUND
+    with Outputs("preparer-0") as outputs:
+        order, _ = Convert(settings).order(job, outputs)
+        assert (order.preset, order.pretrained) == (preset, str(tmp_path / "pretrained"))
+        off = msgspec.structs.replace(settings, preset_weights=False)
+        assert Convert(off).order(job, outputs)[0].pretrained is None
+    assert registry.model(model_id).preset == preset
+
+
+def test_nobody_can_be_the_platform(db_file: Path) -> None:
+    assert User.get_by_id(registry.PLATFORM).username == "cv-platform"
+    assert accounts.by_name("cv-platform") is None and accounts.account(registry.PLATFORM) is None
+    assert accounts.users(limit=10, cursor=None).rows == []
+    accounts.add_user("cv-platform", "unusable", "viewer")
+
+
+# --- through the gateway ----------------------------------------------------------------------------------------------
+
+
 def test_the_table_is_what_the_networks_are() -> None:
     torchvision = needs("torchvision")
     from shared.nets.architectures import build
@@ -184,27 +214,3 @@ def test_where_nothing_is_fetched_a_seeded_one_stays(gateway: Gateway, monkeypat
     monkeypatch.setattr(gateway.context, "settings", off)
     told = problem(gateway.post("/models/presets/resnet50", "admin"), 409, "conflict")
     assert "PRESET_WEIGHTS is off" in told["detail"]
-
-
-def test_the_preparer_is_told_which_network_and_where_fetched_weights_are_kept(db_file: Path, tmp_path: Path) -> None:
-    settings = config.load({"DATA_DIR": str(tmp_path), "DB_PATH": str(db_file)})
-    settings.make_folders()
-    preset = presets.PRESETS[2]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nets, "missing", lambda then="": None)
-        model_id, _ = presets.add(preset, ArtifactStore(settings.models))
-    job = jobs.claim("cpu", "preparer", 10**13, str(Job.get().id))
-    assert job is not None and job.priority == jobs.BACKGROUND
-    with Outputs("preparer-0") as outputs:
-        order, _ = Convert(settings).order(job, outputs)
-        assert (order.preset, order.pretrained) == (preset, str(tmp_path / "pretrained"))
-        off = msgspec.structs.replace(settings, preset_weights=False)
-        assert Convert(off).order(job, outputs)[0].pretrained is None
-    assert registry.model(model_id).preset == preset
-
-
-def test_nobody_can_be_the_platform(db_file: Path) -> None:
-    assert User.get_by_id(registry.PLATFORM).username == "cv-platform"
-    assert accounts.by_name("cv-platform") is None and accounts.account(registry.PLATFORM) is None
-    assert accounts.users(limit=10, cursor=None).rows == []
-    accounts.add_user("cv-platform", "unusable", "viewer")
