@@ -376,7 +376,7 @@ def test_operators_that_cuda_leaves_to_the_cpu_are_named(
     ]
     asked: list[Any] = []
 
-    class Session(onnxruntime.InferenceSession):  # type: ignore[misc]
+    class Session(onnxruntime.InferenceSession):
         """Says that it runs on a GPU."""
 
         def __init__(self, path: str, options: Any, providers: list[str], provider_options: list[dict[str, str]]):

@@ -32,7 +32,7 @@ class Quick(Measure):
 
     def order(self, job: jobs.Claimed, outputs: Outputs) -> tuple[msgspec.Struct, child.Limits]:
         real, limits = super().order(job, outputs)
-        return Order(int8=real.outputs["int8"]), limits  # type: ignore[attr-defined]
+        return Order(int8=real.outputs["int8"]), limits
 
     def finish(self, job: jobs.Claimed, result: Measured, outputs: Outputs) -> Commit:
         measurements = self._reports.put(canonical_json(measurement_set()))

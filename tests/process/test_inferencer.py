@@ -113,7 +113,7 @@ async def predict(client: BrokerClient, model_id: str, *blobs: bytes, form: str 
     request = Submit(
         request_id=ids.new_id("req"),
         model_id=model_id,
-        form=form,  # type: ignore[arg-type]
+        form=form,
         queue_ttl_ms=15_000,
         inference_ttl_ms=15_000,
         top_k=3,
@@ -170,7 +170,7 @@ def test_follows_the_catalogue(settings: config.Settings, processes: Processes, 
 
     async def held(client: BrokerClient, expected: list[str]) -> None:
         deadline = Deadline.after_ms(20_000)
-        while [one.model_id for worker in client.status()[0].workers for one in worker.models] != expected:  # type: ignore[union-attr]
+        while [one.model_id for worker in client.status()[0].workers for one in worker.models] != expected:
             assert not deadline.passed()
             await asyncio.sleep(0.05)
 

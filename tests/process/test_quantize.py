@@ -93,7 +93,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 
 def answers(path: Path, engine: str, precision: Precision, images: np.ndarray) -> np.ndarray:
-    with engine_class(engine)(path, precision=precision, threads=1) as running:  # type: ignore[arg-type]
+    with engine_class(engine)(path, precision=precision, threads=1) as running:
         return running.infer({"image": images})["scores"]
 
 

@@ -163,7 +163,7 @@ class Gateway:
             registry.bump("models")
         for path in self.files():
             path.unlink()
-        self.broker.__init__()  # type: ignore[misc]
+        self.broker.__init__()
         self.refresh()
 
     def files(self) -> list[Path]:

@@ -93,7 +93,7 @@ class Installation:
             publish()
             raise Died
 
-        staging.publish = publish_and_die  # type: ignore[method-assign, assignment]
+        staging.publish = publish_and_die
 
     def delete(self, index: int, *, dies: bool = False) -> None:
         alive = [model.id for model in live()]

@@ -262,7 +262,7 @@ class TestVideo:
         ],
     )
     def test_a_gap_in_a_video_is_not_made_up_for(self, times_s: list[float], rate: float, given: list[int]):
-        found = _walk(Clocked(times_s), 10.0, Wanted(rate), 100, lambda: False)  # type: ignore[arg-type]
+        found = _walk(Clocked(times_s), 10.0, Wanted(rate), 100, lambda: False)
         assert [frame.number for frame in found] == given
 
     @pytest.mark.parametrize(

@@ -147,7 +147,7 @@ def test_what_cannot_serve_changes_nothing(gateway: Gateway) -> None:
     now = shown(gateway, model_id)
     assert (now["status"], now["error"]) == ("failed", "It answers otherwise.")
     assert now["serves"]["engine"] == "openvino"
-    assert registry.catalog_entry(model_id).serves.deployment_id == first  # type: ignore[union-attr]
+    assert registry.catalog_entry(model_id).serves.deployment_id == first
 
 
 def test_of_two_orders_the_later_wins_and_the_first_is_given_up(gateway: Gateway) -> None:

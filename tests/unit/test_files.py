@@ -249,7 +249,7 @@ def test_pytorch_runs_the_weights_and_no_other_engine_does(
     assert Files(asked).unavailable("pytorch", "fp32") == files.NO_SOURCE
     made = Files(msgspec.structs.replace(asked, weights="/weights"))
     assert made.unavailable("pytorch", "fp32") is None and made.unavailable("pytorch", "fp16") is None
-    assert {made.path("pytorch", precision) for precision in ("fp32", "fp16")} == {Path("/weights")}  # type: ignore[arg-type]
+    assert {made.path("pytorch", precision) for precision in ("fp32", "fp16")} == {Path("/weights")}
     assert made.path("onnxruntime", "fp32") == made.path("tensorrt", "fp32") == Path(asked.artifact)
 
 

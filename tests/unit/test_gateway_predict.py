@@ -261,7 +261,7 @@ def test_without_a_broker(gateway: Gateway, model_id: str) -> None:
 
 
 def test_an_answer_we_cannot_read_is_our_fault(gateway: Gateway, model_id: str) -> None:
-    gateway.broker.results = ["surprise"]  # type: ignore[assignment]
+    gateway.broker.results = ["surprise"]
     problem(ask(gateway, f"?model_id={model_id}", content=PNG), 500, "internal")
 
 

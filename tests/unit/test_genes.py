@@ -149,7 +149,7 @@ def test_every_point_is_a_value_that_finds_back_to_itself(gene: Gene, coordinate
     again = encode(gene, value)
     assert 0.0 <= again <= 1.0
     if isinstance(gene, FloatGene):
-        assert gene.low <= value <= gene.high  # type: ignore[operator]
+        assert gene.low <= value <= gene.high
         assert decode(gene, again) == pytest.approx(value, rel=1e-5, abs=1e-5 * (gene.high - gene.low))
     else:
         assert decode(gene, again) == value

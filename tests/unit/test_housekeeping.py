@@ -168,7 +168,7 @@ def test_a_damaged_file_is_noticed(admin: Account, db_file: Path):
 
 def row(stored: Stored, store: str) -> None:
     with connection.write():
-        registry.keep_artifact(stored, store)  # type: ignore[arg-type]
+        registry.keep_artifact(stored, store)
 
 
 def test_a_file_without_a_row_goes_after_an_hour_and_not_before(house: House):

@@ -168,7 +168,7 @@ def farm(tmp_path: Path) -> Iterator[Farm]:
 
 
 def request(request_id: str, blob: bytes, form: str = "images") -> Request:
-    given = Assign(request_id=request_id, model_id="m", form=form, ttl_ms=30_000, waited_ms=0.0)  # type: ignore[arg-type]
+    given = Assign(request_id=request_id, model_id="m", form=form, ttl_ms=30_000, waited_ms=0.0)
     return Request(given, [blob], 0.0)
 
 
@@ -189,7 +189,7 @@ class TestCompute:
             one.message.request_id: json.loads(one.blobs[0])
             for one in answer(runtime, [request("i", png(51)), request("t", tensor, "tensors")], lambda: 0.001)
         }
-        assert runtime._sessions[0].batches == [8, 3]  # type: ignore[attr-defined]
+        assert runtime._sessions[0].batches == [8, 3]
         assert [best["confidence"] for best in bodies["i"]["predictions"][0]] == [0.2, 0.0, 0.0]
         assert [row[0]["confidence"] for row in bodies["t"]["predictions"]] == [0.5, 0.5]
 
@@ -197,14 +197,14 @@ class TestCompute:
         got = self.answers(runtime, request("1", png(1)), request("bad", b"GIF89a"), request("2", png(2)))
         assert isinstance(got["bad"], Failed)
         assert got["bad"].code == "bad_image"
-        assert got["1"].batch_size == got["2"].batch_size == 2  # type: ignore[union-attr]
+        assert got["1"].batch_size == got["2"].batch_size == 2
 
     def test_a_failing_batch_is_run_one_by_one(self, runtime: Runtime, caplog: pytest.LogCaptureFixture) -> None:
         got = self.answers(runtime, request("1", png(1)), request("bad", png(13)), request("2", png(2)))
         assert isinstance(got["bad"], Failed)
         assert got["bad"].code == "engine_failed"
         assert "an unlucky number" in got["bad"].message
-        assert [got[name].batch_size for name in "12"] == [1, 1]  # type: ignore[union-attr]
+        assert [got[name].batch_size for name in "12"] == [1, 1]
         assert [record.exc_info is not None for record in caplog.records] == [True]
 
     def test_what_nobody_expected_is_one_plain_sentence(
@@ -222,7 +222,7 @@ class TestCompute:
     def test_too_late_is_not_computed(self, runtime: Runtime) -> None:
         late = [one.message for one in answer(runtime, [request("1", png(1))], lambda: 31.0)]
         assert [one.code for one in late if isinstance(one, Failed)] == ["deadline_exceeded"]
-        assert runtime._sessions[0].batches == [8]  # type: ignore[attr-defined]
+        assert runtime._sessions[0].batches == [8]
 
     def test_times_add_up(self, runtime: Runtime) -> None:
         ticks = iter(
@@ -340,7 +340,7 @@ class TestSessions:
         assert farm.sessions.loaded()[0].problem == ""
 
     def test_a_deployment_that_fails_at_the_start_leaves_it_to_the_default(self, farm: Farm) -> None:
-        farm.make = lambda given: Probe(given.onnx) if not given.deployment_id else 1 / 0  # type: ignore[return-value]
+        farm.make = lambda given: Probe(given.onnx) if not given.deployment_id else 1 / 0
         farm.shelf.activate("m", "dep_1", batch_size=2)
         farm.put("r1")
         assert isinstance(farm.get("r1"), Done)
@@ -351,7 +351,7 @@ class TestSessions:
     def test_back_to_the_default_that_serves_already_clears_the_problem(self, farm: Farm) -> None:
         farm.put("r1")
         farm.get("r1")
-        farm.make = lambda given: 1 / 0  # type: ignore[return-value]
+        farm.make = lambda given: 1 / 0
         farm.shelf.activate("m", "dep_1")
         eventually(lambda: farm.sessions.loaded()[0].problem)
         farm.make = lambda given: Probe(given.onnx)
@@ -394,7 +394,7 @@ class TestSessions:
         assert isinstance(farm.get("r1"), Done)
         eventually(lambda: not farm.engines[0].active)
         farm.put("r2")
-        assert farm.get("r2").code == "not_found"  # type: ignore[union-attr]
+        assert farm.get("r2").code == "not_found"
 
     def test_a_catalogue_that_cannot_be_read_stops_nothing(self, farm: Farm) -> None:
         farm.put("r1")
@@ -423,7 +423,7 @@ class TestWorker:
         for number in range(5):
             farm.put(f"r{number}")
         gate.set()
-        assert {farm.get(f"r{number}").batch_size for number in range(4)} == {4}  # type: ignore[union-attr]
+        assert {farm.get(f"r{number}").batch_size for number in range(4)} == {4}
         assert farm.engines[0].batches == [4, 1, 4, 1]
 
     def test_one_engine_call_at_a_time(self, tmp_path: Path) -> None:
@@ -449,7 +449,7 @@ class TestWorker:
         eventually(lambda: farm.engines and len(farm.engines[0].batches) == 2)
         farm.put("late")
         farm.skipped_s = 31.0
-        assert farm.get("late").code == "deadline_exceeded"  # type: ignore[union-attr]
+        assert farm.get("late").code == "deadline_exceeded"
         gate.set()
         assert isinstance(farm.get("first"), Done)
 
@@ -474,7 +474,7 @@ class TestWorker:
         monkeypatch.setattr(Runtime, "present", lambda *_: 1 / 0)
         for number in range(4):
             farm.put(f"bad{number}")
-            assert farm.get(f"bad{number}").code == "internal"  # type: ignore[union-attr]
+            assert farm.get(f"bad{number}").code == "internal"
         monkeypatch.undo()
         farm.put("good")
         assert isinstance(farm.get("good"), Done)

@@ -43,7 +43,7 @@ CARD = gpu.Gpu(
 @pytest.fixture
 def gateway(running: Gateway) -> Gateway:
     running.reset()
-    running.context.tally.__init__()  # type: ignore[misc]
+    running.context.tally.__init__()
     return running
 
 
@@ -185,7 +185,7 @@ def test_the_page_says_what_is_away(gateway: Gateway, monkeypatch: pytest.Monkey
 def test_inference_processes_that_come_and_go_are_counted(gateway: Gateway) -> None:
     for state in ("ready", "lost", "ready"):
         event = Event(seq=1, boot_id="b", topic="workers", time="", body={"worker_id": "w", "state": state})
-        gateway.client.blocking_portal.call(gateway.context._feed.put, event)  # type: ignore[attr-defined]
+        gateway.client.blocking_portal.call(gateway.context._feed.put, event)
     eventually(lambda: gateway.context.tally.worker_events == Counter(ready=2, lost=1))
 
 
@@ -449,7 +449,7 @@ def _name(family: Metric) -> str:
 
 
 def _labels(family: Metric) -> set[str]:
-    names: tuple[str, ...] = family._labelnames  # type: ignore[attr-defined]
+    names: tuple[str, ...] = family._labelnames
     return set(names)
 
 

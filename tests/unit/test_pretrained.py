@@ -147,7 +147,7 @@ def test_a_slow_one_is_not_waited_for(server: Server, store: ArtifactStore, monk
 def test_a_silent_one_is_not_waited_for(server: Server, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pretrained, "SILENCE_S", 0.2)
     server.headers = {"Content-Length": str(len(CONTENT) + 1), "Connection": "keep-alive"}
-    server.protocol_version = "HTTP/1.1"  # type: ignore[attr-defined]
+    server.protocol_version = "HTTP/1.1"
     held = threading.Event()
     monkeypatch.setattr(Answer, "finish", lambda self: (held.wait(20), BaseHTTPRequestHandler.finish(self)))
     try:

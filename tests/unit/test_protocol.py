@@ -268,7 +268,7 @@ def test_a_client_that_takes_its_answer_slowly_gets_it(took: int, cut: bool) -> 
     async def main() -> bool:
         config = uvicorn.Config(Echo(), http=BoundedHttp, ws="none", lifespan="off", log_config=None)
         connection, transport = BoundedHttp(config, ServerState(), {}), Waiting()
-        connection.transport = transport  # type: ignore[assignment]
+        connection.transport = transport
         connection._look_at_taking(1_000_000)
         assert (connection._taking is None) == cut  # looked at again
         connection._taken()
@@ -316,7 +316,7 @@ def test_a_socket_whose_pings_are_not_answered_is_cut_whatever_it_has_not_read(m
     async def main() -> None:
         config = uvicorn.Config(Echo(), http=BoundedHttp, ws=BoundedSocket, lifespan="off", log_config=None)
         socket, transport = BoundedSocket(config, ServerState(), {}), Clogged()
-        socket.transport = transport  # type: ignore[assignment]
+        socket.transport = transport
         socket.keepalive_timeout()
         async with asyncio.timeout(10):
             await transport.aborted.wait()

@@ -388,8 +388,8 @@ def test_calls_are_spread_over_the_sessions(mean: Path) -> None:
             runtime.infer(rows)  # another call comes while this one is under way
         return {"scores": np.zeros((1, 3), np.float32)}
 
-    first.infer = meanwhile  # type: ignore[method-assign]
-    second.infer = lambda feeds: asked.append("second") or {"scores": np.zeros((1, 3), np.float32)}  # type: ignore
+    first.infer = meanwhile
+    second.infer = lambda feeds: asked.append("second") or {"scores": np.zeros((1, 3), np.float32)}
     runtime.infer(rows)
     assert asked == ["first", "second"]
     runtime.deactivate()

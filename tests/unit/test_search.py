@@ -29,7 +29,7 @@ EPOCHS = 9
 
 def order(seed: int = 0, genes: Genes = GENES, epochs: int = EPOCHS, **fields: object) -> Order:
     shown = {"population_size": 6, "generations": 4, "finalists": 2} | fields
-    return Order(spec=SearchSpec(**shown), genes=genes, epochs=epochs, seed=seed)  # type: ignore[arg-type]
+    return Order(spec=SearchSpec(**shown), genes=genes, epochs=epochs, seed=seed)
 
 
 def quality(genome: Genome) -> float:
@@ -287,7 +287,7 @@ def test_a_training_has_an_epoch() -> None:
 
 
 def written(count: int, **fields: object) -> list[bytes]:
-    wanted = order(**fields)  # type: ignore[arg-type]
+    wanted = order(**fields)
     return [journal.opening(wanted), *in_any_order(wanted, journal.start(wanted), random.Random(0), count)]
 
 

@@ -132,7 +132,7 @@ def test_a_client_that_does_not_listen_is_let_go(
         if message["type"] != "websocket.accept":
             await asyncio.Event().wait()
 
-    talk.send = stuck  # type: ignore[method-assign]
+    talk.send = stuck
 
     async def meanwhile() -> None:
         await until(lambda: tried)
@@ -156,7 +156,7 @@ def test_a_connection_that_the_server_closed_is_no_failure_of_ours(
             raise error
         await accept(message)
 
-    talk.send = gone  # type: ignore[method-assign]
+    talk.send = gone
 
     async def meanwhile() -> None:
         await until(lambda: talk.open)

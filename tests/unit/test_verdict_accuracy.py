@@ -248,7 +248,7 @@ def test_a_limit_of_ones_own_replaces_that_of_the_order() -> None:
 
 def test_one_answer_changed_is_another_hash() -> None:
     found = with_accuracy(1, 0, 59)
-    bits = acc.unpacked(str(found.gates[1].accuracy.correct), 60)  # type: ignore[union-attr]
+    bits = acc.unpacked(str(found.gates[1].accuracy.correct), 60)
     bits[7] = not bits[7]
     gates = [found.gates[0], msgspec.structs.replace(found.gates[1], accuracy=answered(bits))]
     changed = msgspec.structs.replace(found, gates=gates)

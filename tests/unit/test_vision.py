@@ -60,7 +60,7 @@ class TestDecode:
     @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
     def test_every_mode_of_png_becomes_the_contracts_colour(self, mode: str, color: str) -> None:
         source = Image.fromarray(np.full((4, 6), 40_000, np.uint16)) if mode == "I;16" else picture(6, 4, mode)
-        image = decode(encoded(source, "PNG"), color)  # type: ignore[arg-type]
+        image = decode(encoded(source, "PNG"), color)
         assert image.mode == ("L" if color == "L" else "RGB")
         assert image.size == (6, 4)
 
@@ -198,8 +198,8 @@ class TestResize:
     def test_always_has_the_contracts_size(
         self, size: tuple[int, int], goal: tuple[int, int], mode: str, color: str
     ) -> None:
-        resize = Resize(height=goal[0], width=goal[1], mode=mode)  # type: ignore[arg-type]
-        image = resized(Image.new(color, size, 77), resize)  # type: ignore[arg-type]
+        resize = Resize(height=goal[0], width=goal[1], mode=mode)
+        image = resized(Image.new(color, size, 77), resize)
         assert image.size == (goal[1], goal[0])
         assert image.mode == color
 
@@ -348,14 +348,14 @@ class TestPostprocess:
     @pytest.mark.parametrize("kind", ["logits", "probabilities"])
     def test_nan_is_the_models_failure(self, bad: float, kind: str) -> None:
         with pytest.raises(errors.BadOutput, match="NaN or infinity"):
-            confidences(np.array([[bad, 1.0]], np.float32), kind)  # type: ignore[arg-type]
+            confidences(np.array([[bad, 1.0]], np.float32), kind)
         with pytest.raises(errors.BadOutput, match="boxes"):
             check_finite("boxes", np.array([bad]))
 
     @pytest.mark.parametrize("kind", ["logits", "probabilities"])
     def test_no_scores_are_the_models_failure(self, kind: str) -> None:
         with pytest.raises(errors.BadOutput, match="no scores"):
-            confidences(np.zeros((2, 0), np.float32), kind)  # type: ignore[arg-type]
+            confidences(np.zeros((2, 0), np.float32), kind)
 
     @given(st.lists(st.floats(-50, 50, width=32), min_size=2, max_size=30), st.integers(1, 40))
     def test_top_k_is_the_head_of_all(self, scores: list[float], k: int) -> None:
