@@ -59,6 +59,7 @@ TABLE: dict[tuple[str, str], Minimum] = {
     ("GET", "/api/v1/benchmark"): "engineer",
     ("GET", "/api/v1/benchmark/{benchmark_id}"): "engineer",
     ("GET", "/api/v1/benchmark/{benchmark_id}/report"): "engineer",
+    ("POST", "/api/v1/benchmark/{benchmark_id}/report"): "engineer",
     ("POST", "/api/v1/benchmark/{benchmark_id}/cancel"): "engineer",  # their own; an administrator any
     ("GET", "/api/v1/jobs"): "engineer",
     ("GET", "/api/v1/jobs/{job_id}"): "engineer",

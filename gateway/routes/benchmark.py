@@ -105,6 +105,14 @@ async def get_report(benchmark_id: FromPath[str], context: Injected) -> File:
     return record(context, await context.store.read(benchmarks.report, row.report_id))
 
 
+@post("/{benchmark_id:str}/report", status_code=202, responses=problems(404, 409, 429))
+async def write_report(request: Http, benchmark_id: FromPath[str], context: Injected) -> schemas.BenchmarkJob:
+    """Have a report written that failed: from what was measured then, nothing is measured again."""
+    shown = await context.store.write(_write_report, context, benchmark_id, request)
+    context.broker.doorbell("report")
+    return shown
+
+
 @post("/{benchmark_id:str}/cancel", status_code=202, responses=problems(404, 409))
 async def cancel(request: Http, benchmark_id: FromPath[str], context: Injected) -> schemas.BenchmarkJob:
     """Cancel a benchmark: at once while it waits, within seconds while it runs. Engineers cancel their own."""
@@ -147,6 +155,13 @@ def _cancel(benchmark_id: str, request: Http) -> None:
         jobs.request_cancel(benchmark_id, origin_of(request).request_id)
 
 
+def _write_report(context: Context, benchmark_id: str, request: Http) -> schemas.BenchmarkJob:
+    limit = context.settings.max_queued_jobs
+    with connection.write(durable=True, name="accept"):
+        benchmarks.report_again(benchmarks.find(benchmark_id), account_of(request).id, limit, origin_of(request))
+        return _shown(benchmark_id)
+
+
 async def _table(context: Context, page: Page[Any]) -> Response[Any]:
     rows = await context.store.read(benchmarks.results, [row.id for row in page.rows])
     headers = {"Content-Disposition": 'attachment; filename="benchmarks.csv"'}
@@ -172,7 +187,8 @@ def _why_no_report(row: Any) -> str:
     what = "writing it" if state else "the benchmark"
     verb = {"failed": "failed", "cancelled": "was cancelled"}.get(status, f"is {status}")
     yet = " yet" if status in ("queued", "running") else ""
-    return f"Benchmark {row.id} has no report{yet}: {what} {verb}. {error or ''}".rstrip()
+    again = f" POST {V1}/benchmark/{row.id}/report has it written again." if state and not yet else ""
+    return f"Benchmark {row.id} has no report{yet}: {what} {verb}. {error or ''}".rstrip() + again
 
 
 def _page(wanted: dict[str, Any], limit: int, cursor: str | None) -> Page[Any]:
@@ -214,5 +230,7 @@ def _benchmark(row: Any) -> schemas.BenchmarkJob:
 
 
 router = Router(
-    "/benchmark", route_handlers=[order, list_benchmarks, get_benchmark, get_report, cancel], tags=["benchmark"]
+    "/benchmark",
+    route_handlers=[order, list_benchmarks, get_benchmark, get_report, write_report, cancel],
+    tags=["benchmark"],
 )

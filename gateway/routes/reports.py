@@ -89,7 +89,7 @@ def record(context: Context, row: tables.Report) -> File:
 
 async def _measurements(context: Context, row: tables.Report) -> File:
     """The measurement set: with it anybody can compute the report again."""
-    sha256 = await context.store.read(benchmarks.measurements_sha256, row.benchmark_id)
+    sha256 = await context.store.read(benchmarks.measurements_of, row.benchmark_id)
     path = context.reports.path(sha256) if sha256 else None
     if path is None or not path.is_file():
         raise errors.NotFound(f"The measurements of report {row.id} are gone; benchmark the model again.")

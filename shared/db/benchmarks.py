@@ -10,7 +10,7 @@ import peewee
 from shared import clock, errors, ids
 from shared.db import connection, datasets, jobs, pages, registry
 from shared.db.tables import Benchmark, BenchmarkResult, Job, Model, NoiseFloorRow, Report
-from shared.specs import BenchmarkSpec, JobStatus, NoiseFloor, Task
+from shared.specs import BenchmarkSpec, JobStatus, NoiseFloor, ReportSpec, Task
 from shared.trace import Origin
 
 _ROWS = (
@@ -79,6 +79,21 @@ def report_state(row: Any) -> tuple[JobStatus, str | None] | None:
     return None if found is None else (cast(JobStatus, found.status), found.error)
 
 
+def report_again(row: Any, user_id: str, limit: int, origin: Origin) -> None:
+    """Order the report of a benchmark (a row of `find`) once more, inside the caller's `write()`.
+
+    Raises:
+        errors.Conflict: There is nothing to report, or the report is there, or on its way.
+        errors.QueueFull: `limit` jobs are waiting already.
+    """
+    if row.status != "completed":
+        raise errors.Conflict(f"Benchmark {row.id} is {row.status}: there is nothing to report. Order a new one.")
+    if (state := report_state(row)) is not None and state[0] not in ("failed", "cancelled"):
+        raise errors.Conflict(f"The report of benchmark {row.id} is {state[0]}; only one that failed is written again.")
+    spec = ReportSpec(benchmark_id=row.id)
+    jobs.insert("report", spec, user_id=user_id, origin=origin, follows=row.id, limit=limit)
+
+
 def results(benchmark_ids: list[str]) -> list[Any]:
     """The figures of every candidate of these benchmarks, with the benchmark's model, state and age; newest first.
 
@@ -116,9 +131,10 @@ def remember_noise_floor(noise: NoiseFloor) -> None:
 
 
 def measurements_of(benchmark_id: str) -> str | None:
-    """The SHA-256 of a benchmark's measurement set; None where there is none."""
+    """The SHA-256 of a benchmark's measurement set; None before it has ended, and where it is gone."""
     with connection.read():
-        return Benchmark.get_by_id(benchmark_id).measurements_sha256
+        row = Benchmark.get_or_none(Benchmark.id == benchmark_id)
+    return None if row is None else row.measurements_sha256
 
 
 def report(report_id: str) -> Report:
@@ -132,13 +148,6 @@ def report(report_id: str) -> Report:
     if row is None:
         raise errors.NotFound(f"There is no report {report_id[:80]!r}; GET /api/v1/reports lists them.")
     return row
-
-
-def measurements_sha256(benchmark_id: str) -> str | None:
-    """The file of what a benchmark measured; None before it has ended, or when it is gone."""
-    with connection.read():
-        row = Benchmark.get_or_none(Benchmark.id == benchmark_id)
-    return None if row is None else row.measurements_sha256
 
 
 def reports(

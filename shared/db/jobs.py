@@ -266,11 +266,13 @@ def insert(
     heavy: bool = False,
     origin: Origin | None = None,
     parent: Claimed | None = None,
+    follows: str | None = None,
     limit: int | None = None,
 ) -> str:
     """Add a queued job inside the caller's `write()`; returns its id.
 
-    A follow-up keeps its parent's place in line, and its parent's origin.
+    A follow-up keeps its parent's place in line, and its parent's origin; one that a user orders later than that
+    `follows` the job of that id with a place and an origin of its own.
 
     Raises:
         errors.QueueFull: `limit` jobs are waiting already.
@@ -291,7 +293,7 @@ def insert(
         priority=priority,
         max_runtime_s=MAX_RUNTIME_S[kind] * (LEISURE if priority == BACKGROUND else 1),
         ordered_at_ms=parent.ordered_at_ms if parent else now,
-        parent_id=parent.id if parent else None,
+        parent_id=parent.id if parent else follows,
         request_id=origin.request_id,
         traceparent=origin.traceparent,
         created_by=user_id,

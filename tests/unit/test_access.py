@@ -50,6 +50,7 @@ POST /api/v1/benchmark
 GET /api/v1/benchmark
 GET /api/v1/benchmark/{benchmark_id}
 GET /api/v1/benchmark/{benchmark_id}/report
+POST /api/v1/benchmark/{benchmark_id}/report
 POST /api/v1/benchmark/{benchmark_id}/cancel
 GET /api/v1/jobs
 GET /api/v1/jobs/{job_id}

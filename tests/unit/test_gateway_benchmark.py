@@ -301,6 +301,17 @@ def test_the_measurements_of_a_report_can_be_fetched(gateway: Gateway, report_id
 def test_a_benchmark_without_report(gateway: Gateway, model_id: str) -> None:
     detail = problem(gateway.get(f"/benchmark/{order(gateway, model_id)['id']}/report"), 404, "not_found")["detail"]
     assert "queued" in detail
+    problem(gateway.post("/benchmark/job_1/report"), 404, "not_found")
+
+
+def test_what_has_a_report_or_measured_nothing_gets_none_written(
+    gateway: Gateway, model_id: str, report_id: str
+) -> None:
+    written = Report.get_by_id(report_id).benchmark_id
+    Job.update(status="completed", finished_at_ms=1).where(Job.id == written).execute()
+    assert "is completed" in problem(gateway.post(f"/benchmark/{written}/report"), 409, "conflict")["detail"]
+    waiting = order(gateway, model_id)["id"]
+    assert "is queued" in problem(gateway.post(f"/benchmark/{waiting}/report"), 409, "conflict")["detail"]
 
 
 @pytest.mark.parametrize(
@@ -333,6 +344,14 @@ def test_a_client_never_waits_in_vain_for_a_report(
     assert gateway.get("/benchmark").json()["items"][0]["report"] == told
     detail = problem(gateway.get(f"/benchmark/{measured['id']}/report"), 404, "not_found")["detail"]
     assert ("No font." if error else status) in detail
+    again = gateway.post(f"/benchmark/{measured['id']}/report")
+    if status in ("queued", "running"):
+        assert f"is {status}" in problem(again, 409, "conflict")["detail"]
+        return
+    assert (again.status_code, again.json()["report"]) == (202, {"status": "queued"})
+    assert gateway.broker.rung[-1] == "report"
+    job = Job.select().order_by(Job.created_at_ms.desc(), Job.id.desc()).first()
+    assert (job.kind, job.parent_id, job.spec) == ("report", measured["id"], {"benchmark_id": measured["id"]})
 
 
 @pytest.mark.parametrize(
