@@ -131,7 +131,7 @@ class _Sides:
         self._workers = workers_for(config.cores(), torch.cuda.is_available())
         self._loader = Loader(self._workers)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        wanted = resolved(HyperParameters(batch_size=BATCH, augmentation=case.kind), 100, case.side)
+        wanted = resolved(HyperParameters(batch_size=BATCH, augmentation=case.kind), 100, contract.resize)
         self._pieces = batches(np.arange(case.images), BATCH)
 
         def network() -> torch.nn.Module:

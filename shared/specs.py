@@ -392,6 +392,13 @@ class HyperParameters(Spec, frozen=True, kw_only=True):
             "`strong` above."
         ),
     ] = None
+    image_size: Annotated[
+        Annotated[int, Meta(ge=8, le=1280)] | None,
+        Meta(
+            description="Height and width in pixels at which the network sees images, in training and ever after; of a "
+            "detector a multiple of 32. Some networks take one size alone. Default: as the model takes them."
+        ),
+    ] = None
     class_balance: Annotated[
         ClassBalance,
         Meta(
@@ -479,7 +486,7 @@ class TrainingResult(msgspec.Struct, frozen=True, kw_only=True):
     worst: list[WorstSample]
     """The largest loss first."""
     hyperparams: HyperParameters
-    """As they were used, nothing left open."""
+    """As they were used, nothing left open; `image_size` is None where images are no squares."""
     seed: int
     num_train: int
     num_val: int

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
-from shared import errors
+from shared import errors, nets
 from shared.nets import architectures, weights
 from shared.nets.architectures import Net
+from shared.nets.yolov8 import STRIDES
+
+COARSEST = STRIDES[-1]
+PROBES = 2
+"""Images that show whether a network takes a size: a normalisation needs two."""
 
 
 class Start(NamedTuple):
@@ -52,6 +59,33 @@ def start(path: Path, labels: list[str] | None, classes: list[str], seed: int) -
             value.copy_(known[name])
     had = f"{about.num_classes} classes" if about.num_classes != len(classes) else "other classes"
     return Start(fresh, about.input_shape, heads, [f"The model had {had}: its last layer begins anew, from the seed."])
+
+
+def sized(known: Start, shape: tuple[int, ...]) -> Start:
+    """The same network for images of another shape, where it can learn from such.
+
+    Raises:
+        errors.InvalidInput: It cannot; found out by passing some noise through a copy of it.
+    """
+    architecture = known.net.architecture
+    assert architecture is not None
+    if shape == known.input_shape:
+        return known
+    refused = f"{architecture.name} cannot be trained at image_size {shape[-1]}"
+    if architecture.task == "detection" and any(side % COARSEST for side in shape[1:]):
+        raise errors.InvalidInput(f"{refused}: it takes multiples of {COARSEST}.")
+    probe = copy.deepcopy(known.net.module).train()
+    try:
+        with torch.no_grad(), nets.allocations(), torch.random.fork_rng(devices=[]):
+            probe(torch.randn(PROBES, *shape))
+    except MemoryError as error:
+        raise errors.TooLarge(f"{refused}: there is not enough memory.") from error
+    except Exception as error:  # networks refuse sizes in as many ways as there are networks
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise errors.InvalidInput(
+            f"{refused} ({reason}). Order without image_size, or with another; it takes {known.input_shape[-1]}."
+        ) from error
+    return known._replace(input_shape=shape)
 
 
 def set_dropout(module: nn.Module, rate: float | None, heads: Sequence[str]) -> str | None:

@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from shared import errors
-from shared.specs import DatasetIndex, HyperParameters, Preprocessing, canonical_json
+from shared.specs import DatasetIndex, HyperParameters, Preprocessing, Resize, canonical_json
 from shared.vision import augmentation, preprocess
 from shared.vision.samples import read_index
 from trainer import TrainOrder, loop, network, sampling
@@ -53,25 +53,41 @@ def of(order: TrainOrder) -> Terms:
     key = _key(order)
     start = network.start(Path(order.weights), order.labels, index.classes, spec.seed)
     contract, notes = _contract(order, start)
+    if spec.hyperparams.image_size is not None:
+        contract = resized(contract, spec.hyperparams.image_size)
+        start = network.sized(start, preprocess.shape(contract))
     parts = sampling.parts(index, spec.validation_split, spec.seed)
     unseen = _unseen(index.classes, sampling.class_counts(parts.train))
-    wanted = resolved(spec.hyperparams, spec.max_epochs, max(contract.resize.height, contract.resize.width))
+    wanted = resolved(spec.hyperparams, spec.max_epochs, contract.resize)
     return Terms(key, index, parts, start, contract, wanted, [*start.notes, *notes, *unseen])
 
 
-def resolved(wanted: HyperParameters, max_epochs: int, side: int) -> HyperParameters:
+def resized(contract: Preprocessing, side: int) -> Preprocessing:
+    """The contract for another height and width, cutting out as much of an image as before."""
+    was = contract.resize
+    scale_to = None
+    if was.scale_to is not None:
+        scale_to = max(side, round(was.scale_to * side / max(was.height, was.width)))
+    return msgspec.structs.replace(
+        contract, resize=msgspec.structs.replace(was, height=side, width=side, scale_to=scale_to)
+    )
+
+
+def resolved(wanted: HyperParameters, max_epochs: int, resize: Resize) -> HyperParameters:
     """With nothing left open.
 
     Args:
         wanted: As ordered.
         max_epochs: Of the order.
-        side: The longer one of an image as the network takes it, in pixels.
+        resize: To what the network takes.
     """
+    side = max(resize.height, resize.width)
     return msgspec.structs.replace(
         wanted,
         learning_rate=_chosen(wanted.learning_rate, loop.RATES[wanted.optimizer]),
         weight_decay=_chosen(wanted.weight_decay, loop.DECAYS[wanted.optimizer]),
         augmentation=_chosen(wanted.augmentation, augmentation.default_for(side)),
+        image_size=side if resize.height == resize.width else None,
         patience=_chosen(wanted.patience, max(LEAST_PATIENCE, math.ceil(max_epochs / 4))),
     )
 

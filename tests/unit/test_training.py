@@ -31,6 +31,7 @@ from trainer.batches import Batch
 torch = needs("torch")
 
 from shared.nets import architectures  # noqa: E402
+from shared.nets import weights as weights_of  # noqa: E402
 from trainer import checkpoint, loop, network, terms  # noqa: E402
 
 WANTED = HyperParameters(
@@ -109,9 +110,11 @@ def test_norms_and_biases_do_not_decay(name):
 
 
 def test_what_is_left_open_follows_from_the_rest():
-    found = terms.resolved(HyperParameters(), 100, 32)
+    found = terms.resolved(HyperParameters(), 100, Resize(height=32, width=32))
+    assert found.image_size == 32
     assert (found.learning_rate, found.weight_decay, found.augmentation, found.patience) == (1e-3, 0.01, "light", 25)
-    found = terms.resolved(HyperParameters(optimizer="sgd", patience=2), 8, 224)
+    found = terms.resolved(HyperParameters(optimizer="sgd", patience=2), 8, Resize(height=128, width=224))
+    assert found.image_size is None
     assert (found.learning_rate, found.weight_decay, found.augmentation, found.patience) == (0.05, 5e-4, "strong", 2)
 
 
@@ -218,6 +221,43 @@ def test_a_head_for_other_classes_begins_anew_and_the_rest_stays(weights: Path):
     assert network.start(weights, None, LABELS, 0).notes == []
     one, other = old.net.module.state_dict(), new.net.module.state_dict()
     assert {name for name in one if not torch.equal(one[name], other[name])} == set(new.heads)
+
+
+def test_the_contract_for_another_size_cuts_out_as_much_of_an_image():
+    was = Preprocessing(resize=Resize(height=224, width=224, mode="shorter_side", scale_to=256))
+    now = terms.resized(was, 112).resize
+    assert (now.height, now.width, now.mode, now.scale_to) == (112, 112, "shorter_side", 128)
+    assert terms.resized(CONTRACT, 32).resize == Resize(height=32, width=32)
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "why"),
+    [
+        ("alexnet", 32, r"alexnet cannot be trained at image_size 32 \(.*it takes 224"),
+        ("timm/vit_tiny_patch16_224", 160, r"cannot be trained at image_size 160"),
+        ("yolov8n", 100, r"yolov8n cannot be trained at image_size 100: it takes multiples of 32"),
+    ],
+)
+def test_a_size_that_a_network_cannot_take_is_refused(name, side, why):
+    net = architectures.unscaled(name, 2)
+    known = network.Start(net, net.architecture.input_shape, architectures.heads(name), [])
+    assert network.sized(known, known.input_shape) is known
+    with pytest.raises(errors.InvalidInput, match=why):
+        network.sized(known, (3, side, side))
+
+
+def test_trained_at_another_size_it_is_of_that_size(weights: Path, data: Checked, tmp_path: Path):
+    wanted = HyperParameters(batch_size=16, image_size=12)
+    files = {name: (tmp_path / name).open("wb") for name in ("onnx", "weights")}
+    outputs = {name: file.fileno() for name, file in files.items()}
+    made = here(order(weights, data, tmp_path / "run", max_epochs=1, hyperparams=wanted, outputs=outputs))
+    for file in files.values():
+        file.close()
+    assert (made.preprocessing.resize.height, made.result.hyperparams.image_size) == (12, 12)
+    net, about = weights_of.kept(tmp_path / "weights")
+    assert about.input_shape == (3, 12, 12)
+    assert [each.batch for each in made.facts.parity] == [1, 2, 8]
+    assert net.architecture.name == "cnn32"
 
 
 # --- a whole training -------------------------------------------------------------------------------------------------
