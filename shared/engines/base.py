@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from abc import ABC, abstractmethod
@@ -191,28 +192,34 @@ def check_feeds(inputs: Sequence[TensorInfo], feeds: Feeds, *, any_batch: bool =
     Raises:
         errors.BadTensor: The first thing that does not fit: what is expected and what was given.
     """
-    names = [info.name for info in inputs]
-    if set(feeds) != set(names):
+    if feeds.keys() != {info.name for info in inputs}:
+        names = [info.name for info in inputs]
         raise errors.BadTensor(f"The model takes {_listed(names)}; given {_listed(sorted(feeds))}.")
     axes: dict[str, int] = {}
     for info in inputs:
         array = feeds[info.name]
-        fits = array.dtype == np.dtype(info.dtype) and array.ndim == len(info.shape)
-        if not fits or not all(
-            _fits(size, length, axes, free=any_batch and axis == 0)
-            for axis, (size, length) in enumerate(zip(info.shape, array.shape, strict=True))
-        ):
+        if array.dtype != _dtype(info.dtype) or not _fits(info.shape, array.shape, axes, any_batch=any_batch):
             given = f"{array.dtype.name} [{', '.join(map(str, array.shape))}]"
             raise errors.BadTensor(f"Input {info.name!r} must be {describe(info)}; given {given}.")
 
 
-def _fits(size: int | str, length: int, axes: dict[str, int], *, free: bool) -> bool:
-    """Whether an axis fits; axes of one name must have one length, and none may be empty."""
-    if length < 1:
+_dtype = functools.cache(np.dtype)
+
+
+def _fits(sizes: Sequence[int | str], lengths: Sequence[int], axes: dict[str, int], *, any_batch: bool) -> bool:
+    """Whether a shape fits; axes of one name must have one length, and none may be empty.
+
+    Every call of an engine pays for this: one axis after another, nothing made meanwhile.
+    """
+    if len(sizes) != len(lengths) or 0 in lengths:
         return False
-    if isinstance(size, int):
-        return free or size == length
-    return axes.setdefault(size, length) == length
+    for axis, (size, length) in enumerate(zip(sizes, lengths, strict=True)):
+        if isinstance(size, str):
+            if axes.setdefault(size, length) != length:
+                return False
+        elif size != length and not (any_batch and axis == 0):
+            return False
+    return True
 
 
 def _listed(names: Sequence[str]) -> str:

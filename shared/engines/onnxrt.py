@@ -7,7 +7,7 @@ import importlib.util
 import logging
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -51,6 +51,8 @@ class OnnxRuntime(Engine):
     name = "onnxruntime"
     noise: ClassVar[re.Pattern[str]] = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
     _session: Any = None
+    _names: Sequence[str] = ()
+    """Of its outputs."""
 
     @classmethod
     def unavailable(cls, precision: Precision) -> str | None:
@@ -70,7 +72,7 @@ class OnnxRuntime(Engine):
         session = onnxruntime.InferenceSession(str(self.artifact), options, providers=wanted, provider_options=settings)
         session.disable_fallback()  # a provider that fails later is a failure, not a reason to go on with another
         provider = session.get_providers()[0]
-        self._session = session
+        self._session, self._names = session, [node.name for node in session.get_outputs()]
         return Active(
             inputs=[_info(node) for node in session.get_inputs()],
             outputs=[_info(node) for node in session.get_outputs()],
@@ -85,8 +87,8 @@ class OnnxRuntime(Engine):
         return [CUDA, CPU] if cuda_works() else [CPU]
 
     def _infer(self, feeds: Feeds) -> dict[str, Tensor]:
-        arrays = self._session.run(None, feeds)
-        return {info.name: array for info, array in zip(self.outputs, arrays, strict=True)}
+        # By name: asked for everything, the session looks the names up again, each call.
+        return dict(zip(self._names, self._session.run(self._names, feeds), strict=True))
 
     def _deactivate(self) -> None:
         self._session = None
