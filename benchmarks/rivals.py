@@ -17,8 +17,7 @@ import optuna
 import pygad
 
 from benchmarks.surrogate import EPOCHS, FOLDER, Surrogate
-from shared.genes import FloatGene, Gene, IntGene
-from trainer.genome import Genome
+from shared.genes import FloatGene, Gene, Genome, IntGene
 
 BUDGETS = (50, 100, 200)
 PATH = FOLDER / "rivals.json"

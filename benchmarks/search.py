@@ -25,9 +25,9 @@ from rich.table import Table
 from scipy import stats
 
 from benchmarks.surrogate import EPOCHS, FOLDER, Surrogate
-from shared.genes import SearchSpec
-from trainer.genome import Genome
-from trainer.search import Result, Search
+from shared.genes import Genome, SearchSpec
+from shared.trials import Result
+from trainer.search import Search
 
 BUDGETS = (50, 100, 200)
 SEEDS = 30

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from shared.genes import FloatGene, Gene, IntGene
+from shared.genes import FloatGene, Gene, Genome, IntGene
 from trainer.evolution import mutate
-from trainer.genome import Genome, Space
+from trainer.genome import Space
 
 FOLDER = Path(__file__).parent / "lcbench"
 EPOCHS = 52

@@ -21,6 +21,8 @@ MAX_EVALUATIONS = 2000
 """Genomes of one search: population x generations."""
 
 Scalar = bool | int | float | Annotated[str, Meta(min_length=1, max_length=64)]
+Genome = dict[str, Scalar]
+"""A value for each gene, by name: a plain JSON object."""
 
 
 class FloatGene(Spec, frozen=True, kw_only=True, tag_field="type", tag="float"):

@@ -10,7 +10,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trainer.genome import Genome, Point, Space, ordered
+from shared.genes import Genome
+from trainer.genome import Point, Space, ordered
 from trainer.pareto import Losses, ranking
 
 TOURNAMENT = 3

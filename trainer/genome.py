@@ -12,10 +12,9 @@ import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 
-from shared.genes import BoolGene, ChoiceGene, FloatGene, Gene, IntGene, Scalar
+from shared.genes import BoolGene, ChoiceGene, FloatGene, Gene, Genome, IntGene, Scalar
 from shared.specs import canonical_json
 
-Genome = dict[str, Scalar]
 Point = tuple[float, ...]
 
 DIGITS = 6

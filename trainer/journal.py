@@ -7,36 +7,19 @@ have: it hands out again what was at work, and then what comes next.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import msgspec
 
-from shared.genes import Genes, SearchSpec
 from shared.specs import canonical_json
-from trainer.search import Result, Search, Trial
+from shared.trials import Order, Result, Told, Trial
+from trainer.search import Search
 
 T = TypeVar("T", "Order", "Told")
 
 
 class JournalError(ValueError):
     """A journal that no search of this version has written; the message says which line."""
-
-
-class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """What a search was ordered with: the first line."""
-
-    schema: Literal["cvp.search/1"] = "cvp.search/1"
-    spec: SearchSpec
-    genes: Genes
-    epochs: int
-    seed: int
-
-
-class Told(msgspec.Struct, frozen=True, kw_only=True):
-    """A trial and what came of it: every other line."""
-
-    trial: Trial
-    result: Result
 
 
 def opening(order: Order) -> bytes:

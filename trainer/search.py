@@ -15,13 +15,11 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping
-from typing import Literal
 
-import msgspec
-
-from shared.genes import Gene, Objective, SearchSpec
+from shared.genes import Gene, Genome, Objective, SearchSpec
+from shared.trials import Finalist, Outcome, Result, Stage, Trial
 from trainer.evolution import Individual, Population, breed, latin_hypercube, ranked, survivors
-from trainer.genome import Genome, Space, key
+from trainer.genome import Space, key
 from trainer.pareto import Losses, fronts
 
 AT_ONCE = 2
@@ -33,66 +31,6 @@ REDUCTION = 3
 RUNGS = 3
 FINAL_SEEDS = 3
 TRIES = 100
-
-Stage = Literal["search", "baseline", "final"]
-
-
-class Trial(msgspec.Struct, frozen=True, kw_only=True):
-    """One training: a genome, for how long, from where."""
-
-    number: int
-    stage: Stage
-    individual: int
-    """Number of the first trial of this genome in its stage; of a finalist, of the trial that made it one."""
-    generation: int
-    genome: Genome
-    seed: int
-    epochs: int
-    """How many the training then has in all; its schedule is that of all epochs, whatever is asked for here."""
-    continues: int | None = None
-    """Number of the trial whose last checkpoint this one goes on from."""
-
-
-class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of a trial: a value for each objective, or none and why (a failure is no result, never a zero)."""
-
-    values: tuple[float, ...] | None = None
-    reason: str | None = None
-
-
-class Finalist(msgspec.Struct, frozen=True, kw_only=True):
-    """One of the best genomes and what it reached with other seeds."""
-
-    individual: int
-    stage: Stage
-    """Whether it comes from the search or from its baseline."""
-    genome: Genome
-    found: tuple[float, ...]
-    """What the search saw; it chose by that, which makes it look better than it is."""
-    again: list[tuple[float, ...]]
-    """With other seeds."""
-
-
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What a search has found so far."""
-
-    best: Genome | None
-    """Of the finalists that of the best mean; before they are trained, the best there is; None without a result."""
-    front: list[tuple[Genome, tuple[float, ...]]]
-    """The genomes no other beats, and their values; with one objective, the best."""
-    history: list[tuple[float, ...] | None]
-    """After each generation, the best value so far of each objective; None without a result."""
-    finalists: list[Finalist]
-    evaluations: int
-    """Different genomes that were tried."""
-    failed: int
-    epochs: int
-    """Trained by the search, finalists not counted."""
-    baseline_epochs: int
-    baseline_best: tuple[float, ...] | None
-    """The best that chance found."""
-    stopped: str | None
-    """Why the search ended early."""
 
 
 class Search:

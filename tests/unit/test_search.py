@@ -11,12 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.genes import BoolGene, ChoiceGene, FloatGene, Genes, IntGene, SearchSpec
+from shared.genes import BoolGene, ChoiceGene, FloatGene, Genes, Genome, IntGene, SearchSpec
+from shared.trials import Order, Result, Trial
 from trainer import journal
 from trainer.evolution import Individual, Population, crossover, latin_hypercube, mutate, survivors, tournament
-from trainer.genome import Genome, Point, Space, key
-from trainer.journal import JournalError, Order
-from trainer.search import AT_ONCE, FINAL_SEEDS, Result, Search, Trial, rungs
+from trainer.genome import Point, Space, key
+from trainer.journal import JournalError
+from trainer.search import AT_ONCE, FINAL_SEEDS, Search, rungs
 
 GENES: Genes = {
     "rate": FloatGene(low=1e-4, high=1e-1, log=True),
