@@ -23,6 +23,7 @@ from shared.db.tables import (
     JobEvent,
     Model,
     Report,
+    Training,
 )
 
 TERMINAL = ("completed", "failed", "cancelled")
@@ -117,9 +118,17 @@ def _effects() -> Iterator[str]:
         elif job.kind == "report" and reports[job.parent_id] != int(done):
             yield f"{job.id} is {job.status}, and its benchmark has {reports[job.parent_id]} reports"
     checks = {job.spec["model_id"]: job.status for job in jobs if job.kind == "convert"}
+    trained = {row.result_model_id: row.id for row in Training.select() if row.result_model_id}
     for model in Model.select():
-        if model.status != ("ready" if checks.get(model.id) == "completed" else "failed"):
-            yield f"{model.id} is {model.status}, its check {checks.get(model.id, 'is not there')}"
+        made = "completed" if model.id in trained else checks.get(model.id)
+        if model.status != ("ready" if made == "completed" else "failed"):
+            yield f"{model.id} is {model.status}, its check {made or 'is not there'}"
+    for job in jobs:
+        if job.kind == "train" and (job.id in trained.values()) != (job.status == "completed"):
+            yield f"{job.id} is {job.status}, and it left {'a' if job.id in trained.values() else 'no'} model"
+    yield from (
+        f"{row.id} says it was trained by nobody" for row in Model.select() if row.lineage and row.id not in trained
+    )
     outcomes: dict[str | None, str] = {job.id: job.status for job in jobs if job.kind == "dataset"}
     for dataset in Dataset.select().where(Dataset.deleted_at_ms.is_null()):
         if dataset.status != ("ready" if outcomes.get(dataset.job_id) == "completed" else "failed"):

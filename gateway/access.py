@@ -55,6 +55,10 @@ TABLE: dict[tuple[str, str], Minimum] = {
     ("GET", "/api/v1/datasets/{dataset_id}"): "engineer",
     ("DELETE", "/api/v1/datasets/{dataset_id}"): "admin",
     ("GET", "/api/v1/datasets/{dataset_id}/contact-sheet"): "engineer",
+    ("POST", "/api/v1/training"): "engineer",
+    ("GET", "/api/v1/training"): "engineer",
+    ("GET", "/api/v1/training/{training_id}"): "engineer",
+    ("POST", "/api/v1/training/{training_id}/cancel"): "engineer",  # their own; an administrator any
     ("POST", "/api/v1/benchmark"): "engineer",
     ("GET", "/api/v1/benchmark"): "engineer",
     ("GET", "/api/v1/benchmark/{benchmark_id}"): "engineer",

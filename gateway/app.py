@@ -30,6 +30,7 @@ from gateway.routes import (
     models,
     reports,
     system,
+    training,
     users,
 )
 from gateway.routes.common import V1, known_parameters_only
@@ -47,7 +48,7 @@ def create_app(context: Context) -> Litestar:
         route_handlers=[
             module.router
             for module in (
-                *(auth, users, models, deployments, datasets, jobs, benchmark),
+                *(auth, users, models, deployments, datasets, training, jobs, benchmark),
                 *(reports, inference, system, metrics, alerts, audit),
             )
         ],

@@ -16,11 +16,14 @@ from shared.specs import (
     Constraint,
     DatasetWarning,
     DeploymentOrder,
+    EpochFigures,
+    HyperParameters,
     ImageSizes,
     NearDuplicate,
     Preprocessing,
     Resize,
     TensorInfo,
+    TrainingSpec,
 )
 
 MODEL, DATASET, JOB, REPORT = (f"{prefix}_0193a5b2c7e04f1c9a2b7d" for prefix in ("mdl", "dst", "job", "rep"))
@@ -32,6 +35,9 @@ OUTPUTS = [TensorInfo(name="logits", dtype="float32", shape=["batch", 2])]
 CONTRACT = Preprocessing(resize=Resize(height=224, width=224), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 LIMIT = Constraint(metric="latency_p95_ms", op="<=", value=20.0)
 ORDER = BenchmarkSpec(model_id=MODEL, dataset_id=DATASET, batch_sizes=(1, 8), constraints=(LIMIT,))
+TRAINING = TrainingSpec(
+    model_id=MODEL, dataset_id=DATASET, max_epochs=20, hyperparams=HyperParameters(learning_rate=0.001, batch_size=64)
+)
 PERSON = schemas.UserRef(id="usr_0193a5b2c7e04f1c9a2b7d", username="ana", role="engineer")
 QUEUE = schemas.Queue(depth=0, limit=1000, mb=0.0)
 
@@ -94,6 +100,7 @@ BODIES: tuple[msgspec.Struct, ...] = (
         trainable=False,
         why_not="An ONNX file holds a finished graph.",
         parent_id=None,
+        lineage=None,
         job_id=JOB,
         created_by=PERSON.id,
         created_at=CREATED,
@@ -198,6 +205,50 @@ BODIES: tuple[msgspec.Struct, ...] = (
         request_id=REQUEST,
         events=[schemas.JobEvent(time=STARTED, attempt=1, event="started", detail="benchmarker-0", request_id=REQUEST)],
         attempts=[schemas.AttemptLog(time=FINISHED, attempt=1, lines=["round 1 of 10"])],
+    ),
+    TRAINING,
+    schemas.TrainingJob(
+        id=JOB,
+        status="running",
+        progress={
+            "stage": "training",
+            "epoch": 2,
+            "max_epochs": 20,
+            "fraction": 0.08,
+            "eta_s": 31.4,
+            "loss": 0.4127,
+            "accuracy": 0.883,
+        },
+        model_id=MODEL,
+        dataset_id=DATASET,
+        config=msgspec.to_builtins(TRAINING),
+        hyperparams=msgspec.to_builtins(TRAINING.hyperparams),
+        ga=None,
+        search_id=None,
+        final_accuracy=None,
+        final_loss=None,
+        best_epoch=None,
+        duration_s=None,
+        result_model_id=None,
+        error=None,
+        cancel_requested=False,
+        request_id=REQUEST,
+        created_by=PERSON.id,
+        created_at=CREATED,
+        started_at=STARTED,
+        finished_at=None,
+        epochs=[
+            EpochFigures(
+                epoch=1,
+                loss=0.7241,
+                accuracy=0.741,
+                val_loss=0.4019,
+                val_accuracy=0.883,
+                learning_rate=0.001,
+                seconds=1.7,
+            )
+        ],
+        result=None,
     ),
     ORDER,
     schemas.BenchmarkJob(

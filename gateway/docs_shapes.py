@@ -30,6 +30,8 @@ ANSWERS: dict[tuple[str, str], dict[str, Schema | type[msgspec.Struct]]] = {
     ("GET", "/api/v1/datasets/{dataset_id}/contact-sheet"): {"image/jpeg": BYTES},
     ("POST", "/api/v1/models/presets/{preset}"): {"application/json": schemas.Model},
     ("PUT", "/api/v1/models/{model_id}/deployment"): {"application/json": schemas.Deployment},
+    ("POST", "/api/v1/training"): {"application/json": schemas.TrainingJob},
+    ("GET", "/api/v1/training"): {"application/json": schemas.Listing[schemas.TrainingJob]},
     ("POST", "/api/v1/benchmark"): {"application/json": schemas.BenchmarkJob},
     ("GET", "/api/v1/benchmark"): {"application/json": schemas.Listing[schemas.BenchmarkJob], "text/csv": TEXT},
     ("GET", "/api/v1/benchmark/{benchmark_id}/report"): {"application/json": ANY_OBJECT},

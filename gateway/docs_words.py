@@ -15,6 +15,7 @@ MEANINGS = {
     "preset": "The name of a preset: yolov8n, yolov8s, resnet50, efficientnet_b0 or cnn32.",
     "dataset_id": "The id of a dataset.",
     "job_id": "The id of a job.",
+    "training_id": "The id of a training.",
     "benchmark_id": "The id of a benchmark.",
     "report_id": "The id of a report.",
     "name": "Only those of exactly this name.",
@@ -29,7 +30,12 @@ MEANINGS = {
     "Last-Event-ID": "The `seq` of the last event seen; what came after it is lost, so a `resync` comes first.",
 }
 FORMATS = "The format of the answer."
-FILTERS = {"model_id": "Only those about this model.", "benchmark_id": "Only those of this benchmark."}
+FILTERS = {
+    "model_id": "Only those about this model.",
+    "dataset_id": "Only those with this dataset.",
+    "benchmark_id": "Only those of this benchmark.",
+    "search_id": "The trials of this search, and the training that follows them.",
+}
 """Where an id stands in the query it filters."""
 
 BOILERPLATE = {*(status.description for status in HTTPStatus), "File Download", "Stream Response"}

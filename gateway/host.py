@@ -12,8 +12,8 @@ from pathlib import Path
 import msgspec
 import psutil
 
-SERVICES = frozenset({"broker", "inferencer", "benchmarker", "preparer", "reporter", "gateway"})
-FOR_JOBS = ("preparer", "benchmarker", "reporter")
+SERVICES = frozenset({"broker", "inferencer", "trainer", "benchmarker", "preparer", "reporter", "gateway"})
+FOR_JOBS = ("preparer", "trainer", "benchmarker", "reporter")
 """Services without which jobs of some kinds wait for ever."""
 SUPERVISOR = "supervisord"
 SCRIBE = "shared.scribe"

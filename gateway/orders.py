@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 from gateway.errors import MISFIT
-from shared import errors
+from gateway.schemas import ON_ONE_LINE
+from shared import errors, nets
 from shared.specs import (
     DEFAULT_BATCHES,
     ENGINES,
@@ -18,6 +20,7 @@ from shared.specs import (
     MetricName,
     ModelDescription,
     ServiceLoad,
+    TrainingSpec,
 )
 
 MAX_CANDIDATES = 64
@@ -66,6 +69,21 @@ def check(spec: BenchmarkSpec, cores: int) -> None:
     found += contradictions(spec.constraints)
     if found:
         raise errors.InvalidInput(MISFIT, errors=found)
+
+
+def check_training(spec: TrainingSpec) -> None:
+    """Refuse a training that cannot be carried out by this installation, or is called what nobody can read.
+
+    Raises:
+        errors.InvalidInput: The name has control characters.
+        errors.Conflict: PyTorch is not installed.
+    """
+    if spec.name is not None and not re.search(ON_ONE_LINE, spec.name):
+        raise errors.InvalidInput(
+            MISFIT, errors=[_wrong("name", "must be text on one line, without control characters")]
+        )
+    if lacks := nets.missing("order again"):
+        raise errors.Conflict(lacks)
 
 
 def check_deployment(order: DeploymentOrder, model: ModelDescription, cores: int) -> None:

@@ -16,11 +16,13 @@ from shared.specs import (
     DatasetLayout,
     DatasetWarning,
     EngineName,
+    EpochFigures,
     Framework,
     ImageSizes,
     JobKind,
     JobStatus,
     Lane,
+    Lineage,
     MetricName,
     NearDuplicate,
     NoiseFloor,
@@ -30,6 +32,7 @@ from shared.specs import (
     Split,
     Task,
     TensorInfo,
+    TrainingResult,
 )
 
 Role = Literal["admin", "engineer", "viewer"]
@@ -271,7 +274,8 @@ class Model(View, frozen=True, kw_only=True):
     serves: Annotated[Serves | None, Meta(description="What predicts with it now; null until it is ready.")]
     trainable: bool
     why_not: Annotated[str | None, Meta(description="What keeps the model from being trained further.")]
-    parent_id: str | None
+    parent_id: Annotated[str | None, Meta(description="The model that its training began with; null for others.")]
+    lineage: Annotated[Lineage | None, Meta(description="What it was trained with; null for others.")]
     job_id: Annotated[str | None, Meta(description="The job that makes it ready: its progress and its story.")]
     created_by: str
     created_at: str
@@ -465,6 +469,38 @@ class JobLog(View, frozen=True, kw_only=True):
     request_id: RequestId = None
     events: list[JobEvent]
     attempts: list[AttemptLog]
+
+
+class TrainingJob(View, frozen=True, kw_only=True):
+    """A training as ordered and as it stands; what it reached once it is completed. `epochs` and `result` where one is
+    asked for.
+    """
+
+    id: str
+    status: JobStatus
+    progress: Annotated[
+        dict[str, Any], Meta(description="`epoch`, `max_epochs`, `loss`, `accuracy` (of the part val), `eta_s`.")
+    ]
+    model_id: str
+    dataset_id: str
+    config: Annotated[dict[str, Any], Meta(description="As it was ordered.")]
+    hyperparams: Annotated[dict[str, Any], Meta(description="As ordered; as they were used once it is completed.")]
+    ga: Annotated[dict[str, Any] | None, Meta(description="What a search was ordered with; null for others.")]
+    search_id: Annotated[str | None, Meta(description="The search that this is part of; null for others.")]
+    final_accuracy: Annotated[float | None, Meta(description="Of the best epoch, on the part val.")]
+    final_loss: float | None
+    best_epoch: Annotated[int | None, Meta(description="Whose weights the new model has.")]
+    duration_s: Annotated[float | None, Meta(description="Of all epochs, whatever happened between them.")]
+    result_model_id: Annotated[str | None, Meta(description="The model that was made; it is ready.")]
+    error: str | None
+    cancel_requested: bool
+    request_id: RequestId = None
+    created_by: str
+    created_at: str
+    started_at: str | None
+    finished_at: str | None
+    epochs: Annotated[list[EpochFigures] | UnsetType, Meta(description="The learning curves so far.")] = UNSET
+    result: TrainingResult | UnsetType | None = UNSET
 
 
 class BenchmarkJob(View, frozen=True, kw_only=True):

@@ -82,6 +82,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper"):
     max_gpu_workers: Annotated[
         int, Meta(ge=1, le=2, description="Accelerator slots: training and benchmark jobs that run at once.")
     ] = 2
+    gpu_memory_mb: Annotated[
+        int, Meta(ge=0, le=1_000_000, description="Most MB of the GPU's memory that one training takes; 0: all of it.")
+    ] = 0
     preparers: Annotated[
         int,
         Meta(ge=1, le=16, description="Uploads checked at once; of large datasets, and of conversions, one at a time."),
@@ -169,6 +172,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper"):
     def pretrained(self) -> Path:
         """Pretrained weights that were fetched: a store of its own, whose files can be fetched again."""
         return self.root / "pretrained"
+
+    @property
+    def training(self) -> Path:
+        """Checkpoints of trainings that have not ended, a folder each."""
+        return self.root / "training"
 
     @property
     def plans(self) -> Path:

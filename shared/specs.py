@@ -422,6 +422,10 @@ class TrainingSpec(Spec, frozen=True, kw_only=True):
     model_id: Annotated[str, Meta(description="The model to start from: a preset, or one whose weights were kept.")]
     dataset_id: Annotated[str, Meta(description="A ready dataset of the same task.")]
     max_epochs: Annotated[int, Meta(ge=1, le=MOST_EPOCHS, description="Passes over the training images, at most.")]
+    name: Annotated[
+        Annotated[str, Meta(min_length=1, max_length=200)] | None,
+        Meta(description="Of the model that it makes; default: those of model and dataset."),
+    ] = None
     validation_split: Annotated[
         Annotated[float, Meta(ge=0.01, le=0.9)] | None,
         Meta(
@@ -501,6 +505,24 @@ class TrainingResult(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, str]
     notes: list[str]
     """What a reader should know, one sentence each."""
+
+
+class Lineage(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a model that was trained here comes from, beside the model it began as (`parent_id`)."""
+
+    training_id: str
+    search_id: str | None
+    """The search whose best hyper-parameters it was trained with."""
+    dataset_id: str
+    dataset_name: str
+    dataset_index_sha256: str
+    """Of the list of its samples: what exactly it learned from."""
+    validation_split: float | None
+    """As ordered; None: the dataset's own parts."""
+    seed: int
+    best_epoch: int
+    versions: dict[str, str]
+    """Of the libraries that trained it."""
 
 
 # --- candidates and measurements ------------------------------------------------------------------------------------
@@ -934,7 +956,7 @@ class MeasurementSet(msgspec.Struct, frozen=True, kw_only=True):
 
 # --- jobs -----------------------------------------------------------------------------------------------------------
 
-JobKind = Literal["convert", "dataset", "activate", "benchmark", "report"]
+JobKind = Literal["convert", "dataset", "activate", "train", "benchmark", "report"]
 JobStatus = Literal["queued", "running", "completed", "failed", "cancelled"]
 Lane = Literal["accelerator", "cpu", "report"]
 
@@ -942,6 +964,7 @@ LANE_OF: dict[JobKind, Lane] = {
     "convert": "cpu",
     "dataset": "cpu",
     "activate": "cpu",
+    "train": "accelerator",
     "benchmark": "accelerator",
     "report": "report",
 }

@@ -44,6 +44,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Commit = Callable[[], None]
+Heard = Callable[[jobs.Claimed, dict[str, Any]], None]
 
 
 class Duty(Protocol):
@@ -101,7 +102,15 @@ def release(held: Sequence[process.FileLock]) -> None:
 
 class JobWorker:
     """One worker process of a lane; runs one job at a time, on the main thread (children die with the thread that
-    started them). What it is given as `between` is called after every job, and every `LOOK_S` without one.
+    started them). Of a lane that several services work for it takes the kinds it has duties for.
+
+    Args:
+        settings: In force.
+        name: Of this process.
+        lane: Where its jobs wait.
+        duties: What it does with them.
+        between: Called after every job, and every `LOOK_S` without one.
+        heard: Called with all that a child tells of its job.
     """
 
     def __init__(
@@ -111,10 +120,12 @@ class JobWorker:
         lane: Lane,
         duties: dict[JobKind, Duty],
         between: Callable[[], None] | None = None,
+        *,
+        heard: Heard = lambda job, body: None,
     ) -> None:
         open_db(settings.db_file)
         self.name, self.lane, self.duties = name, lane, duties
-        self._between = between
+        self._between, self._heard = between, heard
         self._run_dir = settings.run
         self._slots = Slots(settings) if lane == "accelerator" else None
         self._doorbell = EventFeed(settings.events_endpoint, [f"doorbell.{lane}"])
@@ -144,7 +155,7 @@ class JobWorker:
         """Rescue orphans, then run one job if there is one to start; returns whether to look again at once."""
         self._rescue()
         ticket = jobs.peek(self.lane, clock.now_ms())
-        if ticket is None:
+        if ticket is None or ticket.kind not in self.duties:  # another service's: nothing goes before it all the same
             return False
         held = self._slots.take(exclusive=ticket.isolation == "exclusive") if self._slots else []
         if held is None:
@@ -220,7 +231,7 @@ class JobWorker:
         *,
         outputs: Outputs,
     ) -> Any:
-        watch = _Watch(job, stop, self._tell)
+        watch = _Watch(job, stop, self._tell, self._heard)
         order, limits = duty.order(job, outputs)
         return child.run(
             duty.module,
@@ -291,15 +302,20 @@ class _Watch:
     """Follows one running job: stores its progress now and then, and knows when to interrupt it."""
 
     def __init__(
-        self, job: jobs.Claimed, stop: process.Stop, tell: Callable[[jobs.Claimed, str, dict[str, Any]], None]
+        self,
+        job: jobs.Claimed,
+        stop: process.Stop,
+        tell: Callable[[jobs.Claimed, str, dict[str, Any]], None],
+        heard: Heard,
     ) -> None:
-        self._job, self._stop, self._tell = job, stop, tell
+        self._job, self._stop, self._tell, self._heard = job, stop, tell, heard
         self._latest: dict[str, Any] = {}
         self._stored_at = 0.0
         self._cancel = self._gives_way = False
 
     def progress(self, body: dict[str, Any]) -> None:
         self._latest = body
+        self._heard(self._job, body)
         self._tell(self._job, "running", body)
 
     def interrupted(self) -> str | None:

@@ -18,7 +18,8 @@ from tests.unit.gateway_kit import context_at
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "REFERENCE.md"
-CARRIED_OUT_BY = {"accelerator": "a benchmarker", "cpu": "a preparer", "report": "the reporter"}
+CARRIED_OUT_BY = {"cpu": "a preparer", "report": "the reporter", "train": "a trainer", "benchmark": "a benchmarker"}
+"""By kind, or by lane where one service works it."""
 
 
 def settings() -> list[str]:
@@ -74,7 +75,10 @@ def routes() -> list[str]:
 
 def jobs() -> list[str]:
     """A row for each kind of job: kind, lane, who carries it out."""
-    return [_row(f"`{kind}`", f"`{LANE_OF[kind]}`", CARRIED_OUT_BY[LANE_OF[kind]]) for kind in get_args(JobKind)]
+    return [
+        _row(f"`{kind}`", f"`{LANE_OF[kind]}`", CARRIED_OUT_BY.get(kind) or CARRIED_OUT_BY[LANE_OF[kind]])
+        for kind in get_args(JobKind)
+    ]
 
 
 def tables() -> dict[str, list[str]]:

@@ -37,15 +37,20 @@ def coloured(label: str, seed: int) -> bytes:
     return buffer.getvalue()
 
 
-def dataset(folder: Path, per_class: int = PER_CLASS) -> Checked:
-    """Checked, with all its images; a part is a third as large as training."""
+def colours(folder: Path, per_class: int = PER_CLASS) -> Path:
+    """A ZIP of images in folders; a part is a third as large as training."""
     counts = {"train": per_class, "val": per_class // 3, "test": per_class // 3}
     files: dict[str, Content] = {
         f"{part}/{label}/{number}.png": coloured(label, 1000 * place + number)
         for place, (part, label) in enumerate((part, label) for part in counts for label in LABELS)
         for number in range(counts[part])
     }
-    return check_here(zipped(folder / "colours.zip", files))
+    return zipped(folder / "colours.zip", files)
+
+
+def dataset(folder: Path, per_class: int = PER_CLASS) -> Checked:
+    """The same, checked, with all its images."""
+    return check_here(colours(folder, per_class))
 
 
 def weights_file(folder: Path, name: str = "cnn32", num_classes: int = 2, side: int = SIDE) -> Path:

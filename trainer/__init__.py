@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from shared.specs import Architecture, ConversionFacts, Preprocessing, TrainingResult, TrainingSpec
+from shared.specs import Architecture, ConversionFacts, ModelDescription, Preprocessing, TrainingResult, TrainingSpec
 
 CHECKPOINT = "checkpoint.safetensors"
 """In the folder of a training, from its first epoch on: always whole, of the last epoch that was finished."""
@@ -53,4 +53,6 @@ class Trained(msgspec.Struct, frozen=True, kw_only=True):
     finished: bool
     """Whether no epoch is left: all are done, or it stopped early."""
     facts: ConversionFacts | None
-    """How the weights became ONNX; None without `outputs`."""
+    """How the weights became ONNX; None without `outputs`, as is the next."""
+    description: ModelDescription | None
+    """As the preparer describes the same file when it is uploaded."""

@@ -7,16 +7,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+import msgspec
 import numpy as np
 from torch import Tensor
 
 from shared import metadata
+from shared.engines import engine_class
 from shared.nets import architectures, export, weights
-from shared.specs import ConversionFacts, Sample, WorstSample
+from shared.nets.export import Exported
+from shared.specs import ConversionFacts, ModelDescription, Sample, WorstSample
 from trainer.loop import Answers
 from trainer.terms import Terms
 
 WORST = 12
+BATCH = "batch"
+"""Name of the free axis, as the preparer gives it."""
 
 
 def confusion(answers: Answers) -> list[tuple[int, int, int]]:
@@ -45,8 +50,8 @@ def worst(answers: Answers, samples: Sequence[Sample]) -> list[WorstSample]:
 
 def write(
     terms: Terms, state: Mapping[str, Tensor], source: str, outputs: Mapping[Literal["onnx", "weights"], int]
-) -> ConversionFacts:
-    """The model: its weights, and the same as ONNX with contract and labels, compared with PyTorch.
+) -> tuple[ConversionFacts, ModelDescription]:
+    """The model: its weights, and the same as ONNX with contract and labels, compared with PyTorch and described.
 
     Args:
         terms: Of the training.
@@ -70,4 +75,26 @@ def write(
         plain.flush()
         pairs = metadata.describing(terms.contract, terms.dataset.classes)
         metadata.write(Path(plain.name), outputs["onnx"], pairs)
-    return made.facts
+        return made.facts, _described(terms, Path(plain.name), made)
+
+
+def _described(terms: Terms, path: Path, made: Exported) -> ModelDescription:
+    """What `preparer.describe` would find out; most of it is known here, for the network is ours."""
+    with engine_class("onnxruntime")(path, threads=1) as engine:
+        images = np.zeros((1, *terms.start.input_shape), np.float32)
+        answers = engine.infer({engine.inputs[0].name: images})
+        first: int | str = BATCH if made.facts.dynamic_batch else 1
+        inputs = [msgspec.structs.replace(info, shape=[first, *images.shape[1:]]) for info in engine.inputs]
+        outputs = [
+            msgspec.structs.replace(info, shape=[first, *answers[info.name].shape[1:]]) for info in engine.outputs
+        ]
+    return ModelDescription(
+        inputs=inputs,
+        outputs=outputs,
+        opset=made.facts.opset,
+        ir_version=made.ir_version,
+        parameters=made.parameters,
+        dynamic_batch=made.facts.dynamic_batch,
+        preprocessing=terms.contract,
+        labels=terms.dataset.classes,
+    )

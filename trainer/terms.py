@@ -97,7 +97,7 @@ def _chosen(value: Value | None, default: Value) -> Value:
 
 
 def _key(order: TrainOrder) -> str:
-    spec = msgspec.structs.replace(order.spec, priority=0)
+    spec = msgspec.structs.replace(order.spec, priority=0, name=None)
     said = canonical_json((spec, order.labels, order.preprocessing))
     return hashlib.sha256(b"\0".join((said, *map(_digest, (order.weights, order.index))))).hexdigest()
 

@@ -42,8 +42,9 @@ def never() -> bool:
 def train(order: TrainOrder, report: child.Report, stop: Stop = never) -> Trained:
     """Train in this process; `stop` is asked between batches.
 
-    Progress bodies have `stage`; while it trains `epoch`, `max_epochs`, `loss`, `fraction` and `eta_s`; after an epoch,
-    when its checkpoint is safe, `figures` (an `EpochFigures`) and `checkpoint`, its number.
+    Progress bodies have `stage`, `epoch`, `max_epochs`, `loss` and, of the last epoch that was finished, `accuracy` on
+    the part val; while it trains `fraction` and `eta_s`; after an epoch, when its checkpoint is safe, `figures` (an
+    `EpochFigures`) and `checkpoint`, its number.
 
     Raises:
         errors.InvalidInput: The order, the model and the dataset do not fit, or the loss is no number any more.
@@ -201,23 +202,30 @@ class _Training:
         """Report; `passed` are epochs, `running_s` what of them is not in the figures yet took."""
         recent = [each.seconds for each in self._progress.epochs[-RECENT:]]
         each_s = sum(recent) / len(recent) if recent else running_s / passed
-        body = {"stage": "training", "epoch": epoch, "max_epochs": self._max_epochs}
+        body = {**self._so_far, "stage": "training", "epoch": epoch}
         ahead = {
             "fraction": round(passed / self._max_epochs, 4),
             "eta_s": round(each_s * (self._max_epochs - passed), 1),
         }
         self._report({**body, **ahead, **facts})
 
+    @property
+    def _so_far(self) -> dict[str, object]:
+        """What every body says: the figures of the last epoch that was finished."""
+        known = self._progress.epochs
+        body: dict[str, object] = {"epoch": len(known), "max_epochs": self._max_epochs}
+        return body | ({"loss": known[-1].loss, "accuracy": known[-1].val_accuracy} if known else {})
+
     def finish(self) -> Trained:
         """The figures of the best epoch, and the model where one is wanted."""
-        self._report({"stage": "judging the best epoch"})
+        self._report({**self._so_far, "stage": "judging the best epoch"})
         self._module.load_state_dict(self._best)
         result = self._result(self._evaluated())
-        facts = None
+        facts = description = None
         if self._order.outputs:
-            self._report({"stage": "converting to ONNX and comparing with PyTorch"})
+            self._report({**self._so_far, "stage": "converting to ONNX and comparing with PyTorch"})
             source = f"epoch {self._progress.best_epoch} of a training"
-            facts = outcome.write(self._terms, self._best, source, self._order.outputs)
+            facts, description = outcome.write(self._terms, self._best, source, self._order.outputs)
         architecture = self._terms.start.net.architecture
         assert architecture is not None
         return Trained(
@@ -226,6 +234,7 @@ class _Training:
             preprocessing=self._terms.contract,
             finished=self._finished,
             facts=facts,
+            description=description,
         )
 
     def _result(self, answers: Answers) -> TrainingResult:

@@ -21,11 +21,12 @@ from gateway.routes.common import (
     IdempotencyKey,
     Injected,
     Limit,
-    accepted,
     account_of,
+    cancelled,
     encoded,
     iso,
     key_of,
+    once,
     origin_of,
     problems,
     raw,
@@ -34,7 +35,7 @@ from gateway.routes.common import (
 )
 from gateway.routes.reports import record
 from shared import clock, config, errors
-from shared.db import benchmarks, connection, idempotency, jobs
+from shared.db import benchmarks, connection, idempotency
 from shared.db.pages import Page
 from shared.machine import system_info
 from shared.specs import BenchmarkSpec, JobStatus
@@ -116,18 +117,7 @@ async def write_report(request: Http, benchmark_id: FromPath[str], context: Inje
 @post("/{benchmark_id:str}/cancel", status_code=202, responses=problems(404, 409))
 async def cancel(request: Http, benchmark_id: FromPath[str], context: Injected) -> schemas.BenchmarkJob:
     """Cancel a benchmark: at once while it waits, within seconds while it runs. Engineers cancel their own."""
-    await context.store.write(_cancel, benchmark_id, request)
-    row = await context.store.read(benchmarks.find, benchmark_id)
-    context.broker.publish(
-        f"job.{benchmark_id}",
-        {
-            "id": benchmark_id,
-            "kind": "benchmark",
-            "status": row.status,
-            "progress": msgspec.json.decode(row.progress),
-            "request_id": row.request_id,
-        },
-    )
+    row = await cancelled(request, context, benchmark_id, benchmarks.find, "benchmark")
     return await context.store.read(_benchmark, row)
 
 
@@ -135,24 +125,13 @@ def _order(
     context: Context, spec: BenchmarkSpec, request: Http, key: idempotency.Key | None, body_sha256: str
 ) -> idempotency.Answer:
     """Job, benchmark and remembered answer in one transaction."""
-    with connection.write(durable=True, name="accept"):
-        if key is not None and (before := idempotency.recall(key, body_sha256)):
-            return before
+
+    def place() -> tuple[schemas.BenchmarkJob, str]:
         limit = context.settings.max_queued_jobs
         benchmark_id = benchmarks.order(spec, account_of(request).id, limit, origin_of(request))
-        answer = accepted(_shown(benchmark_id), f"{V1}/benchmark/{benchmark_id}")
-        if key is not None:
-            idempotency.remember(key, body_sha256, answer)
-    return answer
+        return _shown(benchmark_id), f"{V1}/benchmark/{benchmark_id}"
 
-
-def _cancel(benchmark_id: str, request: Http) -> None:
-    account = account_of(request)
-    with connection.write(durable=True, name="cancel"):
-        owner = benchmarks.find(benchmark_id).created_by
-        if account.role != "admin" and owner != account.id:
-            raise errors.Forbidden("This benchmark is somebody else's; its owner or an administrator may cancel it.")
-        jobs.request_cancel(benchmark_id, origin_of(request).request_id)
+    return once(key, body_sha256, place)
 
 
 def _write_report(context: Context, benchmark_id: str, request: Http) -> schemas.BenchmarkJob:

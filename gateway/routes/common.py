@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any, TypeAlias, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar, cast
 
 import msgspec
 from litestar import Request, Response
@@ -19,7 +19,7 @@ from gateway.errors import MISFIT, PROBLEM_JSON, Problem
 from gateway.schemas import Listing
 from shared import clock, errors, wording
 from shared.artifacts import ArtifactStore
-from shared.db import connection, idempotency, registry
+from shared.db import connection, idempotency, jobs, registry
 from shared.db.accounts import Account
 from shared.db.pages import Page
 from shared.trace import Origin
@@ -153,6 +153,51 @@ def ready(body: bytes) -> Response[bytes]:
 def accepted(body: msgspec.Struct, location: str) -> idempotency.Answer:
     """The answer to a call that started work."""
     return idempotency.Answer(status=202, response=msgspec.Raw(msgspec.json.encode(body)), location=location)
+
+
+def once(
+    key: idempotency.Key | None, body_sha256: str, place: Callable[[], tuple[msgspec.Struct, str]]
+) -> idempotency.Answer:
+    """Carry out a call that starts work, or repeat the answer that its idempotency key got; in one transaction.
+
+    Args:
+        key: Of the call.
+        body_sha256: Of what it says.
+        place: Writes the rows; returns the body of the answer and where to follow the work.
+    """
+    with connection.write(durable=True, name="accept"):
+        if key is not None and (before := idempotency.recall(key, body_sha256)):
+            return before
+        answer = accepted(*place())
+        if key is not None:
+            idempotency.remember(key, body_sha256, answer)
+    return answer
+
+
+async def cancelled(request: Http, context: Context, job_id: str, find: Callable[[str], Row], noun: str) -> Row:
+    """Cancel a job that orders of users are, at once while it waits, within seconds while it runs; returns its row.
+
+    Args:
+        request: Of its owner or of an administrator.
+        context: The gateway's parts.
+        job_id: The job.
+        find: Gives its row, or refuses with NotFound.
+        noun: What such a job is called.
+    """
+    await context.store.write(_cancel, request, job_id, find, noun)
+    row: Any = await context.store.read(find, job_id)
+    told = {"id": job_id, "kind": row.kind, "status": row.status, "progress": msgspec.json.decode(row.progress)}
+    context.broker.publish(f"job.{job_id}", told | {"request_id": row.request_id})
+    return cast(Row, row)
+
+
+def _cancel(request: Http, job_id: str, find: Callable[[str], Any], noun: str) -> None:
+    account = account_of(request)
+    with connection.write(durable=True, name="cancel"):
+        owner = find(job_id).created_by
+        if account.role != "admin" and owner != account.id:
+            raise errors.Forbidden(f"This {noun} is somebody else's; its owner or an administrator may cancel it.")
+        jobs.request_cancel(job_id, origin_of(request).request_id)
 
 
 def respond(answer: idempotency.Answer) -> Response[bytes]:

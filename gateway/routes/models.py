@@ -40,17 +40,11 @@ from shared.artifacts import Staging
 from shared.db import connection, idempotency, jobs, registry
 from shared.specs import ConversionFacts, ConvertSpec, Precision, Preprocessing, Preset, Stored, Task, TensorInfo
 
-FINISHED_GRAPH = "{} is a finished graph; training needs a network by name: PyTorch weights with `architecture`."
 TO_BE_SEEDED = "not prepared yet: a seeded initialisation (seed {0.seed}), nothing learned"
 TO_BE_FETCHED = (
     "not prepared yet: {0.pretrained.name}; where they cannot be fetched, a seeded initialisation (seed {0.seed}), "
     "nothing learned"
 )
-SOURCES: dict[str, str] = {
-    "onnx": "An ONNX file",
-    "tensorflow": "A TensorFlow or Keras model",
-    "pytorch": "A TorchScript archive",
-}
 
 
 @post(
@@ -211,9 +205,10 @@ def _model(row: Any) -> schemas.Model:
         conversion=raw(row.conversion),
         preset=None if preset is None else _preset(preset, row.conversion),
         serves=_serves(row, found),
-        trainable=(why_not := _why_not_trainable(row)) is None,
+        trainable=(why_not := registry.why_not_trainable(row)) is None,
         why_not=why_not,
         parent_id=row.parent_id,
+        lineage=raw(row.lineage),
         job_id=row.job_id,
         created_by=row.created_by,
         created_at=clock.iso(row.created_at_ms),
@@ -243,12 +238,6 @@ def _preset(preset: Preset, conversion: str | None) -> schemas.PresetFacts:
         pretrained=None if source is None else presets.is_pretrained(preset, source),
         source=preset.pretrained.url if preset.pretrained else None,
     )
-
-
-def _why_not_trainable(row: Any) -> str | None:
-    if row.framework == "pytorch" and row.status != "ready":
-        return "It was not converted." if row.status == "failed" else "It is being converted."
-    return None if row.weights_sha256 else FINISHED_GRAPH.format(SOURCES[row.framework])
 
 
 class Found(msgspec.Struct, frozen=True):

@@ -113,6 +113,18 @@ def for_model(dataset_id: str, task: Task, description: ModelDescription) -> Dat
         errors.NotFound: No such dataset.
         errors.Conflict: It is not ready, for another task, or has classes that the model does not tell apart.
     """
+    row = ready(dataset_id, task)
+    class_ids([count.name for count in row.summary.classes], description)
+    return row
+
+
+def ready(dataset_id: str, task: Task) -> Dataset:
+    """A dataset that can be used for a task.
+
+    Raises:
+        errors.NotFound: No such dataset.
+        errors.Conflict: It is not ready, or for another task.
+    """
     row = find(dataset_id)
     if row.status != "ready":
         why = f"its check failed. {row.error}" if row.status == "failed" else "its check is not done; wait for `ready`."
@@ -121,7 +133,6 @@ def for_model(dataset_id: str, task: Task, description: ModelDescription) -> Dat
         raise errors.Conflict(
             f"Dataset {row.id} is for {row.task_type}, the model for {task}; choose one of the same task."
         )
-    class_ids([count.name for count in row.summary.classes], description)
     return row
 
 

@@ -42,6 +42,7 @@ MAX_RUNTIME_S: dict[JobKind, float] = {
     "convert": 600.0,
     "dataset": 4 * 3600.0,
     "activate": 900.0,
+    "train": 24 * 3600.0,
     "benchmark": 3 * 3600.0,
     "report": 300.0,
 }
@@ -393,6 +394,16 @@ def report_progress(job: Claimed, progress: dict[str, object]) -> bool:
         return bool(Job.select(Job.cancel_requested).where(Job.id == job.id).scalar())
 
 
+def check_ours(job: Claimed) -> None:
+    """Within a `write()` of what a running job brings forth.
+
+    Raises:
+        Fenced: The job is no longer ours.
+    """
+    if not Job.select().where(_is_ours(job)).exists():
+        raise Fenced(job.id)
+
+
 def finish(job: Claimed, commit: Callable[[], None]) -> None:
     """Complete the job together with its results, in one durable transaction.
 
@@ -561,11 +572,12 @@ def _end(job: Claimed, status: JobStatus, error: str | None = None) -> None:
 
 
 def _mine(job: Claimed, **changes: object) -> None:
-    query: peewee.Update = Job.update(**changes).where(
-        (Job.id == job.id) & (Job.attempt == job.attempt) & (Job.status == "running")
-    )
-    if query.execute() != 1:
+    if Job.update(**changes).where(_is_ours(job)).execute() != 1:
         raise Fenced(job.id)
+
+
+def _is_ours(job: Claimed) -> Any:
+    return (Job.id == job.id) & (Job.attempt == job.attempt) & (Job.status == "running")
 
 
 def _note(job_id: str, attempt: int, event: str, detail: str = "", *, request_id: str | None) -> None:

@@ -31,6 +31,12 @@ PLATFORM = "usr_platform"
 DEFAULT_BATCH = 4
 """Largest batch the default deployment forms from waiting requests, for models with a dynamic batch."""
 
+FINISHED_GRAPH = "{} is a finished graph; training needs a network by name: PyTorch weights with `architecture`."
+SOURCES: dict[str, str] = {
+    "onnx": "An ONNX file",
+    "tensorflow": "A TensorFlow or Keras model",
+    "pytorch": "A TorchScript archive",
+}
 
 FILES: dict[type[Any], tuple[peewee.Field, ...]] = {
     Model: (Model.file_sha256, Model.onnx_sha256, Model.weights_sha256),
@@ -155,11 +161,42 @@ def set_converting(model_id: str) -> None:
     bump("models")
 
 
-def _add(stored: Stored, user_id: str, **fields: Any) -> str:
+def add_trained(
+    weights: Stored, onnx: Stored, described: ModelDescription, *, parent: Any, user_id: str, **fields: Any
+) -> str:
+    """Insert a model that a training made, ready, and the rows of its files; inside the caller's `write()`."""
+    for stored in (weights, onnx):
+        keep_artifact(stored, "models")
+    return _add(
+        weights,
+        user_id,
+        status="ready",
+        model_type="custom",
+        framework="pytorch",
+        task_type=parent.task_type,
+        parent_id=parent.id,
+        weights_sha256=weights.sha256,
+        onnx_sha256=onnx.sha256,
+        onnx_size=onnx.size_bytes,
+        labels=described.labels,
+        preprocessing=described.preprocessing,
+        description_json=described,
+        **fields,
+    )
+
+
+def why_not_trainable(row: Any) -> str | None:
+    """What keeps a model from being trained further; None where nothing does."""
+    if row.framework == "pytorch" and row.status != "ready":
+        return "It was not converted." if row.status == "failed" else "It is being converted."
+    return None if row.weights_sha256 else FINISHED_GRAPH.format(SOURCES[row.framework])
+
+
+def _add(stored: Stored, user_id: str, *, status: str = "converting", **fields: Any) -> str:
     model_id = ids.new_id("mdl")
     Model.insert(
         id=model_id,
-        status="converting",
+        status=status,
         file_sha256=stored.sha256,
         file_size=stored.size_bytes,
         created_by=user_id,
@@ -169,6 +206,9 @@ def _add(stored: Stored, user_id: str, **fields: Any) -> str:
     bump("models")
     return model_id
 
+
+WORK_WITH: dict[str, str] = {"benchmark": "benchmarks", "train": "trains"}
+"""Jobs that a model is needed for until they end, and what they do with it."""
 
 SERVING = ("active", "stale")
 """What a deployment is while it serves its model; it has one of them at most."""
@@ -378,13 +418,13 @@ def delete_model(model_id: str, request_id: str | None = None) -> list[str]:
 
     Raises:
         errors.NotFound: No such model.
-        errors.Conflict: It is being benchmarked, or about to be.
+        errors.Conflict: It is being benchmarked or trained, or about to be.
     """
     row = model(model_id)
     about_it = peewee.fn.json_extract(Job.spec, "$.model_id") == model_id
     for job in list(Job.select(Job.id, Job.kind).where(Job.status.in_(jobs.OPEN) & about_it)):
-        if job.kind == "benchmark":
-            raise errors.Conflict(f"Job {job.id} benchmarks this model; cancel it, or wait until it is done.")
+        if (verb := WORK_WITH.get(job.kind)) is not None:
+            raise errors.Conflict(f"Job {job.id} {verb} this model; cancel it, or wait until it is done.")
         jobs.request_cancel(job.id, request_id)  # its check: nobody waits for that any more
     Model.update(deleted_at_ms=clock.now_ms()).where(Model.id == model_id).execute()
     Deployment.update(status="retired", retired_at_ms=clock.now_ms()).where(

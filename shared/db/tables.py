@@ -8,7 +8,15 @@ import msgspec
 import peewee
 
 from shared.db.connection import database
-from shared.specs import ConversionFacts, DatasetSummary, ModelDescription, Preset, canonical_json
+from shared.specs import (
+    ConversionFacts,
+    DatasetSummary,
+    Lineage,
+    ModelDescription,
+    Preset,
+    TrainingResult,
+    canonical_json,
+)
 
 
 class Json(peewee.TextField):
@@ -146,6 +154,7 @@ class Model(Table):
     weights_sha256 = peewee.TextField(null=True)
     conversion = Json(null=True, shape=ConversionFacts)
     preset = Json(null=True, shape=Preset)
+    lineage = Json(null=True, shape=Lineage)
     parent_id = peewee.TextField(null=True)
     job_id = peewee.TextField(null=True)
     created_by = peewee.TextField()
@@ -261,6 +270,46 @@ class JobEvent(Table):
         """Name."""
 
         table_name = "job_events"
+
+
+class Training(Table):
+    """Details of a training job; shares its id with the job. `hyperparams` are those used, once there is a result."""
+
+    id = peewee.TextField(primary_key=True)
+    model_id = peewee.TextField()
+    dataset_id = peewee.TextField()
+    user_id = peewee.TextField()
+    search_id = peewee.TextField(null=True)
+    hyperparams = Json()
+    ga_config = Json(null=True)
+    max_epochs = peewee.IntegerField()
+    validation_split = peewee.FloatField(null=True)
+    final_accuracy = peewee.FloatField(null=True)
+    final_loss = peewee.FloatField(null=True)
+    best_epoch = peewee.IntegerField(null=True)
+    duration_s = peewee.FloatField(null=True)
+    result = Json(null=True, shape=TrainingResult)
+    result_model_id = peewee.TextField(null=True)
+    created_at_ms = peewee.IntegerField()
+
+    class Meta:
+        """Name."""
+
+        table_name = "training_jobs"
+
+
+class TrainingEpoch(Table):
+    """A point of a training's learning curves (`specs.EpochFigures`)."""
+
+    training_id = peewee.TextField()
+    epoch = peewee.IntegerField()
+    figures = Json()
+
+    class Meta:
+        """Name and key."""
+
+        table_name = "training_epochs"
+        primary_key = peewee.CompositeKey("training_id", "epoch")
 
 
 class Benchmark(Table):

@@ -44,6 +44,8 @@ class Exported(NamedTuple):
 
     onnx: bytes
     facts: ConversionFacts
+    ir_version: int
+    parameters: int
 
 
 def export(net: Net, input_shape: Sequence[int] | None = None, *, source: str = "network") -> Exported:
@@ -71,7 +73,7 @@ def export(net: Net, input_shape: Sequence[int] | None = None, *, source: str = 
             attempt = _attempt(net, shape, dynamic=False)
         if isinstance(attempt, str):
             raise errors.BadModel(attempt)
-    content, opset, parity, dynamic = attempt
+    content, opset, parity, dynamic, ir_version, parameters = attempt
     exporter = f"torch {torch.__version__} {'TorchScript' if _is_script(net) else 'dynamo'} exporter"
     facts = ConversionFacts(
         source=source,
@@ -82,7 +84,7 @@ def export(net: Net, input_shape: Sequence[int] | None = None, *, source: str = 
         seconds=round(time.monotonic() - started, 3),
         peak_memory_mb=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
     )
-    return Exported(content, facts)
+    return Exported(content, facts, ir_version, parameters)
 
 
 class _Made(NamedTuple):
@@ -90,6 +92,8 @@ class _Made(NamedTuple):
     opset: int
     parity: list[Parity]
     dynamic: bool
+    ir_version: int
+    parameters: int
 
 
 def _attempt(net: Net, shape: tuple[int, ...], *, dynamic: bool) -> _Made | str:
@@ -111,9 +115,10 @@ def _attempt(net: Net, shape: tuple[int, ...], *, dynamic: bool) -> _Made | str:
     if strange := {node.domain for node in model.graph.node} - {"", "ai.onnx"}:
         return f"The export needs operators outside the ONNX standard ({', '.join(sorted(strange))})."
     opset = next(each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
+    ir_version, parameters = model.ir_version, sum(math.prod(each.dims) for each in model.graph.initializer)
     del model, given  # the comparison takes memory enough
     parity = _compared(net, content, shape, BATCHES if dynamic else (1,))
-    return parity if isinstance(parity, str) else _Made(content, opset, parity, dynamic)
+    return parity if isinstance(parity, str) else _Made(content, opset, parity, dynamic, ir_version, parameters)
 
 
 def _forget_origin(model: onnx.ModelProto) -> None:

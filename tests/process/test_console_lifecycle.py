@@ -54,7 +54,7 @@ class Machine:
 
     def __init__(self, root: Path, port: int) -> None:
         packages = root / "packages"
-        for name in ("broker", "inferencer", "benchmarker", "preparer", "reporter", "gateway"):
+        for name in ("broker", "inferencer", "trainer", "benchmarker", "preparer", "reporter", "gateway"):
             (packages / name).mkdir(parents=True)
             (packages / name / "__init__.py").touch()
             (packages / name / "__main__.py").write_text(GATEWAY if name == "gateway" else IDLE)
@@ -127,6 +127,8 @@ def test_up_starts_everything_and_prints_the_first_password(machine: Machine):
         "preparer-2",
         "reporter",
         "supervisord",
+        "trainer-0",
+        "trainer-1",
     ]
 
 
@@ -146,7 +148,7 @@ def test_up_with_other_settings_says_which(running: Machine):
 def test_status_lists_every_process(running: Machine):
     done = running.cvp("status")
     assert done.returncode == 0
-    for name in ("broker", "inferencer-0", "gateway", "benchmarker-1", "preparer-2", "reporter"):
+    for name in ("broker", "inferencer-0", "gateway", "trainer-1", "benchmarker-1", "preparer-2", "reporter"):
         assert f"\n{name} " in done.stdout
     assert "Ready at" in done.stdout
 

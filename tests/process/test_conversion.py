@@ -56,7 +56,7 @@ def test_conversion_works_shut_in(tmp_path: Path) -> None:
 def test_only_a_child_that_needs_pytorch_loads_it() -> None:
     """It takes seconds and half a gigabyte; a start would feel it."""
     needs("torch")
-    services = ("gateway", "broker", "inferencer", "benchmarker", "preparer", "reporter", "console.cli")
+    services = ("gateway", "broker", "inferencer", "trainer", "benchmarker", "preparer", "reporter", "console.cli")
     mains = [name if "." in name else f"{name}.__main__" for name in services]
     names = [*mains, "shared.nets", "shared.nets.kinds"]
     code = f"import sys, importlib\nfor name in {names}: importlib.import_module(name)\n"

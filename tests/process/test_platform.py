@@ -245,7 +245,9 @@ def test_a_deleted_model_stops_serving(admin: httpx.Client):
     assert admin.get(f"/models/{model_id}").status_code == 404
 
 
-@pytest.mark.parametrize("module", ["inferencer", "broker", "gateway", "preparer", "reporter", "benchmarker"])
+@pytest.mark.parametrize(
+    "module", ["inferencer", "broker", "gateway", "preparer", "reporter", "trainer", "benchmarker"]
+)
 def test_a_killed_process_is_back_within_seconds(platform: Platform, admin: httpx.Client, digits: str, module: str):
     before = len(platform.pids(module))
     killed = platform.kill(module)
@@ -311,7 +313,7 @@ def test_the_platform_comes_back_after_its_supervisor_was_killed(platform: Platf
 def test_up_twice_and_status(platform: Platform):
     assert "Already running" in platform.cvp("up").stdout
     said = platform.cvp("status").stdout
-    for name in ("gateway", "broker", "inferencer", "benchmarker", "preparer", "reporter"):
+    for name in ("gateway", "broker", "inferencer", "trainer", "benchmarker", "preparer", "reporter"):
         assert name in said
 
 

@@ -171,9 +171,8 @@ def test_a_receiver_that_is_away_hurts_nobody(
 
 
 def test_nothing_is_imported_while_it_is_off() -> None:
-    script = (
-        "import sys, gateway.__main__, inferencer.__main__, benchmarker.__main__; from shared import config, trace; "
-    )
+    script = "import sys, gateway.__main__, inferencer.__main__, trainer.__main__, benchmarker.__main__; "
+    script += "from shared import config, trace; "
     script += "config.load({}); span = trace.Span('a', None); span.note({'b': 1}); span.end(); "
     script += "sys.exit([name for name in sys.modules if name.startswith('opentelemetry')] != [])"
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60, cwd=ROOT, env=os.environ)

@@ -95,6 +95,7 @@ def test_what_it_makes_is_described_like_an_upload(weights: Path, data: Checked,
         )
         found = child.run("preparer.enclosed", describe, ModelDescription, limits=LIMITS, pass_fds=outputs.fds)
     assert (found.preprocessing, found.labels, found.dynamic_batch) == (CONTRACT, LABELS, True)
+    assert made.description == found
 
     from shared.nets import weights as files
 

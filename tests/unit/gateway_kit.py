@@ -29,6 +29,8 @@ from shared.db.tables import (
     JobEvent,
     Model,
     Report,
+    Training,
+    TrainingEpoch,
 )
 from shared.specs import (
     ClassCount,
@@ -54,7 +56,7 @@ ZIP = b"PK\x03\x04" + bytes(500)
 ROLES = ("viewer", "engineer", "admin")
 
 
-ABOUT_MODELS = (Idempotency, Deployment, EngineFile, Report, BenchmarkResult, Benchmark)
+ABOUT_MODELS = (Idempotency, Deployment, EngineFile, Report, BenchmarkResult, Benchmark, TrainingEpoch, Training)
 """Tables whose rows go before those they name."""
 
 
@@ -258,6 +260,14 @@ def ready_model(gateway: Gateway, name: str = "digits", content: bytes = ONNX) -
             description_json=description,
         ).where(Model.id == model_id).execute()
         registry.bump("models")
+    return model_id
+
+
+def trainable_model(gateway: Gateway, name: str = "a network") -> str:
+    """The same where weights of a network were kept."""
+    model_id = ready_model(gateway, name)
+    with connection.write():
+        Model.update(framework="pytorch", weights_sha256=Model.file_sha256).where(Model.id == model_id).execute()
     return model_id
 
 

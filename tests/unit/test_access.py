@@ -46,6 +46,10 @@ POST /api/v1/datasets
 GET /api/v1/datasets
 GET /api/v1/datasets/{dataset_id}
 GET /api/v1/datasets/{dataset_id}/contact-sheet
+POST /api/v1/training
+GET /api/v1/training
+GET /api/v1/training/{training_id}
+POST /api/v1/training/{training_id}/cancel
 POST /api/v1/benchmark
 GET /api/v1/benchmark
 GET /api/v1/benchmark/{benchmark_id}

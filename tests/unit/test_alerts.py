@@ -78,7 +78,7 @@ def locked_disk() -> HostFigures:
 def without(service: str) -> HostFigures:
     """A machine on which one service of ours has no process."""
     there = Service(processes=2, memory_bytes=1, cpu_s=1.0, cpu_pct=0.0)
-    services = dict.fromkeys(("gateway", "preparer", "benchmarker", "reporter"), there)
+    services = dict.fromkeys(("gateway", "preparer", "trainer", "benchmarker", "reporter"), there)
     return msgspec.structs.replace(
         view().host, services=services | {service: msgspec.structs.replace(there, processes=0)}
     )

@@ -29,6 +29,8 @@ EVERY_PROGRAM = [
     "preparer-1",
     "preparer-2",
     "reporter",
+    "trainer-0",
+    "trainer-1",
 ]
 
 

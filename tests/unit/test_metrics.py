@@ -252,6 +252,7 @@ def test_without_a_gpu_there_are_no_figures_of_one(gateway: Gateway, monkeypatch
         (["/usr/bin/python3.11", "-m", "gateway"], "gateway"),
         (["python", "-m", "inferencer", "1"], "inferencer"),
         (["python", "-m", "benchmarker.child"], "benchmarker"),
+        (["python", "-m", "trainer.enclosed"], "trainer"),
         (["/v/bin/python", "/v/bin/supervisord", "-c", "x"], "supervisord"),
         (["/v/bin/python", "-P", "-m", "supervisor.supervisord", "-c", "x"], "supervisord"),
         (["python", "-m", "http.server"], "other"),

@@ -19,6 +19,7 @@ from schemathesis.specs.openapi import checks
 
 from gateway import docs_examples
 from gateway.access import TABLE
+from shared import nets
 from shared.db import accounts
 from tests.unit import gateway_kit as kit
 
@@ -48,20 +49,26 @@ def description(gateway: kit.Gateway) -> Any:
 
 
 @pytest.fixture
-def real(gateway: kit.Gateway) -> dict[str, str]:
-    """Ids of what is there: a ready model, its queued benchmark, a dataset that fits, a user, a key of the caller."""
+def real(gateway: kit.Gateway, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Ids of what is there: a ready model, its queued benchmark and training, a dataset that fits, a user, a key of the
+    caller.
+    """
+    monkeypatch.setattr(nets, "missing", lambda then="": None)
     gateway.reset()
-    model_id = kit.ready_model(gateway)
+    model_id = kit.trainable_model(gateway)
     benchmark_id = gateway.post("/benchmark", json={"model_id": model_id}).json()["id"]
     user = accounts.add_user(f"somebody-{next(NUMBERS)}", "unusable", "viewer")
     key = gateway.post("/auth/api-keys", role="admin", json={"name": "another"}).json()
     fields = {"name": "d", "task_type": "classification"}
     dataset = gateway.post("/datasets", **kit.form(fields, kit.ZIP, "d.zip")).json()
     kit.make_ready(gateway, dataset["id"], summary=kit.of_digits())
+    order = {"model_id": model_id, "dataset_id": dataset["id"], "max_epochs": 1}
+    training_id = gateway.post("/training", json=order).json()["id"]
     return {
         "model_id": model_id,
         "dataset_id": dataset["id"],
         "benchmark_id": benchmark_id,
+        "training_id": training_id,
         "job_id": benchmark_id,
         "user_id": user.id,
         "key_id": key["id"],

@@ -1,0 +1,249 @@
+"""Trainings: rows for the gateway, what their epochs bring, and the model that comes of one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, cast
+
+import msgspec
+
+from shared import clock, errors, ids
+from shared.db import connection, datasets, jobs, pages, registry
+from shared.db.tables import Dataset, Job, Model, Training, TrainingEpoch
+from shared.specs import (
+    Architecture,
+    ConversionFacts,
+    EpochFigures,
+    JobStatus,
+    Lineage,
+    ModelDescription,
+    Stored,
+    Task,
+    TrainingResult,
+    TrainingSpec,
+)
+from shared.trace import Origin
+
+MAX_NAME = 200
+LEAST_TRAIN = 2
+
+_COLUMNS = (
+    *jobs.LISTED,
+    Job.spec,
+    Training.model_id,
+    Training.dataset_id,
+    Training.search_id,
+    Training.hyperparams,
+    Training.ga_config,
+    Training.final_accuracy,
+    Training.final_loss,
+    Training.best_epoch,
+    Training.duration_s,
+    Training.result_model_id,
+)
+_ROWS = Job.select(*_COLUMNS).join(Training, on=(Training.id == Job.id))
+_FILTERS = {"model_id": Training.model_id, "dataset_id": Training.dataset_id, "status": Job.status}
+_TRAININGS = pages.List(_ROWS.where(Training.search_id.is_null()), Job.id, "job", **_FILTERS)
+_OF_SEARCH = pages.List(_ROWS, Job.id, "job", search_id=Training.search_id, **_FILTERS)
+
+
+def order(spec: TrainingSpec, user_id: str, limit: int, origin: Origin | None = None) -> str:
+    """Insert the training and its job inside the caller's `write()`; returns their id.
+
+    Raises:
+        errors.NotFound: No such model, or no such dataset.
+        errors.Conflict: The model cannot be trained, the dataset is not ready, or they do not fit each other.
+        errors.InvalidInput: The dataset has too little to learn from, or nothing to validate with.
+        errors.QueueFull: `limit` jobs are waiting already.
+    """
+    check(spec)
+    training_id = jobs.insert(
+        "train",
+        spec,
+        user_id=user_id,
+        job_id=ids.new_id("job"),
+        priority=spec.priority,
+        origin=origin,
+        limit=limit,
+    )
+    add(training_id, spec, user_id)
+    return training_id
+
+
+def add(job_id: str, spec: TrainingSpec, user_id: str, search_id: str | None = None) -> None:
+    """Insert the details of a job that trains, inside the `write()` that inserts it."""
+    Training.insert(
+        id=job_id,
+        model_id=spec.model_id,
+        dataset_id=spec.dataset_id,
+        user_id=user_id,
+        search_id=search_id,
+        hyperparams=spec.hyperparams,
+        max_epochs=spec.max_epochs,
+        validation_split=spec.validation_split,
+        created_at_ms=clock.now_ms(),
+    ).execute()
+
+
+def check(spec: TrainingSpec) -> tuple[Model, Dataset]:
+    """The model and the dataset of an order, as far as rows can tell that it can be carried out.
+
+    Raises:
+        errors.NotFound: No such model, or no such dataset.
+        errors.Conflict: The model cannot be trained, the dataset is not ready, or they do not fit each other.
+        errors.InvalidInput: The dataset has too little to learn from, or nothing to validate with.
+    """
+    model = registry.model(spec.model_id)
+    registry.described(model)
+    if why_not := registry.why_not_trainable(model):
+        raise errors.Conflict(f"Model {model.id} cannot be trained: {why_not}")
+    dataset = datasets.ready(spec.dataset_id, cast(Task, model.task_type))
+    if problem := _too_little(dataset, spec.validation_split):
+        raise errors.InvalidInput(problem)
+    return model, dataset
+
+
+def _too_little(dataset: Dataset, validation_split: float | None) -> str | None:
+    """What a dataset lacks to learn from, by its numbers."""
+    splits, divided = dataset.splits, validation_split is not None
+    train = splits["train"] + (splits["val"] if divided else 0)
+    if train < LEAST_TRAIN:
+        return f"Dataset {dataset.id} has {train} images for training; at least {LEAST_TRAIN} are needed."
+    if not divided and not splits["val"]:
+        return (
+            f"Dataset {dataset.id} has no images in its part val, by which the best epoch is chosen. Order with "
+            "validation_split, such as 0.2, or upload more images."
+        )
+    classes = [each for each in dataset.summary.classes if each.train or (divided and each.val)]
+    if dataset.task_type == "classification" and len(classes) < 2:
+        return (
+            f"Dataset {dataset.id} has images for training of one class only; a classifier needs two or more to tell "
+            "apart."
+        )
+    return None
+
+
+def find(training_id: str) -> Any:
+    """The job row with what its training is about beside it, as `pages.stored`.
+
+    Raises:
+        errors.NotFound: No such training.
+    """
+    rows = pages.stored(_ROWS.where(Job.id == training_id))
+    if not rows:
+        raise errors.NotFound(f"There is no training {training_id[:80]!r}; GET /api/v1/training lists them.")
+    return rows[0]
+
+
+def listing(
+    *,
+    model_id: str | None = None,
+    dataset_id: str | None = None,
+    search_id: str | None = None,
+    status: JobStatus | None = None,
+    limit: int,
+    cursor: str | None,
+) -> pages.Page[Any]:
+    """Rows like those of `find`, newest first; those of a search only where it is asked for."""
+    wanted = {"model_id": model_id, "dataset_id": dataset_id, "status": status}
+    if search_id is not None:
+        return _OF_SEARCH.page(limit, cursor, search_id=search_id, **wanted)
+    return _TRAININGS.page(limit, cursor, **wanted)
+
+
+def result(training_id: str) -> str | None:
+    """What a training reached (`TrainingResult`), as JSON; None before it has ended well."""
+    rows = pages.stored(Training.select(Training.result).where(Training.id == training_id))
+    return rows[0].result if rows else None
+
+
+def epochs(training_id: str) -> list[EpochFigures]:
+    """The learning curves so far."""
+    mine = TrainingEpoch.select(TrainingEpoch.figures).where(TrainingEpoch.training_id == training_id)
+    with connection.read():
+        return msgspec.convert([row.figures for row in mine.order_by(TrainingEpoch.epoch)], list[EpochFigures])
+
+
+def keep_epoch(job: jobs.Claimed, figures: EpochFigures) -> None:
+    """Store the figures of an epoch; an attempt that began anew puts its own in the place of those before.
+
+    Raises:
+        jobs.Fenced: The job is no longer ours.
+    """
+    with connection.write():
+        jobs.check_ours(job)
+        later = (TrainingEpoch.training_id == job.id) & (TrainingEpoch.epoch > figures.epoch)
+        TrainingEpoch.delete().where(later).execute()
+        _keep(job.id, [figures])
+
+
+def _keep(training_id: str, figures: Iterable[EpochFigures]) -> None:
+    rows = [{"training_id": training_id, "epoch": each.epoch, "figures": each} for each in figures]
+    TrainingEpoch.insert_many(rows).on_conflict_replace().execute()
+
+
+def finish(training_id: str, result: TrainingResult, result_model_id: str | None = None) -> None:
+    """Write what a training reached, inside the `write()` that completes its job."""
+    _keep(training_id, result.epochs)
+    Training.update(
+        result=result,
+        result_model_id=result_model_id,
+        hyperparams=result.hyperparams,
+        final_accuracy=result.final_accuracy,
+        final_loss=result.final_loss,
+        best_epoch=result.best_epoch,
+        duration_s=result.duration_s,
+    ).where(Training.id == training_id).execute()
+
+
+def add_model(
+    training_id: str,
+    spec: TrainingSpec,
+    result: TrainingResult,
+    *,
+    weights: Stored,
+    onnx: Stored,
+    description: ModelDescription,
+    architecture: Architecture,
+    conversion: ConversionFacts | None,
+) -> str:
+    """Insert the model that a training made, ready, inside the `write()` that completes its job; returns its id.
+
+    Model and dataset are there, since neither is deleted while it is trained.
+    """
+    parent, dataset, row = (
+        registry.model(spec.model_id),
+        datasets.find(spec.dataset_id),
+        Training.get_by_id(training_id),
+    )
+    lineage = Lineage(
+        training_id=training_id,
+        search_id=row.search_id,
+        dataset_id=dataset.id,
+        dataset_name=dataset.name,
+        dataset_index_sha256=str(dataset.index_sha256),  # a ready dataset has one
+        validation_split=spec.validation_split,
+        seed=spec.seed,
+        best_epoch=result.best_epoch,
+        versions=result.versions,
+    )
+    return registry.add_trained(
+        weights,
+        onnx,
+        description,
+        parent=parent,
+        user_id=row.user_id,
+        name=spec.name or f"{parent.name} trained on {dataset.name}"[:MAX_NAME],
+        description="",
+        architecture=architecture.name,
+        conversion=conversion,
+        lineage=lineage,
+        job_id=training_id,
+    )
+
+
+def open_among(training_ids: Iterable[str]) -> set[str]:
+    """Those whose job has not ended."""
+    with connection.read():
+        query = Job.select(Job.id).where(Job.id.in_(list(training_ids)) & Job.status.in_(jobs.OPEN))
+        return {row.id for row in query}

@@ -1,0 +1,115 @@
+"""What a trainer does with a claimed job: the child's order, the epochs it tells of, and the model in the end."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from shared import child, config, errors
+from shared.artifacts import ArtifactStore, Outputs
+from shared.db import jobs, registry, trainings
+from shared.specs import EpochFigures, TrainingSpec
+from shared.worker import Commit
+from trainer import Trained, TrainOrder
+
+logger = logging.getLogger(__name__)
+
+
+class Train:
+    """Trains a model on a dataset; what comes of it is another model."""
+
+    module = "trainer.enclosed"
+    result_type = Trained
+
+    def __init__(self, settings: config.Settings) -> None:
+        self._models = ArtifactStore(settings.models)
+        self._datasets = ArtifactStore(settings.datasets)
+        self._folders = settings.training
+        self._gpu_memory_mb = settings.gpu_memory_mb or None
+
+    def order(self, job: jobs.Claimed, outputs: Outputs) -> tuple[msgspec.Struct, child.Limits]:
+        """The files of model and dataset, and the folder in which an earlier attempt left its checkpoint."""
+        spec = msgspec.json.decode(job.spec, type=TrainingSpec)
+        order = self._order(spec, _made(self._folders / job.id))
+        lent = {"onnx": outputs.stage("onnx", self._models), "weights": outputs.stage("weights", self._models)}
+        return msgspec.structs.replace(order, outputs=lent), child.Limits(wall_s=job.max_runtime_s)
+
+    def _order(self, spec: TrainingSpec, folder: Path) -> TrainOrder:
+        """The order without outputs. Rows may have changed since it was accepted, so they are checked again."""
+        model, dataset = trainings.check(spec)
+        description = registry.described(model)
+        return TrainOrder(
+            spec=spec,
+            weights=str(self._models.path(str(model.weights_sha256))),  # a model that can be trained has them
+            labels=description.labels,
+            preprocessing=description.preprocessing,
+            index=str(self._datasets.path(str(dataset.index_sha256))),
+            pack=str(self._datasets.path(str(dataset.pack_sha256))),
+            folder=str(folder),
+            gpu_memory_mb=self._gpu_memory_mb,
+        )
+
+    def finish(self, job: jobs.Claimed, result: Trained, outputs: Outputs) -> Commit:
+        """The new model is ready, and the training names it."""
+        spec = msgspec.json.decode(job.spec, type=TrainingSpec)
+        sealed = {name: outputs.seal(name) for name in ("onnx", "weights")}
+        description = result.description
+        assert description is not None  # it had outputs
+
+        def commit() -> None:
+            model_id = trainings.add_model(
+                job.id,
+                spec,
+                result.result,
+                weights=sealed["weights"],
+                onnx=sealed["onnx"],
+                description=description,
+                architecture=result.architecture,
+                conversion=result.facts,
+            )
+            trainings.finish(job.id, result.result, model_id)
+            for name in sealed:
+                outputs.publish(name)
+
+        return commit
+
+    def give_up(self, job: jobs.Claimed, reason: str) -> None:
+        """A training that did not end well leaves its curves, and no model."""
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise errors.Unavailable(
+            f"No folder for checkpoints can be made ({error.strerror}); see `cvp doctor`."
+        ) from error
+    return folder
+
+
+def keep_epoch(job: jobs.Claimed, body: dict[str, Any]) -> None:
+    """Store what a training tells after an epoch. What the database does not take is stored at the end.
+
+    Raises:
+        jobs.Fenced: The job is no longer ours.
+    """
+    if "figures" not in body:
+        return
+    try:
+        trainings.keep_epoch(job, msgspec.convert(body["figures"], EpochFigures))
+    except errors.Unavailable as error:
+        logger.warning("the figures of an epoch were not stored", extra={"error": error.message})
+
+
+def sweep(folders: Path) -> None:
+    """Remove the checkpoints of trainings that have ended, however they did."""
+    try:
+        found = {path.name: path for path in folders.iterdir()} if folders.is_dir() else {}
+        for name in found.keys() - trainings.open_among(found):
+            shutil.rmtree(found[name], ignore_errors=True)  # another trainer may be at it as well
+    except errors.Unavailable as error:
+        logger.warning("checkpoints of ended trainings were not looked for", extra={"error": error.message})
