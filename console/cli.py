@@ -2,70 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import io
 import os
 import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from shared import config, errors
-from shared.specs import ENGINES, Precision
-
-if TYPE_CHECKING:
-    from console.client import Format
-
-PRECISIONS = get_args(Precision)
-UNUSABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST)
-"""What the disk says when a folder of ours cannot be made or written to."""
-
-
-FORMATS = ("pdf", "html", "json", "csv", "measurements")
-"""What a report can be saved as."""
-
-
-class PlainSpoken(click.Group):
-    """A group whose commands never end in a stack trace: one sentence on standard error, and an exit code."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command and translate whatever it raises."""
-        try:
-            return super().invoke(ctx)
-        except config.BadSetting as bad:
-            click.echo(f"Error: {bad.message}", err=True)
-            ctx.exit(64)
-        except errors.AppError as error:
-            raise click.ClickException(error.message) from error
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
-            raise
-        except KeyboardInterrupt:
-            ctx.exit(130)
-        except BrokenPipeError:
-            sys.stdout = None  # the reader has gone (`cvp logs gateway | head`); do not flush into nothing at exit
-            ctx.exit(0)
-        except OSError as error:
-            if error.errno not in UNUSABLE:
-                raise click.ClickException(_unexpected(error)) from error
-            raise click.ClickException(
-                f"Cannot use {error.filename or 'the disk'}: {error.strerror}. `cvp doctor` says what to do."
-            ) from error
-        except Exception as unexpected:
-            raise click.ClickException(_unexpected(unexpected)) from unexpected
-
-
-def _unexpected(failure: Exception) -> str:
-    said = f"Something failed that should not: {type(failure).__name__}: {failure}."
-    with contextlib.suppress(OSError, config.BadSetting):
-        path = config.load().logs / "cvp.log"
-        with path.open("a") as log:
-            traceback.print_exception(failure, file=log)
-        said += f" The trace is at the end of {path}."
-    return said
+from console import workbench
+from console.speech import PlainSpoken
+from shared import config
 
 
 @click.group(cls=PlainSpoken, context_settings={"help_option_names": ["-h", "--help"]})
@@ -283,85 +230,8 @@ def demo(fresh: bool, start: bool, keep: bool) -> None:
     job.run(config.load(), Screen(), fresh=fresh, start=start, keep=keep)
 
 
-@main.group(cls=PlainSpoken)
-def report() -> None:
-    """Save, verify and compare reports.
-
-    A report is named by its file (JSON), or by its id where the platform runs.
-    """
-
-
-@report.command("export")
-@click.argument("report_id")
-@click.option("--format", "form", default="pdf", show_default=True, type=click.Choice(FORMATS))
-@click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="The file; default: its id.")
-def export_(report_id: str, form: Format, out: Path | None) -> None:
-    """Save a report as a file.
-
-    `measurements` is what it was computed from: every timed call. With it and the JSON anybody can verify the report.
-    """
-    from console import report as reports
-    from console.screen import Screen
-
-    reports.export(config.load(), Screen(), report_id, form, out)
-
-
-@report.command()
-@click.argument("source", metavar="FILE")
-@click.option(
-    "--measurements",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="What it was computed from; default: what the platform on this machine has.",
-)
-def verify(source: str, measurements: Path | None) -> None:
-    """Check that a report is what it says.
-
-    FILE is its JSON (or an id): its hash, and with the measurements the whole of it computed again, byte for byte.
-    Exit code 0: all of it holds; 1: it does not; 3: the hash holds, the rest could not be checked.
-    """
-    from console import report as reports
-    from console.screen import Screen
-
-    sys.exit(reports.verify(config.load(), Screen(), source, measurements))
-
-
-@report.command()
-@click.argument("before", metavar="A")
-@click.argument("after", metavar="B")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
-def diff(before: str, after: str, as_json: bool) -> None:
-    """Tell what differs between two reports.
-
-    A and B are files (JSON) or ids: conditions, figures (changed, within noise, or not settled), decision.
-    """
-    from console import report as reports
-    from console.screen import Screen
-
-    reports.diff(config.load(), Screen(), (before, after), as_json=as_json)
-
-
-@main.command()
-@click.argument("model")
-@click.option("--report", "report_id", metavar="ID", help="Take what this report chose, as it was measured.")
-@click.option("--engine", type=click.Choice(ENGINES), help="Or name an engine ...")
-@click.option("--precision", type=click.Choice(PRECISIONS), help="... and a number format.")
-@click.option("--batch", "batch_size", type=int, help="Most images of waiting requests in one call.")
-@click.option("--threads", type=int, help="Engine threads of a session.")
-@click.option("--instances", type=int, help="Sessions side by side, in all inference processes.")
-@click.option("--default", "revert", is_flag=True, help="Go back to ONNX Runtime in FP32.")
-def deploy(model: str, revert: bool, **order: str | int | None) -> None:
-    """Choose what serves MODEL, by its id.
-
-    It is tried first, beside what serves now, with the golden samples that the benchmark took. Exit code 1 when it
-    cannot serve; then everything stays as it was.
-    """
-    from console import deployment
-    from console.screen import Screen
-
-    wanted = deployment.order_of(**order)
-    if revert == (wanted is not None):
-        raise click.UsageError("Say what is to serve: --report ID, or --engine and --precision, or --default.")
-    deployment.run(config.load(), Screen(), model, wanted)
+for command in workbench.COMMANDS:
+    main.add_command(command)
 
 
 if __name__ == "__main__":

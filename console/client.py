@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -12,13 +12,21 @@ import httpx
 import msgspec
 
 from shared import config, errors
-from shared.specs import BenchmarkSpec, DeploymentOrder, Preprocessing, Task
+from shared.specs import BenchmarkSpec, DeploymentOrder
 
 Json = dict[str, Any]
+Noun = Literal["models", "datasets"]
+"""What is uploaded and has a name."""
 Format = Literal["html", "pdf", "json", "csv", "measurements"]
+
+ENDED = ("completed", "failed", "cancelled")
+"""States in which a job stays."""
 
 POLL_S = 0.25
 REPORT_BOUND_S = 120.0
+UPLOAD_ANSWER_S = 600.0
+"""How long the answer to a large upload may take: it is written to the disk before it is accepted."""
+
 OUTAGE_S = 30.0
 """How long a wait puts up with a gateway that does not answer: longer than a restart takes."""
 
@@ -73,37 +81,59 @@ class Client:
             return False
         return True
 
-    def models(self) -> Iterator[Json]:
-        """All models, newest first."""
-        return self._pages("models")
+    def items(self, noun: Noun, **wanted: str | None) -> Iterator[Json]:
+        """All models or datasets, newest first; of those `wanted` (`name`, `status`, `task_type`) only these."""
+        return self._pages(noun, **wanted)
+
+    def item(self, noun: Noun, item_id: str) -> Json:
+        """A model or dataset with all that is known of it."""
+        return self._call("GET", f"{noun}/{item_id}")
+
+    def delete(self, noun: Noun, item_id: str) -> None:
+        """Delete a model or dataset and the files nobody else uses."""
+        self._send("DELETE", f"{noun}/{item_id}")
 
     def reports(self) -> Iterator[Json]:
         """All reports, newest first."""
         return self._pages("reports")
 
-    def upload_model(
-        self,
-        path: Path,
-        *,
-        name: str,
-        task_type: Task,
-        description: str,
-        preprocessing: Preprocessing,
-        labels: list[str],
-        on_bytes: Callable[[int], None],
-    ) -> Json:
-        """Stream a model file; `on_bytes` hears how many have left so far."""
-        fields = {
-            "name": name,
-            "task_type": task_type,
-            "description": description,
-            "framework": "onnx",
-            "preprocessing": msgspec.json.encode(preprocessing).decode(),
-            "labels": msgspec.json.encode(labels).decode(),
+    def jobs(self, **wanted: str | None) -> Iterator[Json]:
+        """All jobs, newest first; of those `wanted` (`kind`, `status`) only these."""
+        return self._pages("jobs", **wanted)
+
+    def job(self, job_id: str) -> Json:
+        """A job and its story."""
+        return self._call("GET", f"jobs/{job_id}")
+
+    def upload(self, noun: Noun, path: Path, fields: Mapping[str, object], on_bytes: Callable[[int], None]) -> Json:
+        """Stream a file, its fields first.
+
+        Args:
+            noun: What it is.
+            path: Read in pieces, never as a whole.
+            fields: Text as it is, anything else as JSON; None is not sent.
+            on_bytes: Hears how many bytes have left so far.
+        """
+        data = {
+            name: value if isinstance(value, str) else msgspec.json.encode(value).decode()
+            for name, value in fields.items()
+            if value is not None
         }
         with path.open("rb") as file:
-            counted = _Counted(file, on_bytes)
-            return self._call("POST", "models", data=fields, files={"file": (path.name, counted)})
+            sent = {"file": (path.name, _Counted(file, on_bytes))}
+            return self._call("POST", noun, data=data, files=sent, timeout=httpx.Timeout(UPLOAD_ANSWER_S, connect=5))
+
+    def wait_for_job(self, job_id: str, bound_s: float, on_progress: Callable[[Json], None]) -> Json:
+        """Wait until a job of any kind has ended, well or not; `on_progress` hears every state. Returns the last one.
+
+        Raises:
+            errors.DeadlineExceeded: It takes longer than `bound_s`.
+        """
+        for job in self._watch(f"jobs/{job_id}", bound_s, f"job {job_id}"):
+            on_progress(job)
+            if job["status"] in ENDED:
+                return job
+        raise AssertionError("a watch ends with a return or an error")
 
     def wait_for_model(self, model_id: str, bound_s: float) -> Json:
         """Wait until the check of an upload has ended.
@@ -149,9 +179,9 @@ class Client:
                 break
         raise errors.DeadlineExceeded(f"Benchmark {job_id} has no report yet; `cvp logs reporter` shows why.")
 
-    def cancel_benchmark(self, job_id: str) -> Json:
-        """Take a benchmark back, whether it waits or runs."""
-        return self._call("POST", f"benchmark/{job_id}/cancel")
+    def cancel(self, call: str, job_id: str) -> Json:
+        """Take an order back, whether it waits or runs; `call` is `benchmark` or `training`."""
+        return self._call("POST", f"{call}/{job_id}/cancel")
 
     def deploy(self, model_id: str, order: DeploymentOrder) -> Json:
         """Order what serves a model."""
@@ -192,10 +222,11 @@ class Client:
         """Classify one image file; the answer has `predictions` and `latency_ms`."""
         return self._call("POST", "inference/predict", params={"model_id": model_id, "top_k": "1"}, content=image)
 
-    def _pages(self, path: str) -> Iterator[Json]:
+    def _pages(self, path: str, **wanted: str | None) -> Iterator[Json]:
+        asked = {name: value for name, value in wanted.items() if value is not None}
         cursor = None
         while True:
-            page = self._call("GET", path, params={"cursor": cursor} if cursor else {})
+            page = self._call("GET", path, params=asked | ({"cursor": cursor} if cursor else {}))
             yield from page["items"]
             cursor = page.get("next_cursor")
             if not cursor:

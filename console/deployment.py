@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
-from console.client import Client
-from console.groundwork import local_key
+from console.jobs import goes_on
 from console.screen import Screen
+from console.session import find, signed_in
 from shared import config, errors
 from shared.specs import DeploymentOrder
 from shared.verdict.figures import plural
@@ -19,43 +17,36 @@ BOUND_S = 900.0
 TAKE_OVER_S = 30.0
 
 
-def run(settings: config.Settings, screen: Screen, model_id: str, order: DeploymentOrder | None) -> None:
+def run(settings: config.Settings, screen: Screen, model: str, order: DeploymentOrder | None) -> None:
     """Order, wait, tell.
 
     Args:
         settings: In force.
         screen: Where it is told.
-        model_id: The model.
+        model: Its id, or a name that one model has.
         order: What is to serve it; None: the default again.
 
     Raises:
         errors.EngineFailed: It cannot serve; what served before goes on.
     """
-    with Client(settings, local_key(settings)) as client:
+    with signed_in(settings) as client:
+        model_id = find(client, "models", model, to_use=True)["id"]
         if order is None:
             client.revert(model_id)
             found = client.deployment(model_id)
         else:
-            with screen.waiting("Activating") as say:
+            ordered = client.deploy(model_id, order)
+            with goes_on(screen, {"id": ordered["job_id"], "kind": "activate"}), screen.waiting("Activating") as say:
                 say("tried in a process of its own; what serves now goes on")
-                client.deploy(model_id, order)
                 found = client.wait_for_deployment(model_id, BOUND_S, TAKE_OVER_S)
-        if found["status"] == "failed":
-            raise errors.EngineFailed(
-                f"{found['error']} Model {model_id} is served as before: {_words(found['serves'])}."
-            )
-        screen.line(f"Model {model_id} is served by {_words(found['serves'])}.")
-        for note in found["notes"]:
-            screen.line(f"  {note}")
-        for process in found["processes"]:
-            if process["problem"]:
-                screen.line(f"  {process['process']}: {process['problem']}", style="red")
-
-
-def order_of(**given: Any) -> DeploymentOrder | None:
-    """The order from the options of the command; None where none was given."""
-    said = {name: value for name, value in given.items() if value is not None}
-    return msgspec.convert(said, DeploymentOrder) if said else None
+    if found["status"] == "failed":
+        raise errors.EngineFailed(f"{found['error']} Model {model_id} is served as before: {_words(found['serves'])}.")
+    screen.line(f"Model {model_id} is served by {_words(found['serves'])}.")
+    for note in found["notes"]:
+        screen.line(f"  {note}")
+    for process in found["processes"]:
+        if process["problem"]:
+            screen.line(f"  {process['process']}: {process['problem']}", style="red")
 
 
 def _words(serves: dict[str, Any]) -> str:

@@ -70,26 +70,6 @@ def gateway_admin(settings: config.Settings, *arguments: str, stdin: str = "") -
     return done.stdout
 
 
-def local_key(settings: config.Settings) -> str:
-    """The API key by which commands on this machine sign in as admin: that of last time, or a new one.
-
-    Raises:
-        errors.Unavailable: The platform does not answer.
-    """
-    from console.client import Client
-
-    path = settings.secrets / "demo.key"
-    key = path.read_text().strip() if path.exists() else ""
-    with Client(settings, key) as client:
-        if key and client.signed_in():
-            return key
-    key = gateway_admin(settings, "key", "admin", "demo").strip()
-    path.unlink(missing_ok=True)
-    path.touch(mode=0o600)
-    path.write_text(key)
-    return key
-
-
 def require_free_port(settings: config.Settings) -> None:
     """Refuse to start when the gateway could not listen.
 

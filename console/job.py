@@ -12,8 +12,9 @@ import msgspec
 
 from console import printout
 from console.client import Client, Format
-from console.groundwork import local_key
+from console.jobs import progress
 from console.screen import Screen
+from console.session import local_key
 from shared import config, errors
 from shared.machine import system_info
 from shared.specs import BenchmarkSpec, Constraint, Preprocessing
@@ -67,21 +68,20 @@ def _model(client: Client, screen: Screen) -> dict[str, Any]:
     contract = msgspec.json.decode((EXAMPLE / "preprocessing.json").read_bytes(), type=Preprocessing)
     labels = msgspec.json.decode((EXAMPLE / "labels.json").read_bytes(), type=list[str])
     path = EXAMPLE / "digits.onnx"
-    for model in client.models():
+    for model in client.items("models"):
         if _same(model, path, contract, labels):
             screen.step("upload", f"not needed: {path.name} is model {model['id']} already")
             return model
     with screen.bar("upload") as advance:
         size = path.stat().st_size
-        model = client.upload_model(
-            path,
-            name=MODEL_NAME,
-            task_type="classification",
-            description=DESCRIPTION,
-            preprocessing=contract,
-            labels=labels,
-            on_bytes=lambda sent: advance(sent / size, ""),
-        )
+        fields = {
+            "name": MODEL_NAME,
+            "task_type": "classification",
+            "description": DESCRIPTION,
+            "preprocessing": contract,
+            "labels": labels,
+        }
+        model = client.upload("models", path, fields, lambda sent: advance(sent / size, ""))
     screen.step("upload", f"{path.name}, {size / 1000:.0f} kB, with its preprocessing and labels: {model['id']}")
     began = time.monotonic()
     with screen.waiting("check") as say:
@@ -102,10 +102,7 @@ def _same(model: dict[str, Any], path: Path, contract: Preprocessing, labels: li
 
 
 def _signature(model: dict[str, Any]) -> str:
-    def tensor(info: dict[str, Any]) -> str:
-        return f"{info['name']} {info['dtype']}[{', '.join(map(str, info['shape']))}]"
-
-    return f"{', '.join(map(tensor, model['inputs']))} → {', '.join(map(tensor, model['outputs']))}"
+    return f"{', '.join(map(printout.tensor, model['inputs']))} → {', '.join(map(printout.tensor, model['outputs']))}"
 
 
 def order(model_id: str) -> BenchmarkSpec:
@@ -137,7 +134,7 @@ def _measured(client: Client, model: dict[str, Any], screen: Screen) -> Report:
     began = time.monotonic()
     try:
         with screen.bar("benchmark") as advance:
-            job = client.wait_for_benchmark(job["id"], BENCHMARK_BOUND_S, lambda state: advance(*_progress(state)))
+            job = client.wait_for_benchmark(job["id"], BENCHMARK_BOUND_S, lambda state: advance(*progress(state)))
     except KeyboardInterrupt:
         _cancel(client, job["id"], screen)
         raise
@@ -151,28 +148,13 @@ def _measured(client: Client, model: dict[str, Any], screen: Screen) -> Report:
 def _cancel(client: Client, job_id: str, screen: Screen) -> None:
     """Take the order back, or it would go on, or start again with the platform; returns when it has ended."""
     try:
-        client.cancel_benchmark(job_id)
+        client.cancel("benchmark", job_id)
         with screen.waiting("Cancelling"), contextlib.suppress(errors.EngineFailed):  # that is how it ends
             client.wait_for_benchmark(job_id, CANCEL_BOUND_S, lambda _: None)
     except errors.AppError as error:
         screen.step("benchmark", f"{job_id} could not be cancelled and may go on: {error.message}")
     else:
         screen.step("benchmark", f"cancelled: {job_id}")
-
-
-def _progress(job: dict[str, Any]) -> tuple[float, str]:
-    """How far a benchmark is, and what it does."""
-    if job["status"] == "queued":
-        return 0.0, "waiting for its turn"
-    if job["status"] == "completed":
-        return 1.0, "writing the report"
-    at = job["progress"]
-    if "service" in at:
-        return 1.0, f"driving the service: {at['service']}"
-    if "fraction" not in at:
-        return 0.0, f"checking {at['checking']}" if "checking" in at else "starting"
-    outcome = f"{at['p50_ms']:.3f} ms" if "p50_ms" in at else "failed"
-    return float(at["fraction"]), f"round {at['round']}/{at['rounds']}  {at['candidate']}  {outcome}"
 
 
 def _save(client: Client, report: Report, settings: config.Settings, screen: Screen) -> None:

@@ -8,6 +8,7 @@ import msgspec
 from rich.table import Table
 from rich.text import Text
 
+from console.client import Json
 from console.screen import Screen
 from shared.specs import Candidate, MetricName
 from shared.verdict.figures import ENGINE_TITLES, estimate, figure, listing
@@ -32,19 +33,20 @@ def candidates(report: Report, screen: Screen) -> None:
     """The measured candidates as a table, then the engines that could not run, with the reason."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("  candidate")
-    for title in ("batch", "P50 ms", "P95 ms, interval", "images/s", "MB"):
+    judged = any(record.status == "measured" and _known(record, "accuracy") for record in report.candidates)
+    for title in ("batch", "P50 ms", "P95 ms, interval", "images/s", "MB", *(("accuracy",) if judged else ())):
         table.add_column(title, justify="right")
     table.add_column("verdict")
     for record in report.candidates:
         if record.status == "measured":
             chosen = _candidate(record) == report.decision.selected
-            table.add_row(*_row(record, report, chosen), style="bold" if chosen else "")
+            table.add_row(*_row(record, report, chosen, judged), style="bold" if chosen else "")
     screen.table(table)
     for reason, names in _left_out(report).items():
         screen.line(f"  {listing(names)}: {reason}", style="dim")
 
 
-def _row(record: CandidateRecord, report: Report, chosen: bool) -> list[str]:
+def _row(record: CandidateRecord, report: Report, chosen: bool, judged: bool) -> list[str]:
     return [
         f"{'→' if chosen else ' '} {ENGINE_TITLES[record.engine]} {record.precision.upper()}",
         str(record.batch_size),
@@ -52,8 +54,13 @@ def _row(record: CandidateRecord, report: Report, chosen: bool) -> list[str]:
         _interval(record, "latency_p95_ms"),
         _figure(record, "throughput_fps"),
         _figure(record, "memory_mb"),
+        *([_figure(record, "accuracy")] if judged else []),
         _verdict(record, report, chosen),
     ]
+
+
+def _known(record: CandidateRecord, metric: MetricName) -> bool:
+    return record.metrics[metric].value is not None
 
 
 def _figure(record: CandidateRecord, metric: MetricName) -> str:
@@ -118,3 +125,8 @@ def _latency(answers: list[Answer]) -> str:
         for stage in ("queue", "decode", "inference")
     ]
     return f"median {client:.1f} ms for the client; in the platform: {', '.join(parts)} ms"
+
+
+def tensor(info: Json) -> str:
+    """An input or output: `input float32[batch, 3, 32, 32]`."""
+    return f"{info['name']} {info['dtype']}[{', '.join(map(str, info['shape']))}]"

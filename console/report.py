@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
-from console.client import Client, Format
-from console.groundwork import local_key
+from console.client import Format
 from console.screen import Screen
+from console.session import clock, signed_in
 from shared import config, errors
 from shared.verdict.comparison import Comparison, Shift, Shifts, Standing, compare
 from shared.verdict.figures import QUANTITIES, capital, estimate, factor, figure, listing, quantity
@@ -26,20 +25,6 @@ OUTCOMES: dict[Outcome, str] = {"holds": "holds", "fails": "FAILS", "unknown": "
 STYLES: dict[Outcome, str] = {"holds": "green", "fails": "bold red", "unknown": "yellow"}
 EXIT_CODES: dict[Outcome, int] = {"holds": 0, "fails": 1, "unknown": 3}
 STANDINGS: dict[Standing, str] = {"changed": "changed", "unclear": "not settled"}
-
-
-@contextmanager
-def signed_in(settings: config.Settings) -> Iterator[Client]:
-    """The platform on this machine, with the key of its commands.
-
-    Raises:
-        errors.Unavailable: It does not answer.
-    """
-    with Client(settings) as stranger:
-        if reason := stranger.not_ready():
-            raise errors.Unavailable(f"The platform cannot be asked: {reason}; `cvp up` starts it.")
-    with Client(settings, local_key(settings)) as client:
-        yield client
 
 
 def export(settings: config.Settings, screen: Screen, report_id: str, form: Format, out: Path | None) -> None:
@@ -90,7 +75,7 @@ def diff(settings: config.Settings, screen: Screen, sources: tuple[str, str], *,
     before, after = (_parsed(source, _content(settings, source)) for source in sources)
     found = compare(before, after)
     if as_json:
-        screen.line(msgspec.json.format(msgspec.json.encode(found)).decode())
+        screen.json(found)
     else:
         _print(found, screen)
 
@@ -148,7 +133,9 @@ def _parsed(source: str, content: bytes) -> Report:
 
 
 def _print(found: Comparison, screen: Screen) -> None:
-    screen.line(f"From {found.before} ({_when(found.before_at)}) to {found.after} ({_when(found.after_at)})", "bold")
+    screen.line(
+        f"From {found.before} ({clock(found.before_at)} UTC) to {found.after} ({clock(found.after_at)} UTC)", "bold"
+    )
     if not found.comparable:
         screen.line("Another model file or another machine: the figures are not of one thing.", style="yellow")
     _print_decision(found, screen)
@@ -206,7 +193,3 @@ def _heading(text: str, screen: Screen) -> None:
 def _value(value: object) -> str:
     text = "none" if value is None else value if isinstance(value, str) else msgspec.json.encode(value).decode()
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _when(created_at: str) -> str:
-    return f"{created_at[:16].replace('T', ' ')} UTC"

@@ -85,7 +85,7 @@ def test_an_interrupted_demo_leaves_no_benchmark_behind(platform: Platform, monk
         return 0.0, ""
 
     told(platform)
-    monkeypatch.setattr(job, "_progress", interrupt)
+    monkeypatch.setattr(job, "progress", interrupt)
     monkeypatch.setattr(job, "order", long_order)
     out = io.StringIO()
     with pytest.raises(KeyboardInterrupt):

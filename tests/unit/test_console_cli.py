@@ -55,7 +55,12 @@ def test_every_command_has_a_short_help_that_fits(runner: CliRunner):
         "backup",
         "restore",
         "demo",
+        "models",
+        "datasets",
+        "benchmark",
+        "deploy",
         "report",
+        "jobs",
     ):
         assert f"  {name} " in told
     assert "..." not in told.partition("Commands:")[2]
@@ -77,6 +82,43 @@ def test_nothing_running_is_exit_code_3(runner: CliRunner):
 def test_down_without_anything_to_stop_is_fine(runner: CliRunner):
     done = runner.invoke(cli.main, ["down"])
     assert (done.exit_code, done.output.startswith("Nothing runs")) == (0, True)
+
+
+@pytest.mark.parametrize(
+    "command", [["models"], ["datasets", "--json"], ["benchmark", "m"], ["deploy", "m", "--default"]]
+)
+def test_commands_that_ask_the_platform_say_how_to_start_it(runner: CliRunner, command: list[str]):
+    done = runner.invoke(cli.main, command, env={"PORT": "9"})
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "cannot be asked" in done.stderr
+    assert "cvp up" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["benchmark", "m", "--precision", "fp32,fp33"], "'fp33' is not one of 'fp32', 'fp16', 'int8'"),
+        (["benchmark", "m", "--batch", "1,x"], "'x' is not a valid"),
+        (["benchmark", "m", "--batch", "1,999"], "batch_sizes[1]: must be a whole number from 1 to 256."),
+        (["benchmark", "m", "--constraint", "latency_p95_ms=5"], "write METRIC<=NUMBER"),
+        (["benchmark", "m", "--constraint", "latency<=5"], "known are latency_mean_ms, "),
+        (["benchmark", "m", "--constraint", "latency_p95_ms<=1.2.3"], "'1.2.3' is not a valid float"),
+        (
+            ["deploy", "m", "--engine", "onnxruntime", "--batch", "0"],
+            "batch_size: must be a whole number from 1 to 256.",
+        ),
+        (["deploy", "m", "--report", "rep_1", "--default"], "Say what is to serve"),
+        (["models", "add", "no-such-file.onnx"], "does not exist"),
+        (["models", "add", __file__, "--task", "sorting"], "'sorting' is not one of"),
+        (["datasets", "ad"], "No such command 'ad'"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_exit_code_2_and_ask_nobody(
+    runner: CliRunner, arguments: list[str], said: str
+):
+    done = runner.invoke(cli.main, arguments)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert said in done.stderr
 
 
 @pytest.mark.parametrize("command", [["restart", "gateway"], ["demo"]])

@@ -98,16 +98,10 @@ def test_an_upload_sends_the_fields_before_the_file_and_counts(tmp_path: Path):
 
     sent: list[int] = []
     with client(take) as c:
-        c.upload_model(
-            path,
-            name="m",
-            task_type="classification",
-            description="",
-            preprocessing=CONTRACT,
-            labels=["a", "b"],
-            on_bytes=sent.append,
-        )
+        fields = {"name": "m", "preprocessing": CONTRACT, "labels": ["a", "b"], "architecture": None}
+        c.upload("models", path, fields, sent.append)
     assert body.index(b'name="labels"') < body.index(b'name="file"')
+    assert b"architecture" not in body
     assert body.count(b"ONNX") == 50_000
     assert sent == sorted(sent)
     assert sent[-1] == 200_000
@@ -183,12 +177,13 @@ def test_lists_are_read_to_their_end():
     pages = {None: (["a", "b"], "x"), "x": (["c"], None)}
 
     def serve(request: httpx.Request) -> httpx.Response:
+        assert request.url.params["name"] == "m"
         items, after = pages[request.url.params.get("cursor")]
         return httpx.Response(200, json={"items": [{"id": item} for item in items], "next_cursor": after})
 
     with client(serve) as c:
-        assert [model["id"] for model in c.models()] == ["a", "b", "c"]
-        assert len(list(itertools.islice(c.models(), 1))) == 1
+        assert [model["id"] for model in c.items("models", name="m")] == ["a", "b", "c"]
+        assert len(list(itertools.islice(c.items("models", name="m"), 1))) == 1
 
 
 def test_a_prediction_sends_the_image_as_it_is():

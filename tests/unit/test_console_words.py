@@ -19,7 +19,8 @@ import pytest
 from rich.console import Console
 
 from console import demo, doctor, groundwork, job, logs, overview, printout
-from console.screen import Screen
+from console.jobs import progress
+from console.screen import Pace, Screen, duration
 from shared import config
 from shared.db import benchmarks, connection
 from shared.machine import system_info
@@ -142,10 +143,19 @@ def test_wrong_predictions_are_named_also_without_colour():
             0.4,
             "round 2/5  openvino/fp32/b8  0.250 ms",
         ),
+        ({"status": "running", "progress": {"stage": "INT8: calibrating"}}, 0.0, "INT8: calibrating"),
+        ({"status": "running", "progress": {"checking": "openvino/int8"}}, 0.0, "checking openvino/int8"),
+        ({"status": "queued", "progress": {}, "waiting_for": "job_1"}, 0.0, "waiting for job_1"),
+        ({"status": "completed", "kind": "dataset", "progress": {}}, 1.0, ""),
+        (
+            {"status": "running", "progress": {"step": "images", "done": 1200, "total": 4800, "fraction": 0.25}},
+            0.25,
+            "images  1,200/4,800",
+        ),
     ],
 )
-def test_progress_of_a_benchmark_in_words(state: dict[str, object], part: float, what: str):
-    assert job._progress(state) == (part, what)
+def test_progress_in_words(state: dict[str, object], part: float, what: str):
+    assert progress(state) == (part, what)
 
 
 def test_a_bar_without_a_terminal_is_an_occasional_plain_line(monkeypatch: pytest.MonkeyPatch):
@@ -156,7 +166,49 @@ def test_a_bar_without_a_terminal_is_an_occasional_plain_line(monkeypatch: pytes
         for tenth in range(10):
             now[0] += 3
             advance(tenth / 10, "round 1/2")
-    assert told.getvalue().splitlines() == ["  benchmark:  30% round 1/2", "  benchmark:  70% round 1/2"]
+    assert told.getvalue().splitlines() == [
+        "  benchmark:  30%  round 1/2  about 21 s left",
+        "  benchmark:  70%  round 1/2  about 9 s left",
+    ]
+
+
+def test_the_rest_is_told_by_what_was_watched_and_counts_down(monkeypatch: pytest.MonkeyPatch):
+    now = [100.0]
+    monkeypatch.setattr("console.screen.time.monotonic", lambda: now[0])
+    pace = Pace()
+    assert pace.rest(0.5) == ""  # under way before anybody watched
+    now[0] += 30
+    assert pace.rest(0.6) == "about 2 min left"
+    now[0] += 30
+    assert pace.rest(0.6) == "about 1 min 30 s left"
+    assert pace.rest(1.0) == ""
+    assert pace.rest(0.1) == ""  # another attempt, from the start
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.4, "0 s"), (59.6, "1 min"), (200, "3 min 20 s"), (7500, "2 h 5 min")]
+)
+def test_durations_in_words(seconds: float, words: str):
+    assert duration(seconds) == words
+
+
+def row(name: str) -> dict[str, str]:
+    return {"model": "mdl_01a20021a1eec2766a742b", "name": name, "status": "ready", "added": "2026-01-31 08:15"}
+
+
+def test_a_list_keeps_ids_whole_and_leaves_out_what_a_narrow_window_cannot_hold():
+    to, told = screen(terminal=True, width=50)
+    to.rows([row("a name that is much too long for this")], wide="name")
+    title, line = (click.unstyle(line).split() for line in told.getvalue().splitlines())
+    assert title == ["model", "name", "status"]
+    assert line[0] == "mdl_01a20021a1eec2766a742b"
+    assert line[-1] == "ready" and "…" in line[-2]
+
+
+def test_a_list_that_goes_to_a_file_has_everything():
+    to, told = screen(width=20)
+    to.rows([row("n" * 200)], wide="name")
+    assert told.getvalue().splitlines()[1].split() == " ".join(row("n" * 200).values()).split()
 
 
 def test_brackets_in_a_message_are_no_markup():

@@ -1,0 +1,99 @@
+"""`cvp benchmark`: order it, watch it, tell what came of it; `cvp jobs follow` joins where others left."""
+
+from __future__ import annotations
+
+import msgspec
+
+from console import printout
+from console.client import Client, Json, Noun
+from console.jobs import PATIENCE_S, check_id, wait, watching
+from console.screen import Screen
+from console.session import find, signed_in
+from shared import config
+from shared.specs import BenchmarkSpec
+from shared.verdict.report import parse
+
+NOTHING_CHOSEN = 3
+"""Exit code of a benchmark that ended well and in which nothing keeps the constraints."""
+
+UNDER_WAY = ("converting", "preprocessing")
+
+
+def benchmark(
+    settings: config.Settings,
+    screen: Screen,
+    model: str,
+    dataset: str | None,
+    spec: BenchmarkSpec,
+    *,
+    detach: bool,
+    as_json: bool,
+) -> int:
+    """Order a benchmark and see it through; the exit code.
+
+    Args:
+        settings: In force.
+        screen: Where it is told.
+        model: Its id or name.
+        dataset: The same, or None.
+        spec: The rest of the order.
+        detach: Do not wait.
+        as_json: Print the benchmark as the API shows it.
+    """
+    with signed_in(settings) as client:
+        model_id = _usable(client, screen, "models", model, detach=detach)
+        dataset_id = None if dataset is None else _usable(client, screen, "datasets", dataset, detach=detach)
+        job = client.benchmark(msgspec.structs.replace(spec, model_id=model_id, dataset_id=dataset_id))
+        if detach:
+            _ordered(job, screen, as_json=as_json)
+            return 0
+        return _measured(client, screen, job, as_json=as_json)
+
+
+def follow(settings: config.Settings, screen: Screen, job_id: str, *, as_json: bool) -> int:
+    """Watch a job that somebody ordered, to its end; the exit code, as of the command that orders such a job."""
+    check_id(job_id)
+    with signed_in(settings) as client:
+        job = client.job(job_id)
+        if job["kind"] == "benchmark":
+            return _measured(client, screen, job, as_json=as_json)
+        job = wait(client, screen, job["kind"], job_id)
+    if as_json:
+        screen.json(job)
+    else:
+        screen.line(f"Job {job_id} is completed.")
+    return 0
+
+
+def _usable(client: Client, screen: Screen, noun: Noun, said: str, *, detach: bool) -> str:
+    """The id of what is meant; its check, where that is under way, is waited for."""
+    item = find(client, noun, said, to_use=True)
+    if not detach and item["status"] in UNDER_WAY:
+        wait(client, screen, f"check of {item['name']}", item["job_id"])
+    return str(item["id"])
+
+
+def _ordered(job: Json, screen: Screen, *, as_json: bool) -> None:
+    if as_json:
+        screen.json(job)
+    else:
+        screen.line(f"Ordered: {job['id']}. `cvp jobs follow {job['id']}` shows it, and what came of it.")
+
+
+def _measured(client: Client, screen: Screen, job: Json, *, as_json: bool) -> int:
+    """Wait for a benchmark and its report, and tell the choice."""
+    with watching(screen, "benchmark", {"id": job["id"]}) as on_state:
+        done = client.wait_for_benchmark(job["id"], PATIENCE_S, on_state)
+    report = parse(client.export(done["report_id"], "json"))
+    chosen = report.decision.selected is not None
+    if as_json:
+        screen.json(done)
+    else:
+        printout.candidates(report, screen)
+        screen.line()
+        printout.decision(report, screen)
+        screen.line()
+        screen.line(f"Report {report.id}: `cvp report export {report.id}` saves it as a PDF.")
+        if chosen:
+            screen.line(f"`cvp deploy {done['model_id']} --report {report.id}` lets the choice serve.")
+    return 0 if chosen else NOTHING_CHOSEN

@@ -1,0 +1,351 @@
+"""The commands of the work itself, over the API of the platform that runs here: what is uploaded, measured, served."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import click
+
+from console.speech import Labels, Limit, Lists, PlainSpoken, Several, understood
+from shared import config
+from shared.specs import ENGINES, BenchmarkSpec, DeploymentOrder, JobStatus, Precision, Task
+
+if TYPE_CHECKING:
+    from console.client import Format, Noun
+
+PRECISIONS = get_args(Precision)
+FORMATS = ("pdf", "html", "json", "csv", "measurements")
+"""What a report can be saved as."""
+
+PROGRAMS = "For programs: what the API answered."
+FILE = click.Path(path_type=Path, exists=True, dir_okay=False, readable=True)
+COUNT = click.IntRange(1)
+
+as_json = click.option("--json", "as_json", is_flag=True, help=PROGRAMS)
+limit = click.option("-n", "--limit", default=50, show_default=True, type=COUNT, help="How many at most.")
+name = click.option("--name", help="What people call it; default: the file's name without its ending.")
+task = click.option(
+    "--task", "task_type", type=click.Choice(get_args(Task)), default="classification", show_default=True
+)
+description = click.option("--description", help="Anything worth knowing.")
+detach = click.option("--detach/--wait", help="Return at once; default: wait, and show how far it is.")
+yes = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+
+
+# --- models and datasets --------------------------------------------------------------------------------------------
+
+
+@click.group(cls=Lists)
+def models() -> None:
+    """List, add, show and delete models.
+
+    A model is named by its id, or by its name where only one has it.
+    """
+
+
+@models.command("list")
+@click.option("--task", "task_type", type=click.Choice(get_args(Task)), help="Only these.")
+@click.option("--status", type=click.Choice(("converting", "ready", "failed")), help="Only these.")
+@limit
+@as_json
+def list_models(**wanted: Any) -> None:
+    """List models, newest first."""
+    _list("models", **wanted)
+
+
+@models.command("add")
+@click.argument("path", metavar="FILE", type=FILE)
+@name
+@task
+@click.option("--architecture", help="The network of PyTorch weights: cnn32, yolov8n, resnet18, timm/NAME.")
+@click.option("--labels", type=Labels(), help="Names of the classes: a,b,c or a file, one a line or a JSON list.")
+@click.option("--preprocessing", type=click.File(), help="A JSON file: how an image becomes the input.")
+@click.option("--input-shape", type=Several(COUNT, "N,C,H,W"), help="Settles axes that the graph leaves open.")
+@description
+@detach
+@as_json
+def add_model(path: Path, preprocessing: Any, **options: Any) -> None:
+    """Upload a model, and wait until it was checked.
+
+    FILE is of ONNX, PyTorch, TensorFlow or Keras. Exit code 1 when it is refused; the reason says what to do.
+    """
+    _add("models", path, preprocessing=preprocessing and preprocessing.read(), **options)
+
+
+@models.command("show")
+@click.argument("said", metavar="MODEL")
+@as_json
+def show_model(said: str, as_json: bool) -> None:
+    """Tell what is known of a model."""
+    _show("models", said, as_json)
+
+
+@models.command("delete")
+@click.argument("said", metavar="MODEL")
+@yes
+def delete_model(said: str, yes: bool) -> None:
+    """Delete a model; reports about it stay."""
+    _delete("models", said, yes)
+
+
+@click.group(cls=Lists)
+def datasets() -> None:
+    """List, add, show and delete datasets.
+
+    A dataset is named by its id, or by its name where only one has it.
+    """
+
+
+@datasets.command("list")
+@click.option("--task", "task_type", type=click.Choice(get_args(Task)), help="Only these.")
+@click.option("--status", type=click.Choice(("preprocessing", "ready", "failed")), help="Only these.")
+@limit
+@as_json
+def list_datasets(**wanted: Any) -> None:
+    """List datasets, newest first."""
+    _list("datasets", **wanted)
+
+
+@datasets.command("add")
+@click.argument("path", metavar="FILE", type=FILE)
+@name
+@task
+@click.option("--split", metavar="80/10/10", help="Per cent for train/val/test; default: the upload's own parts.")
+@click.option("--seed", type=click.IntRange(0), help="The same seed divides the same way.")
+@click.option("--fps", "frames_per_second", type=float, help="How many frames of a second of video; default 1.")
+@click.option("--archive", metavar="DATASET", help="For a CSV: the dataset whose ZIP has the images it names.")
+@description
+@detach
+@as_json
+def add_dataset(path: Path, **options: Any) -> None:
+    """Upload a dataset, and wait until it was checked.
+
+    FILE is a ZIP: a folder a class, or with a CSV, YOLO labels or COCO annotations (docs/DATASETS.md). Exit code 1 when
+    it is refused; the reason says what to do.
+    """
+    _add("datasets", path, **options)
+
+
+@datasets.command("show")
+@click.argument("said", metavar="DATASET")
+@as_json
+def show_dataset(said: str, as_json: bool) -> None:
+    """Tell what the check of a dataset found."""
+    _show("datasets", said, as_json)
+
+
+@datasets.command("delete")
+@click.argument("said", metavar="DATASET")
+@yes
+def delete_dataset(said: str, yes: bool) -> None:
+    """Delete a dataset."""
+    _delete("datasets", said, yes)
+
+
+def _list(noun: Noun, limit: int, as_json: bool, **wanted: str | None) -> None:
+    from console import catalogue
+    from console.screen import Screen
+
+    catalogue.listed(config.load(), Screen(), noun, limit, as_json=as_json, **wanted)
+
+
+def _add(noun: Noun, path: Path, name: str | None, detach: bool, as_json: bool, **fields: Any) -> None:
+    from console import catalogue
+    from console.screen import Screen
+
+    archive = fields.pop("archive", None)
+    fields = {"name": name or path.stem, **fields}
+    screen = Screen(stderr=as_json)
+    catalogue.added(config.load(), screen, noun, path, fields, archive=archive, detach=detach, as_json=as_json)
+
+
+def _show(noun: Noun, said: str, as_json: bool) -> None:
+    from console import catalogue
+    from console.screen import Screen
+
+    catalogue.shown(config.load(), Screen(), noun, said, as_json=as_json)
+
+
+def _delete(noun: Noun, said: str, yes: bool) -> None:
+    from console import catalogue
+    from console.screen import Screen
+
+    settings = config.load()
+    item = catalogue.found(settings, noun, said)
+    if not yes:
+        click.confirm(f"Delete {item['name']} ({item['id']}, {item['status']})?", abort=True)
+    catalogue.deleted(settings, Screen(), noun, item)
+
+
+# --- measuring and serving ------------------------------------------------------------------------------------------
+
+
+@click.command()
+@click.argument("model")
+@click.option("--dataset", metavar="DATASET", help="Calibrates INT8 and tells the accuracy, by id or name.")
+@click.option("--engine", "engines", type=Several(click.Choice(ENGINES), "E,E"), help=f"Of {', '.join(ENGINES)}.")
+@click.option("--precision", "precisions", type=Several(click.Choice(PRECISIONS), "P,P"), help="fp32,int8 or fp16.")
+@click.option("--batch", "batch_sizes", type=Several(COUNT, "N,N"), help="Images a call; default 1,8.")
+@click.option("--threads", type=Several(COUNT, "N,N"), help="Engine threads of a session; default: every core.")
+@click.option("--instances", type=Several(COUNT, "N,N"), help="Sessions side by side; default 1.")
+@click.option("--objective", type=click.Choice(("latency", "throughput")), help="What the choice is for.")
+@click.option(
+    "--constraint",
+    "constraints",
+    metavar="METRIC<=NUMBER",
+    multiple=True,
+    type=Limit(),
+    help="What the choice must keep, such as 'latency_p95_ms<=5'; as often as needed.",
+)
+@click.option("--accuracy-drop", type=float, help="The largest accepted loss of accuracy; default 0.01, a point.")
+@click.option("--max-seconds", type=float, help="Longest measuring of one candidate; default 60.")
+@click.option("--noise-floor", is_flag=True, help="Also measure how far apart equals end up.")
+@click.option("--users", type=COUNT, help="Also drive the HTTP service, with so many clients.")
+@detach
+@as_json
+def benchmark(model: str, dataset: str | None, users: int | None, detach: bool, as_json: bool, **given: Any) -> None:
+    """Measure MODEL on every engine and choose.
+
+    Exit code 0: something was chosen; 1: it failed; 3: nothing keeps the constraints.
+    """
+    from console import orders
+    from console.screen import Screen
+
+    load = users and {"users": users}
+    spec = understood(BenchmarkSpec, {"model_id": model, "service_load": load, **given})
+    screen = Screen(stderr=as_json)
+    sys.exit(orders.benchmark(config.load(), screen, model, dataset, spec, detach=detach, as_json=as_json))
+
+
+@click.command()
+@click.argument("model")
+@click.option("--report", "report_id", metavar="ID", help="Take what this report chose, as it was measured.")
+@click.option("--engine", type=click.Choice(ENGINES), help="Or name an engine ...")
+@click.option("--precision", type=click.Choice(PRECISIONS), help="... and a number format.")
+@click.option("--batch", "batch_size", type=int, help="Most images of waiting requests in one call.")
+@click.option("--threads", type=int, help="Engine threads of a session.")
+@click.option("--instances", type=int, help="Sessions side by side, in all inference processes.")
+@click.option("--default", "revert", is_flag=True, help="Go back to ONNX Runtime in FP32.")
+def deploy(model: str, revert: bool, **order: str | int | None) -> None:
+    """Choose what serves MODEL.
+
+    It is tried first, beside what serves now, with the golden samples that the benchmark took. Exit code 1 when it
+    cannot serve; then everything stays as it was.
+    """
+    from console import deployment
+    from console.screen import Screen
+
+    if revert == any(value is not None for value in order.values()):
+        raise click.UsageError("Say what is to serve: --report ID, or --engine and --precision, or --default.")
+    wanted = None if revert else understood(DeploymentOrder, order)
+    deployment.run(config.load(), Screen(), model, wanted)
+
+
+# --- reports --------------------------------------------------------------------------------------------------------
+
+
+@click.group(cls=PlainSpoken)
+def report() -> None:
+    """Save, verify and compare reports.
+
+    A report is named by its file (JSON), or by its id where the platform runs.
+    """
+
+
+@report.command("export")
+@click.argument("report_id")
+@click.option("--format", "form", default="pdf", show_default=True, type=click.Choice(FORMATS))
+@click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="The file; default: its id.")
+def export_(report_id: str, form: Format, out: Path | None) -> None:
+    """Save a report as a file.
+
+    `measurements` is what it was computed from: every timed call. With it and the JSON anybody can verify the report.
+    """
+    from console import report as reports
+    from console.screen import Screen
+
+    reports.export(config.load(), Screen(), report_id, form, out)
+
+
+@report.command()
+@click.argument("source", metavar="FILE")
+@click.option(
+    "--measurements",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="What it was computed from; default: what the platform on this machine has.",
+)
+def verify(source: str, measurements: Path | None) -> None:
+    """Check that a report is what it says.
+
+    FILE is its JSON (or an id): its hash, and with the measurements the whole of it computed again, byte for byte.
+    Exit code 0: all of it holds; 1: it does not; 3: the hash holds, the rest could not be checked.
+    """
+    from console import report as reports
+    from console.screen import Screen
+
+    sys.exit(reports.verify(config.load(), Screen(), source, measurements))
+
+
+@report.command()
+@click.argument("before", metavar="A")
+@click.argument("after", metavar="B")
+@click.option("--json", "as_json", is_flag=True, help=PROGRAMS)
+def diff(before: str, after: str, as_json: bool) -> None:
+    """Tell what differs between two reports.
+
+    A and B are files (JSON) or ids: conditions, figures (changed, within noise, or not settled), decision.
+    """
+    from console import report as reports
+    from console.screen import Screen
+
+    reports.diff(config.load(), Screen(), (before, after), as_json=as_json)
+
+
+# --- jobs -----------------------------------------------------------------------------------------------------------
+
+
+@click.group(cls=Lists)
+def jobs() -> None:
+    """List, follow and cancel background jobs."""
+
+
+@jobs.command("list")
+@click.option("--status", type=click.Choice(get_args(JobStatus)), help="Only these.")
+@limit
+@as_json
+def list_jobs(limit: int, status: str | None, as_json: bool) -> None:
+    """List jobs, newest first."""
+    from console import jobs as background
+    from console.screen import Screen
+
+    background.show(config.load(), Screen(), limit, status, as_json=as_json)
+
+
+@jobs.command()
+@click.argument("job")
+@as_json
+def follow(job: str, as_json: bool) -> None:
+    """Watch JOB until it ends, and tell what came of it.
+
+    Ctrl-C ends the watching; the job goes on. Exit codes are those of the command that orders such a job.
+    """
+    from console import orders
+    from console.screen import Screen
+
+    sys.exit(orders.follow(config.load(), Screen(stderr=as_json), job, as_json=as_json))
+
+
+@jobs.command()
+@click.argument("job")
+@as_json
+def cancel(job: str, as_json: bool) -> None:
+    """End a benchmark or a training."""
+    from console import jobs as background
+    from console.screen import Screen
+
+    background.cancel(config.load(), Screen(stderr=as_json), job, as_json=as_json)
+
+
+COMMANDS: tuple[click.Command, ...] = (models, datasets, benchmark, deploy, report, jobs)

@@ -1,0 +1,169 @@
+"""`cvp models`, `datasets` and `jobs` over a small stand-in for the API: names, lists, uploads, what Ctrl-C says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from click.testing import CliRunner
+
+from console import catalogue, cli, orders
+from console import client as client_module
+from console import jobs as background
+from console.client import Client
+from shared import config
+
+CREATED = "2026-01-31T08:15:30.250Z"
+MODELS = {name: f"mdl_01a20021a1eec2766a74{number:02x}" for number, name in enumerate(("old", "new", "broken", "only"))}
+JOB = "job_01a20021a1eec2766a742b"
+
+
+def model(key: str, name: str, status: str = "ready") -> dict[str, Any]:
+    known = {"id": MODELS[key], "name": name, "status": status, "error": None, "created_at": CREATED, "job_id": JOB}
+    shape = {"task_type": "classification", "file_size": 41_232, "onnx_size": 41_601, "preset": None, "serves": None}
+    return known | shape
+
+
+class Api:
+    """Answers as the gateway does, and writes down what it was asked."""
+
+    def __init__(self) -> None:
+        self.models = [model("new", "digits"), model("old", "digits"), model("broken", "cnn", "failed")]
+        self.models.append(model("only", "cnn"))
+        self.asked: list[tuple[str, str]] = []
+        self.states = [
+            self.job("queued"),
+            self.job("running", stage="describing the ONNX model"),
+            self.job("completed"),
+        ]
+
+    @staticmethod
+    def job(status: str, kind: str = "convert", **progress: object) -> dict[str, Any]:
+        return {"id": JOB, "kind": kind, "status": status, "progress": progress, "error": None, "created_at": CREATED}
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        method, path = request.method, request.url.path.removeprefix("/api/v1/")
+        self.asked.append((method, path))
+        if (method, path) == ("GET", "models"):
+            name = request.url.params.get("name")
+            found = [item for item in self.models if name in (None, item["name"])]
+            return httpx.Response(200, json={"items": found, "next_cursor": None})
+        if (method, path) == ("POST", "models"):
+            request.read()
+            return httpx.Response(202, json=model("only", "fresh", "converting"))
+        if path == f"jobs/{JOB}":
+            return httpx.Response(200, json=self.states.pop(0) if len(self.states) > 1 else self.states[0])
+        found = [item for item in self.models if path == f"models/{item['id']}"]
+        if not found:
+            return httpx.Response(404, json={"code": "not_found", "detail": "There is no such model. Look again."})
+        return httpx.Response(204) if method == "DELETE" else httpx.Response(200, json=found[0])
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> Api:
+    api = Api()
+
+    @contextmanager
+    def signed_in(_settings: object) -> Iterator[Client]:
+        with Client(config.load({}), "key", transport=httpx.MockTransport(api)) as client:
+            yield client
+
+    for module in (catalogue, background, orders):
+        monkeypatch.setattr(module, "signed_in", signed_in)
+    monkeypatch.setattr(client_module, "POLL_S", 0.0)
+    return api
+
+
+@pytest.fixture
+def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CliRunner:
+    monkeypatch.setenv("DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setattr(cli.os, "umask", lambda _mask: 0)
+    return CliRunner()
+
+
+def test_the_list_is_meant_where_nothing_else_is_said(api: Api, runner: CliRunner):
+    lines = runner.invoke(cli.main, ["models"]).stdout.splitlines()
+    assert lines[0].split()[:3] == ["model", "name", "status"]
+    assert [line.split()[0] for line in lines[1:]] == [item["id"] for item in api.models]
+    assert runner.invoke(cli.main, ["models", "list"]).stdout.splitlines() == lines
+    assert json.loads(runner.invoke(cli.main, ["models", "--json", "-n", "2"]).stdout) == api.models[:2]
+
+
+def test_an_unclear_name_lists_the_ids_and_nothing_is_deleted(api: Api, runner: CliRunner):
+    done = runner.invoke(cli.main, ["models", "delete", "digits", "--yes"])
+    assert done.exit_code == 1
+    assert "2 models are called 'digits'" in done.stderr
+    assert MODELS["old"] in done.stderr and MODELS["new"] in done.stderr
+    assert {method for method, _ in api.asked} == {"GET"}
+
+
+def test_a_name_is_clear_for_use_where_only_one_of_its_owners_is_ready(api: Api):
+    with Client(config.load({}), "key", transport=httpx.MockTransport(api)) as client:
+        assert catalogue.find(client, "models", "cnn", to_use=True)["id"] == MODELS["only"]
+
+
+def test_deleting_asks_first(api: Api, runner: CliRunner):
+    assert runner.invoke(cli.main, ["models", "delete", MODELS["old"]], input="n\n").exit_code == 1
+    assert ("DELETE", f"models/{MODELS['old']}") not in api.asked
+    done = runner.invoke(cli.main, ["models", "delete", MODELS["old"]], input="y\n")
+    assert done.exit_code == 0
+    assert ("DELETE", f"models/{MODELS['old']}") in api.asked
+
+
+def test_nobody_of_that_name_says_where_to_look(api: Api, runner: CliRunner):
+    done = runner.invoke(cli.main, ["models", "show", "resnet"])
+    assert (done.exit_code, done.stderr) == (
+        1,
+        "Error: No model has the id or the name 'resnet'. `cvp models` lists them.\n",
+    )
+
+
+def test_an_upload_is_followed_to_the_end_of_its_check(api: Api, runner: CliRunner, tmp_path: Path):
+    (tmp_path / "fresh.onnx").write_bytes(b"ONNX" * 1000)
+    done = runner.invoke(cli.main, ["models", "add", str(tmp_path / "fresh.onnx"), "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["status"] == "ready"
+    assert len(api.states) == 1
+
+
+def test_a_refused_upload_says_why_and_exits_1(api: Api, runner: CliRunner, tmp_path: Path):
+    (tmp_path / "fresh.onnx").write_bytes(b"ONNX" * 1000)
+    api.models[-1] |= {"status": "failed", "error": "It has no nodes. Export it again."}
+    done = runner.invoke(cli.main, ["models", "add", str(tmp_path / "fresh.onnx")])
+    assert done.exit_code == 1
+    assert done.stderr.endswith("was refused: It has no nodes. Export it again.\n")
+
+
+def test_ctrl_c_says_that_the_job_goes_on(api: Api, runner: CliRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Client, "wait_for_job", interrupted)
+    (tmp_path / "fresh.onnx").write_bytes(b"ONNX")
+    done = runner.invoke(cli.main, ["models", "add", str(tmp_path / "fresh.onnx")])
+    assert done.exit_code == 130
+    assert f"Job {JOB} goes on: `cvp jobs follow {JOB}` shows it again." in done.stdout
+
+
+def test_a_job_that_failed_is_exit_code_1_with_its_reason(api: Api, runner: CliRunner):
+    api.states = [api.job("failed") | {"error": "It took too long. Try a smaller one."}]
+    done = runner.invoke(cli.main, ["jobs", "follow", JOB])
+    assert (done.exit_code, done.stderr) == (1, f"Error: Job {JOB} failed: It took too long. Try a smaller one.\n")
+
+
+def test_checks_are_not_cancelled_and_it_is_said_what_ends_them(api: Api, runner: CliRunner):
+    done = runner.invoke(cli.main, ["jobs", "cancel", JOB])
+    assert done.exit_code == 1
+    assert "A check ends when its model or dataset is deleted." in done.stderr
+
+
+@pytest.mark.parametrize("text", ['["a", "b"]', "a\nb\n", "a\r\nb"])
+def test_labels_come_from_a_file_or_between_commas(tmp_path: Path, text: str):
+    (tmp_path / "labels").write_text(text)
+    convert = cli.workbench.Labels().convert
+    assert convert(str(tmp_path / "labels"), None, None) == convert("a,b", None, None) == ["a", "b"]
