@@ -5,9 +5,12 @@ What the reporter and its child say to each other lives here, so that the parent
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
-from shared.specs import Stored
+from shared.specs import Stored, Task, TrainingResult, TrainingSpec
+from shared.trials import Order, Outcome, Told
 
 
 class WriteOrder(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,3 +30,34 @@ class Written(msgspec.Struct, frozen=True, kw_only=True):
     content_sha256: str
     selected_engine: str | None
     files: dict[str, Stored]
+
+
+class SearchRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A genetic search: what it was ordered with, every trial in the order of their numbers, and what it found."""
+
+    order: Order
+    told: list[Told]
+    outcome: Outcome
+
+
+class TrainingRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A finished training: all that its report is made from, and nothing else."""
+
+    schema: Literal["cvp.training-report/1"] = "cvp.training-report/1"
+    id: str
+    created_at: str
+    """When it was ordered, ISO 8601."""
+    task_type: Task
+    model_id: str
+    model: str
+    """Name of the model it began with."""
+    dataset_id: str
+    dataset: str
+    dataset_sha256: str
+    """Of the dataset's index: which images are in it, and in which part."""
+    result_model_id: str | None
+    spec: TrainingSpec
+    """As it was ordered; `result` has what was used."""
+    result: TrainingResult
+    search: SearchRecord | None = None
+    """The search whose best hyper-parameters these are."""

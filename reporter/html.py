@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Sequence
 from typing import Literal
 
@@ -9,12 +11,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 from reportlab.graphics.shapes import Drawing
 
+from reporter import SearchRecord, TrainingRecord, search
+from reporter.confusion import matrix
+from reporter.curves import curves
 from reporter.figures import Figure, figures, overview_figure, service_figure
 from reporter.history import history
 from reporter.lookup import heading
 from reporter.simple import SimpleView
 from reporter.svg import svg
 from reporter.technical import TechnicalView
+from reporter.training import metric, training_view
+from shared.specs import canonical_json
 from shared.verdict.report import Report
 
 Level = Literal["simple", "technical", "report"]
@@ -65,6 +72,84 @@ def history_page(report: Report, reports: Sequence[Report]) -> bytes:
     chart = {"caption": HISTORY_CAPTION, "drawings": _drawn(found.drawings, found.told)}
     text = environment().get_template("history.html.j2").render(report=report, history=found, chart=chart)
     return text.encode()
+
+
+def training_page(record: TrainingRecord, pictures: Sequence[bytes | None] = ()) -> bytes:
+    """The report of a training as UTF-8; `pictures` are PNG files of its worst samples, in their order."""
+    view = training_view(record)
+    shown = [None if each is None else f"data:image/png;base64,{base64.b64encode(each).decode()}" for each in pictures]
+    text = (
+        environment()
+        .get_template("training.html.j2")
+        .render(
+            view=view,
+            curves=_shown(_curves(record)),
+            matrix=_shown(_matrix(record)),
+            search=None if record.search is None else _search(record.search),
+            pictures=shown or [None] * len(view.worst),
+            sha256=hashlib.sha256(canonical_json(record)).hexdigest(),
+        )
+    )
+    return text.encode()
+
+
+def _curves(record: TrainingRecord) -> Figure:
+    result, name = record.result, metric(record)
+    best = result.epochs[result.best_epoch - 1]
+    return Figure(
+        title="How it went",
+        drawings=[curves(result, name)],
+        caption="Each epoch is one pass over the training images. The grey line is taken while they are varied and the "
+        "network still changes, the other one after the epoch, on validation images. Training that gets better while "
+        "validation gets worse learns by heart. The ring is the epoch whose weights were kept.",
+        told=f"Loss and {name} of {len(result.epochs)} epochs; in the best, number {best.epoch}, validation has a loss "
+        f"of {best.val_loss:.4g} and {name} {best.val_accuracy:.4g}.",
+    )
+
+
+def _matrix(record: TrainingRecord) -> Figure | None:
+    drawing = matrix(record.result)
+    if drawing is None:
+        return None
+    return Figure(
+        title="What is taken for what",
+        drawings=[drawing],
+        caption="A row is a class, a column an answer. Squares on the diagonal are right answers, those beside it "
+        "mix-ups. Numbers are validation images.",
+        told="The confusion matrix; the table below has the least recognised classes.",
+    )
+
+
+def _search(record: SearchRecord) -> dict[str, object]:
+    """What the page says and shows of a search."""
+    fitness, front, strips = search.fitness(record), search.front(record), search.strips(record)
+    drawn = [
+        Figure(
+            title="Generation by generation",
+            drawings=[fitness] if fitness else [],
+            caption="Each dot is a setting that was trained to the end. The line is the best so far; the dashed line "
+            "the best that chance found, where that was asked for.",
+            told="The best accuracy so far after each generation.",
+        ),
+        Figure(
+            title="Accuracy against latency",
+            drawings=[front] if front else [],
+            caption="Up and to the left is better. Filled: settings that no other beats in both (Pareto front).",
+            told=f"{len(record.outcome.front)} settings are on the Pareto front.",
+        ),
+        Figure(
+            title="What the genes did",
+            drawings=strips,
+            caption="A dot a setting, by its accuracy after its first training, which was as long for each. The best "
+            "fifth are darker.",
+            told="Accuracy against each gene; the table below has what each is in the best fifth.",
+        ),
+    ]
+    return {
+        "told": search.told(record),
+        "figures": [_shown(figure) for figure in drawn if figure.drawings],
+        "tables": [table for table in (search.finalists(record), search.gene_table(record)) if table.rows],
+    }
 
 
 def _shown(figure: Figure | None) -> dict[str, object] | None:

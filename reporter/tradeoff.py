@@ -47,7 +47,7 @@ def tradeoff_chart(report: Report) -> Drawing | None:
     plane = Plane(across, up)
     _frame(drawing, plane, shown[0].batch_size)
     best = front(shown)
-    for start, end in pairwise(_steps([plane.at(record) for record in best], across)):
+    for start, end in pairwise(stairs([plane.at(record) for record in best], across)):
         drawing.add(stroke(start, end, "muted", 1, (3, 2)))
     for record in shown:
         _point(drawing, record, plane)
@@ -107,7 +107,7 @@ def _point(drawing: Drawing, record: CandidateRecord, plane: Plane) -> None:
     drawing.add(mark((x, y), 3.2, record.engine, record.precision))
 
 
-def _steps(best: Sequence[Point], across: Axis) -> list[Point]:
+def stairs(best: Sequence[Point], across: Axis) -> list[Point]:
     """The front as stairs to the right: what lies below and right of them is beaten."""
     corners: list[Point] = [best[0]]
     for x, y in best[1:]:

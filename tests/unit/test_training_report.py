@@ -1,0 +1,232 @@
+"""The report of a training: its rules, its words, its page; and what it says of a search."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import msgspec
+import pytest
+from PIL import Image
+from reportlab.graphics.shapes import Drawing
+
+from reporter import search
+from reporter.advice import Level, judged, next_steps
+from reporter.confusion import MOST_DRAWN, classes, matrix, mixups
+from reporter.curves import curves
+from reporter.html import training_page
+from reporter.training import duration, training_view
+from shared.specs import EpochFigures, HyperParameters, TrainingSpec
+from tests.unit.test_report_render import HOSTILE, Page
+from tests.unit.trainings import DIGITS, epochs, record, result
+from tests.unit.trainings import search as searched
+
+
+def png() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4), "red").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+# --- rules ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shares", "images", "level", "says"),
+    [
+        ([0.98] * 10, [100] * 10, "ready", "between 96.9 and 98.7 %"),
+        ([0.9] * 10, [10] * 10, "rough", "100 validation images do not tell more precisely"),
+        ([1.0] * 9 + [0.0], [100] * 10, "weak", "“9” is never recognised"),
+        ([1.0] * 9 + [0.0], [100] * 9 + [4], "ready", "between"),
+        ([1.0, 0.0, 0.05], [200, 100, 50], "nothing", "always answering “0” would be right for 57.1 %"),
+        ([0.1] * 10, [36] * 10, "nothing", "would be right for 10 %"),
+        ([1.0, 1.0], [3, 3], "rough", "between 61 and 100 %"),
+    ],
+)
+def test_whether_a_result_is_good_enough(
+    shares: Sequence[float], images: Sequence[int], level: Level, says: str
+) -> None:
+    found = judged(record(result(shares, images)))
+    assert (found.level, says in found.text) == (level, True), found
+
+
+@pytest.mark.parametrize(("precision", "level"), [(0.01, "nothing"), (0.2, "weak"), (0.25, "ready")])
+def test_a_detector_is_judged_by_its_precision(precision: float, level: Level) -> None:
+    found = result(confusion=[], final_accuracy=precision, worst=[])
+    about = record(found, task_type="detection")
+    assert judged(about).level == level
+    page = Page(training_page(about)).words
+    assert f"{precision:.3f}" in page
+    assert "What is taken for what" not in page
+
+
+def said(curve: list[EpochFigures], shares: Sequence[float] = (0.98,) * 10, **changes: object) -> str:
+    """What to do next, without the benchmark."""
+    return " ".join(next_steps(record(result(shares, [100] * len(shares), curve=curve, **changes))))
+
+
+def test_what_to_do_next_follows_from_the_curves() -> None:
+    done = epochs(40, 0.97, 0.97, peak=18)
+    assert "cvp benchmark mdl_2 --dataset dst_1" in said(done)
+    assert not any(
+        words in said(done) for words in ("longer", "by heart", "learn more", "learning_rate", "more images")
+    )
+    assert "the best epoch was 19 of 20" in said(epochs(20, 0.97, 0.97, seed=3))
+    assert "longer" not in said(epochs(20, 0.97, 0.97, seed=3), stopped_early=True)
+    assert "by heart: it recognises 97" in said(epochs(20, 0.7, 0.99, peak=16))
+    assert "only" in said(epochs(20, 0.7, 0.6, peak=12))
+    jumping = [msgspec.structs.replace(each, val_accuracy=0.3) if each.epoch in (12, 14, 16) else each for each in done]
+    assert "in 3 epochs the accuracy fell far below" in said(jumping)
+
+
+def test_mixups_and_few_images_are_named() -> None:
+    pairs = [(0, 0, 20), (0, 1, 10), (1, 1, 30)]
+    steps = " ".join(next_steps(record(result([1.0, 1.0], [30, 30], confusion=pairs, worst=[]))))
+    assert "10 of 30 images of “0” are taken for “1”" in steps
+    assert "for validation, and not 60" in steps
+
+
+def test_a_model_that_is_not_ready_is_not_sent_to_a_benchmark() -> None:
+    assert "cvp benchmark" not in said(epochs(), [1.0] * 9 + [0.0])
+    assert said(epochs(20, 0.97, 0.97, peak=12), [0.1] * 10)
+
+
+# --- confusion ------------------------------------------------------------------------------------------------------
+
+
+def test_classes_and_mixups_are_counted() -> None:
+    found = result(
+        [1.0, 1.0, 1.0], [3, 4, 5], names=["a", "b", "c"], confusion=[(0, 0, 3), (1, 2, 3), (1, 1, 1), (2, 2, 5)]
+    )
+    assert [(each.name, each.images, each.right, each.said) for each in classes(found)] == [
+        ("a", 3, 3, 3),
+        ("b", 4, 1, 1),
+        ("c", 5, 5, 8),
+    ]
+    assert [tuple(each) for each in mixups(found)] == [("b", "c", 3, 4)]
+
+
+@pytest.mark.parametrize("count", [2, 10, MOST_DRAWN])
+def test_a_matrix_that_can_be_read_is_drawn(count: int) -> None:
+    drawing = matrix(result([0.8] * count, [30] * count, names=[f"a long name of class {n}" for n in range(count)]))
+    assert drawing is not None
+    inside(drawing)
+
+
+def test_of_a_larger_one_the_worst_are_listed() -> None:
+    found = result([0.5] * (MOST_DRAWN + 1))
+    assert matrix(found) is None
+    assert "Most frequent mix-ups" in Page(training_page(record(found))).words
+
+
+def inside(drawing: Drawing) -> None:
+    for shape in drawing.contents:
+        left, low, right, high = shape.getBounds()
+        assert min(left, low) >= -0.01
+        assert right <= drawing.width
+        assert high <= drawing.height
+
+
+# --- pages ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 20, 1000])
+def test_curves_of_any_length_stay_on_the_page(count: int) -> None:
+    inside(curves(result(curve=epochs(count)), "accuracy"))
+
+
+def test_losses_of_zero_and_very_large_ones_are_drawn() -> None:
+    flat = [msgspec.structs.replace(each, loss=0.0, val_loss=0.0) for each in epochs(3)]
+    inside(curves(result(curve=flat), "accuracy"))
+    steep = [msgspec.structs.replace(each, val_loss=10.0 ** (9 - each.epoch)) for each in epochs(9)]
+    inside(curves(result(curve=steep), "accuracy"))
+
+
+def test_the_page_has_everything_and_asks_nobody_for_it() -> None:
+    about = record(result(notes=["Memory ran out."], stopped_early=True))
+    text = training_page(about, [png(), None, *[png()] * 10])
+    page = Page(text)
+    assert not {"script", "link", "iframe", "object", "embed", "base", "form"} & set(page.tags)
+    assert not any(name.startswith("on") for name, _ in page.attributes)
+    sources = [value or "" for name, value in page.attributes if name in ("src", "href")]
+    assert len(sources) == len(about.result.worst) - 1
+    assert all(value.startswith("data:image/png;base64,") for value in sources)
+    for words in (
+        "Memory ran out.",
+        "What was learned",
+        "Learning rate",
+        "ab" * 32,
+        "taken for",
+        "torch 2.9.1",
+        "ordered",
+    ):
+        assert words in page.words
+    assert text == training_page(about, [png(), None, *[png()] * 10])
+
+
+def test_names_are_text() -> None:
+    about = record(result(names=[HOSTILE, *DIGITS[1:]]), model=HOSTILE, dataset=HOSTILE)
+    page = Page(training_page(about))
+    assert "script" not in page.tags
+    assert "<script>alert(1)</script>" in page.words
+
+
+def test_hyperparameters_say_who_chose_them() -> None:
+    spec = TrainingSpec(model_id="m", dataset_id="d", max_epochs=9, hyperparams=HyperParameters(dropout_rate=0.2))
+    rows = {row.key: [cell.text for cell in row.cells] for row in training_view(record(spec=spec)).hyperparams.rows}
+    assert rows["dropout_rate"] == ["0.2", "ordered"]
+    assert rows["learning_rate"] == ["0.001", "default"]
+    assert set(rows) == set(HyperParameters.__struct_fields__)
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(4.21, "4.2 s"), (125, "2 min 5 s"), (11_000, "3 h 3 min")])
+def test_durations(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+# --- searches -------------------------------------------------------------------------------------------------------
+
+
+def test_a_search_is_told_beside_chance() -> None:
+    page = Page(training_page(record(search=searched()))).words
+    for words in ("60 settings of hyper-parameters were tried in 5 generations", "best by chance", "Finalists"):
+        assert words in page
+    assert "Trained again with other seeds, the best of the search reaches" in page
+    assert "Pareto" not in page
+    both = Page(training_page(record(search=searched(("accuracy", "latency_ms"))))).words
+    assert "Pareto front" in both
+
+
+def test_drawings_of_a_search_stay_on_the_page() -> None:
+    about = searched(("accuracy", "latency_ms"), generations=3)
+    drawings = [search.fitness(about), search.front(about), *search.strips(about)]
+    for drawing in drawings:
+        assert drawing is not None
+        inside(drawing)
+
+
+def test_a_search_without_a_result_is_told_without_drawings() -> None:
+    about = searched()
+    nothing = msgspec.structs.replace(
+        about,
+        told=[],
+        outcome=msgspec.structs.replace(
+            about.outcome,
+            best=None,
+            front=[],
+            history=[None],
+            finalists=[],
+            baseline_best=None,
+            stopped="No disk left.",
+        ),
+    )
+    page = Page(training_page(record(search=nothing)))
+    assert "No disk left." in page.words
+    assert "order a search with baseline" in page.words
+
+
+def test_what_the_genes_did() -> None:
+    rows = {row.key: [cell.text for cell in row.cells] for row in search.gene_table(searched()).rows}
+    assert rows["learning_rate"][0] == "1e-05 to 0.1, by factors"
+    assert "×" in rows["optimizer"][1]
+    assert all(cells[2] != "–" for cells in rows.values())
