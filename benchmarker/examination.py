@@ -257,7 +257,8 @@ class _Examination:
     def _detect(self, runtime: Runtime, inputs: Inputs) -> None:
         import numpy as np
 
-        from benchmarker.testsplit import boxes_of, map_accuracy, other_boxes
+        from benchmarker.testsplit import map_accuracy, other_boxes
+        from shared.vision import mean_ap
 
         contract = self._order.description.preprocessing
         assert contract is not None and contract.detection is not None  # `unfit` says so otherwise
@@ -268,7 +269,7 @@ class _Examination:
             output = runtime.infer(feeds)[name]
             if not self._check_finite([output], "on images of the test split"):
                 return
-            found += boxes_of(output, rules, size, places)
+            found += mean_ap.answers(output, rules, size, places)
         self._answers["boxes"] = np.concatenate(found)
         self._answers["counts"] = np.array([len(rows) for rows in found])
         before = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,12 +18,6 @@ from shared.vision import boxes, mean_ap
 
 MOST_IMAGES = {"classification": 10_000, "detection": 2_500}
 """Of the test split; of a larger one so many are drawn. COCO's metric holds every box in memory as an object."""
-
-MOST_BOXES = 300
-"""Of an image, surest first, for the metric."""
-
-LEAST_SCORE = 0.001
-"""Boxes less sure than this do not count; the metric wants many more than are shown."""
 
 DRAWS = 500
 """Bootstrap replicates of a detector's mAP."""
@@ -48,8 +42,7 @@ class Asked(NamedTuple):
 
     def truths(self, count: int) -> list[npt.NDArray[np.float32]]:
         """Objects of the first `count` images, each `[n, 5]`: x1, y1, x2, y2, class."""
-        rows = [[(box.x1, box.y1, box.x2, box.y2, box.class_id) for box in sample.boxes] for sample in self.samples]
-        return [np.array(each, np.float32).reshape(-1, 5) for each in rows[:count]]
+        return [mean_ap.true_boxes(sample) for sample in self.samples[:count]]
 
 
 def asked(index: DatasetIndex, seed: int) -> Asked:
@@ -65,18 +58,6 @@ def best_classes(scores: Rows) -> npt.NDArray[np.int32]:
     """The model's best classes of each image, best first: `[n, 5]`, -1 where there are fewer."""
     best = np.argsort(-scores.astype(np.float64), axis=1, kind="stable")[:, :TOP]
     return np.pad(best, ((0, 0), (0, TOP - best.shape[1])), constant_values=-1).astype(np.int32)
-
-
-def boxes_of(
-    output: Rows, rules: Detection, size: tuple[int, int], places: Sequence[boxes.Placement]
-) -> Iterator[npt.NDArray[np.float32]]:
-    """The boxes of each image, as serving decodes them but down to `LEAST_SCORE`; `[n, 6]` with score and class."""
-    import msgspec
-
-    low = msgspec.structs.replace(rules, score_threshold=LEAST_SCORE, max_boxes=MOST_BOXES)
-    for found, place in zip(boxes.find(output, low), places, strict=True):
-        rows = [(*box.box, box.confidence, box.class_id) for box in boxes.placed(found, low, size, place, None)]
-        yield np.array(rows, np.float32).reshape(-1, 6)
 
 
 def top_accuracy(best: npt.NDArray[np.int32], wanted: Sequence[int]) -> Accuracy:

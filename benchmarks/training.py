@@ -1,4 +1,4 @@
-"""`make bench-train`: training beside a bare loop of PyTorch, killed and taken up again, and on the digits.
+"""`make bench-train`: training beside a bare loop of PyTorch, killed and taken up again, on the digits and on shapes.
 
 `python -m benchmarks.training NAME ...` makes some of the checks, without names all of them; `--times N` makes N rounds
 or kills instead of the usual number. A missed goal makes the command fail.
@@ -24,10 +24,11 @@ import msgspec
 import numpy as np
 from rich.console import Console
 
+from benchmarks import shapes
 from preparer import DatasetFile, DatasetOrder
 from preparer.dataset import check
 from shared import child, config
-from shared.specs import Augmentation, HyperParameters, Preprocessing, Resize, TrainingSpec
+from shared.specs import Augmentation, HyperParameters, Preprocessing, Resize, Task, TrainingSpec
 from shared.vision.samples import drawn_image, read_index
 from trainer import CHECKPOINT, Trained, TrainOrder
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 ROUNDS, SHARE = 5, 0.9
 KILLS = 10
 DIGITS_ACCURACY, DIGITS_S = 0.97, 120
+SHAPES, SHAPES_SIDE, SHAPES_EPOCHS, SHAPES_MAP50, SHAPES_S = 300, 160, 30, 0.9, 600
 DIGITS = Path(__file__).resolve().parents[1] / "examples" / "digits" / "dataset.py"
 
 FILES: tuple[DatasetFile, ...] = ("index", "pack", "sheet")
@@ -116,6 +118,7 @@ class _Sides:
         import torch
 
         from shared.nets import architectures
+        from trainer import classification
         from trainer.batches import Images, Loader, workers_for
         from trainer.loop import Learner
         from trainer.sampling import batches
@@ -138,7 +141,9 @@ class _Sides:
             net = architectures.build(case.architecture, 4).module
             return net.to(self._device, memory_format=torch.channels_last)
 
-        self._learner = Learner(network(), [], wanted, len(self._pieces), 100)
+        self._learner = Learner(
+            network(), classification.loss, [], wanted, steps_per_epoch=len(self._pieces), max_epochs=100
+        )
         self._bare = network()
         self._optimizer = torch.optim.AdamW(self._bare.parameters(), lr=1e-3, fused=True)
         self._theirs = torch.utils.data.DataLoader(
@@ -151,7 +156,7 @@ class _Sides:
         )
         whole = self._images.batch(np.arange(case.images))
         self._tensors = [
-            (torch.from_numpy(whole.images[piece]), torch.from_numpy(whole.labels[piece])) for piece in self._pieces
+            (torch.from_numpy(whole.images[piece]), torch.from_numpy(whole.targets[piece])) for piece in self._pieces
         ]
 
     def __enter__(self) -> _Sides:
@@ -216,7 +221,7 @@ class _Varied:
 
         draws = torch.rand(1, 8).numpy()  # seeded differently in each of its workers, as NumPy's would not be
         found = self._images.batch(np.array([place]), self._kind, draws)
-        return torch.from_numpy(found.images[0]), int(found.labels[0])
+        return torch.from_numpy(found.images[0]), int(found.targets[0])
 
 
 # --- killed and taken up again ----------------------------------------------------------------------------------------
@@ -293,26 +298,51 @@ def learned(folder: Path, _times: int | None) -> Found:
         yield told, result.final_accuracy > DIGITS_ACCURACY and result.duration_s <= DIGITS_S
 
 
+# --- the shapes -------------------------------------------------------------------------------------------------------
+
+
+def detected(folder: Path, times: int | None) -> Found:
+    """YOLOv8n without a trained weight learns to find shapes on noise, through the training's child."""
+    data = dataset(folder, shapes.yolo({"train": SHAPES, "val": SHAPES // 3}, SHAPES_SIDE), "detection")
+    hyperparams = HyperParameters(image_size=SHAPES_SIDE, batch_size=16, augmentation="light")
+    asked = order(folder / "yolov8n", data, "yolov8n", side=640, epochs=times or SHAPES_EPOCHS)
+    spec = msgspec.structs.replace(asked.spec, hyperparams=hyperparams)
+    made = child_of(msgspec.structs.replace(asked, spec=spec, preprocessing=None))
+    if made is None:
+        raise SystemExit("It was killed by somebody else.")
+    for each in made.result.epochs:
+        told = f"mAP50 {each.val_map50:.3f}, mAP50-95 {each.val_accuracy:.3f}, loss {each.loss:.3f}"
+        console.print(f"  {each.epoch:2} {told}, of validation {each.val_loss:.3f}, {each.seconds:.1f} s", style="dim")
+    result = made.result
+    assert result.final_map50 is not None
+    told = (
+        f"yolov8n at {SHAPES_SIDE}: mAP50 {result.final_map50:.3f} (goal {SHAPES_MAP50}), mAP50-95 "
+        f"{result.final_accuracy:.3f} after epoch {result.best_epoch} of {len(result.epochs)}, {result.duration_s:.0f} "
+        f"s (goal {SHAPES_S}), {result.num_train} images to learn from, {result.num_val} to judge by"
+    )
+    yield told, result.final_map50 > SHAPES_MAP50 and result.duration_s <= SHAPES_S
+
+
 # --- what they share --------------------------------------------------------------------------------------------------
 
 
-def dataset(folder: Path, files: dict[str, bytes]) -> Files:
+def dataset(folder: Path, files: dict[str, bytes], task: Task = "classification") -> Files:
     """Checked as an upload is: `index`, `pack` and `sheet`."""
     path = folder / "images.zip"
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in files.items():
             archive.writestr(name, content)
-    return checked(path)
+    return checked(path, task)
 
 
-def checked(path: Path) -> Files:
+def checked(path: Path, task: Task = "classification") -> Files:
     """The files that the check of an upload leaves."""
     made: Files = {name: path.with_suffix(f".{name}") for name in FILES}
     with contextlib.ExitStack() as stack:
         outputs = {name: stack.enter_context(place.open("wb")).fileno() for name, place in made.items()}
         asked = DatasetOrder(
             path=str(path),
-            task_type="classification",
+            task_type=task,
             split=None,
             seed=0,
             frames_per_second=1.0,
@@ -352,6 +382,7 @@ CHECKS: dict[str, Callable[[Path, int | None], Found]] = {
     "throughput": throughput,
     "resume": resume,
     "digits": learned,
+    "shapes": detected,
 }
 
 

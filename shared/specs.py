@@ -451,11 +451,14 @@ class EpochFigures(msgspec.Struct, frozen=True, kw_only=True):
     """From 1."""
     loss: float
     """Mean over the training images, varied as they were, while the weights changed."""
-    accuracy: float
-    """The same, as a share of right answers."""
+    accuracy: float | None
+    """The same, as a share of right answers; None for a detector, whose boxes are not judged while it learns."""
     val_loss: float
     val_accuracy: float
-    """Of the part val after the epoch, prepared as for a prediction."""
+    """Of the part val after the epoch, prepared as for a prediction: the share of right answers, or of a detector
+    COCO's mean average precision over IoU 0.50 to 0.95, by which the best epoch is chosen."""
+    val_map50: float | None = None
+    """Of a detector: its mean average precision at IoU 0.50."""
     learning_rate: float
     """At its end."""
     seconds: float
@@ -463,13 +466,16 @@ class EpochFigures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorstSample(msgspec.Struct, frozen=True, kw_only=True):
-    """A validation image that the trained network gets most wrong, or is least sure of."""
+    """A validation image that the trained network gets most wrong, or is least sure of.
+
+    Classes are a classifier's; an image with many objects has no single one.
+    """
 
     member: str
     time_s: float | None
-    class_id: int
-    predicted: int
-    confidence: float
+    class_id: int | None = None
+    predicted: int | None = None
+    confidence: float | None = None
     """In what it predicted, 0 to 1."""
     loss: float
 
@@ -484,9 +490,10 @@ class TrainingResult(msgspec.Struct, frozen=True, kw_only=True):
     """Whose weights are the result."""
     final_accuracy: float
     final_loss: float
-    """Of the best epoch, on the part val."""
+    """Of the best epoch, on the part val, as `EpochFigures` has them."""
+    final_map50: float | None = None
     confusion: list[tuple[int, int, int]]
-    """True class, predicted class, how many validation images; without those that are none."""
+    """True class, predicted class, how many validation images; without those that are none. Empty for a detector."""
     worst: list[WorstSample]
     """The largest loss first."""
     hyperparams: HyperParameters

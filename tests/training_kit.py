@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 from PIL import Image
 
+from benchmarks import shapes
 from shared import child
 from shared.specs import HyperParameters, Preprocessing, Resize, TrainingSpec
 from tests.dataset_kit import Checked, Content, check_here, zipped
@@ -51,6 +52,12 @@ def colours(folder: Path, per_class: int = PER_CLASS) -> Path:
 def dataset(folder: Path, per_class: int = PER_CLASS) -> Checked:
     """The same, checked, with all its images."""
     return check_here(colours(folder, per_class))
+
+
+def scenes(folder: Path, train: int = 24, val: int = 8, side: int = 64) -> Checked:
+    """Shapes to find, checked."""
+    files: dict[str, Content] = {**shapes.yolo({"train": train, "val": val}, side)}
+    return check_here(zipped(folder / "shapes.zip", files), "detection")
 
 
 def weights_file(folder: Path, name: str = "cnn32", num_classes: int = 2, side: int = SIDE) -> Path:

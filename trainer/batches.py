@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,10 @@ from trainer.sampling import Places
 
 if TYPE_CHECKING:
     from PIL import Image
+
+Tensor = npt.NDArray[np.float32]
+
+Floats = npt.NDArray[np.float32]
 
 MOST_WORKERS = 16
 CACHE_BYTES = 512 * 2**20
@@ -44,18 +48,18 @@ class Batch(NamedTuple):
 
     images: npt.NDArray[np.float32]
     """`[B, C, H, W]`, as the network takes them."""
-    labels: npt.NDArray[np.int64]
-    """`[B]`."""
+    targets: npt.NDArray[np.int64] | npt.NDArray[np.float32]
+    """What is true of each: its class, `[B]`; of a scene its objects, `[B, most, 5]` (`scenes.Scenes`)."""
     places: Places
     """`[B]`, in the list of samples."""
 
 
 class Images:
-    """The images of some samples, from the dataset's pack; several threads may ask.
+    """The images of some samples with a class each, from the dataset's pack; several threads may ask.
 
     Args:
         pack: The file with the prepared copies.
-        samples: Each with a class.
+        samples: Of the pack.
         contract: How images become tensors: float32, channels first.
     """
 
@@ -65,8 +69,8 @@ class Images:
         Raises:
             errors.BadDataset: It is gone.
         """
-        self.samples, self._contract = samples, contract
-        self.labels = np.array([sample.class_id for sample in samples], np.int64)
+        self.samples, self.contract = samples, contract
+        self.labels = np.array([sample.class_id or 0 for sample in samples], np.int64)
         self._lock = threading.Lock()
         self._decoded: dict[int, Image.Image] = {}
         self._room = CACHE_BYTES
@@ -93,13 +97,24 @@ class Images:
         Raises:
             errors.AppError: One cannot be read or decoded.
         """
-        images = np.empty((len(places), *shape(self._contract)), np.float32)
-        for row, place in enumerate(places.tolist()):
-            image = self._image(place)
-            if draws is not None:
-                image = augmentation.augmented(image, kind, draws[row])
-            preprocess(image, self._contract, images[row])
-        return Batch(images, self.labels[places], places)
+        images = np.empty((len(places), *shape(self.contract)), np.float32)
+        varied = [None] * len(places) if draws is None else draws
+        truths = [
+            self._fill(out, place, kind, drawn)
+            for out, place, drawn in zip(images, places.tolist(), varied, strict=True)
+        ]
+        return Batch(images, self._joined(truths), places)
+
+    def _fill(self, out: Floats, place: int, kind: Augmentation, draws: Floats | None) -> Any:
+        """Write an image into its row of a batch; what is true of it, as it was varied."""
+        image = self._image(place)
+        if draws is not None:
+            image = augmentation.augmented(image, kind, draws)
+        preprocess(image, self.contract, out)
+        return self.labels[place]
+
+    def _joined(self, truths: list[Any]) -> npt.NDArray[np.int64] | npt.NDArray[np.float32]:
+        return np.array(truths, np.int64)
 
     def _image(self, place: int) -> Image.Image:
         if (known := self._decoded.get(place)) is not None:
@@ -110,7 +125,7 @@ class Images:
             data = self._pack.read(sample.size)
         if len(data) != sample.size:
             raise errors.BadDataset("The dataset's prepared copies are cut off; upload it again.")
-        image = decode(data, self._contract.color)
+        image = decode(data, self.contract.color)
         size = image.width * image.height * len(image.getbands())
         with self._lock:
             if size <= self._room and place not in self._decoded:

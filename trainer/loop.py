@@ -7,11 +7,9 @@ gradients added up. All that is random here, dropout, is drawn from the seed and
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +17,7 @@ from shared import errors, nets
 from shared.nets.architectures import tensors
 from shared.specs import HyperParameters, Optimizer
 from trainer.batches import Batch
+from trainer.judging import Judge, Judgement, Loss
 from trainer.network import decay_groups
 
 MOMENTUM = 0.9
@@ -28,8 +27,6 @@ WARMUP_SHARE, MOST_WARMUP = 0.05, 1000
 """Of all steps, and in steps."""
 FINAL_SHARE = 0.01
 """Of the learning rate, at the last step."""
-AUXILIARY = 0.3
-"""Weight of the loss of auxiliary outputs, which some networks have in training (Szegedy et al.)."""
 CHECK_STEPS = 16
 """On a GPU, whose results are asked for only so often: to ask is to wait for it."""
 HALVES = 2
@@ -51,28 +48,9 @@ class Learned(NamedTuple):
     """What an epoch's batches gave while the weights changed."""
 
     loss: float
-    accuracy: float
+    accuracy: float | None
+    """Share of right answers, where the task has one."""
     learning_rate: float
-
-
-class Answers(NamedTuple):
-    """What the network makes of images, `[n]` each, in their order."""
-
-    losses: npt.NDArray[np.float32]
-    predicted: npt.NDArray[np.int64]
-    confidences: npt.NDArray[np.float32]
-    labels: npt.NDArray[np.int64]
-    places: npt.NDArray[np.int64]
-
-    @property
-    def loss(self) -> float:
-        """Mean."""
-        return float(self.losses.astype(np.float64).mean())
-
-    @property
-    def accuracy(self) -> float:
-        """Share of right answers."""
-        return float((self.predicted == self.labels).mean())
 
 
 def rate_share(step: int, steps: int) -> float:
@@ -103,6 +81,7 @@ class Learner:
 
     Args:
         module: On its device already.
+        loss: What it learns to make small.
         frozen: Parts of it that keep their weights.
         wanted: Nothing left open.
         steps_per_epoch: As many batches as `epoch` will be given.
@@ -110,10 +89,17 @@ class Learner:
     """
 
     def __init__(
-        self, module: nn.Module, frozen: list[nn.Module], wanted: HyperParameters, steps_per_epoch: int, max_epochs: int
+        self,
+        module: nn.Module,
+        loss: Loss,
+        frozen: list[nn.Module],
+        wanted: HyperParameters,
+        *,
+        steps_per_epoch: int,
+        max_epochs: int,
     ) -> None:
         assert wanted.learning_rate is not None
-        self.module, self._frozen = module, frozen
+        self.module, self._loss, self._frozen = module, loss, frozen
         self._steps_per_epoch, self._steps = steps_per_epoch, steps_per_epoch * max_epochs
         self._rate = wanted.learning_rate
         self.optimizer = optimizer_for(module, wanted)
@@ -152,8 +138,8 @@ class Learner:
                 raise Stopped
             self._set_rate((epoch - 1) * self._steps_per_epoch + index)
             found = self._step(batch)
-            done += len(batch.labels)
-            sums += found * len(batch.labels)
+            done += len(batch.places)
+            sums += found * len(batch.places)
             unchecked.append(found[0])
             if len(unchecked) >= self._check_steps:
                 self._check(unchecked, epoch, index + 1)
@@ -161,22 +147,22 @@ class Learner:
                 tell(done, float(sums[0]) / done)
         self._check(unchecked, epoch, self._steps_per_epoch)
         loss, right = (sums / done).tolist()
-        return Learned(loss, right, self.optimizer.param_groups[0]["lr"])
+        return Learned(loss, None if math.isnan(right) else right, self.optimizer.param_groups[0]["lr"])
 
     def _set_rate(self, step: int) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate * rate_share(step, self._steps)
 
     def _step(self, batch: Batch) -> Tensor:
-        """One step; the mean loss of the batch and its share of right answers, `[2]`."""
-        images, labels = self._moved(batch)
+        """One step; the mean loss of the batch and its share of right answers (NaN: the task has none), `[2]`."""
+        images, targets = self._moved(batch)
         pieces = HALVES if self.halved else 1
         try:
-            return self._learned(images, labels, pieces)
+            return self._learned(images, targets, pieces)
         except MemoryError as error:
-            if self.halved or len(labels) < LEAST_HALVED:
+            if self.halved or len(targets) < LEAST_HALVED:
                 raise errors.TooLarge(
-                    f"The network needs more memory than there is, with batches of {-(-len(labels) // pieces)} images "
+                    f"The network needs more memory than there is, with batches of {-(-len(targets) // pieces)} images "
                     "as well. Order with a smaller batch_size, or a smaller model."
                 ) from error
         self.halved = True
@@ -185,17 +171,17 @@ class Learner:
             torch.cuda.empty_cache()
         return self._step(batch)
 
-    def _learned(self, images: Tensor, labels: Tensor, pieces: int) -> Tensor:
+    def _learned(self, images: Tensor, targets: Tensor, pieces: int) -> Tensor:
         total = torch.zeros(2, dtype=torch.float64, device=self.device)
         with nets.allocations():
-            for part, wanted in zip(images.chunk(pieces), labels.chunk(pieces), strict=True):
-                share = len(wanted) / len(labels)
+            for part, wanted in zip(images.chunk(pieces), targets.chunk(pieces), strict=True):
+                share = len(wanted) / len(targets)
                 with self._autocast:
                     outputs = tensors(self.module(part))
-                loss = _loss(outputs, wanted)
+                loss, right = self._loss(outputs, wanted)
                 self.scaler.scale(loss * share).backward()
-                right = (outputs[0].detach().argmax(1) == wanted).double().mean()
-                total += torch.stack([loss.detach().double(), right]) * share
+                known = torch.full_like(loss, math.nan) if right is None else right
+                total += torch.stack([loss.detach().double(), known.double()]) * share
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.module.parameters(), CLIP_NORM)
             self.scaler.step(self.optimizer)
@@ -215,43 +201,23 @@ class Learner:
             f"{rate:.3g}. Order with a lower learning_rate."
         )
 
-    def evaluate(self, batches: Iterable[Batch], stop: Stop) -> Answers:
-        """What the network makes of images, in full precision, as it is served.
+    def evaluate(self, batches: Iterable[Batch], judge: Judge, stop: Stop) -> Judgement:
+        """What the network's answers to all these images are worth, in full precision, as it is served.
 
         Raises:
             Stopped: `stop` said so.
         """
         self.module.eval()
-        rows = list(self._answers(batches, stop))
-        columns = [np.concatenate(column) for column in zip(*rows, strict=True)]
-        return Answers(*columns)
-
-    def _answers(self, batches: Iterable[Batch], stop: Stop) -> Iterator[tuple[npt.NDArray[Any], ...]]:
         with torch.inference_mode(), nets.allocations():
             for batch in batches:
                 if stop():
                     raise Stopped
-                images, labels = self._moved(batch)
-                logits = tensors(self.module(images))[0].float()
-                losses = nn.functional.cross_entropy(logits, labels, reduction="none")
-                best = logits.softmax(1).max(1)
-                yield (
-                    losses.cpu().numpy(),
-                    best.indices.cpu().numpy(),
-                    best.values.cpu().numpy(),
-                    batch.labels,
-                    batch.places,
-                )
+                judge.hear(self.module, *self._moved(batch), batch.places)
+        return judge.judgement()
 
     def _moved(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        images, labels = torch.from_numpy(batch.images), torch.from_numpy(batch.labels)
+        images, targets = torch.from_numpy(batch.images), torch.from_numpy(batch.targets)
         if self.device.type == "cuda":
-            images, labels = images.pin_memory(), labels.pin_memory()
+            images, targets = images.pin_memory(), targets.pin_memory()
         images = images.to(self.device, non_blocking=True).to(memory_format=torch.channels_last)
-        return images, labels.to(self.device, non_blocking=True)
-
-
-def _loss(outputs: list[Tensor], labels: Tensor) -> Tensor:
-    """Cross-entropy, in float32, of the first output and, with less weight, of auxiliary ones."""
-    first, *others = (nn.functional.cross_entropy(each.float(), labels) for each in outputs)
-    return first + AUXILIARY * sum(others) if others else first
+        return images, targets.to(self.device, non_blocking=True)

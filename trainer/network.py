@@ -14,6 +14,7 @@ from shared import errors, nets
 from shared.nets import architectures, weights
 from shared.nets.architectures import Net
 from shared.nets.yolov8 import STRIDES
+from shared.specs import DatasetIndex
 
 COARSEST = STRIDES[-1]
 PROBES = 2
@@ -31,23 +32,26 @@ class Start(NamedTuple):
     notes: list[str]
 
 
-def start(path: Path, labels: list[str] | None, classes: list[str], seed: int) -> Start:
+def start(path: Path, labels: list[str] | None, index: DatasetIndex, seed: int) -> Start:
     """The network with the weights in a file and an output for each of the dataset's classes.
 
     Args:
         path: Weights as `weights.state_bytes` makes them.
         labels: What the model's outputs are called; its head is kept for the same classes in the same order, or as many
             where nobody has named them.
-        classes: The dataset's.
+        index: The dataset.
         seed: Of a new head.
 
     Raises:
         errors.BadModel: The file is none of ours.
-        errors.InvalidInput: It is no classifier.
+        errors.InvalidInput: It is for another task.
     """
     net, about = weights.kept(path)
-    if net.architecture is None or net.architecture.task != "classification":
-        raise errors.InvalidInput(f"{about.architecture} is no classifier; train it with a dataset of its own task.")
+    task, classes = index.task_type, index.classes
+    if net.architecture is None or net.architecture.task != task:
+        raise errors.InvalidInput(
+            f"The dataset is for {task} and {about.architecture} is not; train it with a dataset of its own task."
+        )
     heads = architectures.heads(about.architecture)
     same = labels == classes if labels is not None else about.num_classes == len(classes)
     if same:
@@ -55,10 +59,11 @@ def start(path: Path, labels: list[str] | None, classes: list[str], seed: int) -
     fresh = architectures.unscaled(about.architecture, len(classes), seed=seed)
     known = net.module.state_dict()
     for name, value in fresh.module.state_dict().items():
-        if name not in heads:
+        if name not in heads and value.shape == known[name].shape:  # before its head a detector may be wider
             value.copy_(known[name])
     had = f"{about.num_classes} classes" if about.num_classes != len(classes) else "other classes"
-    return Start(fresh, about.input_shape, heads, [f"The model had {had}: its last layer begins anew, from the seed."])
+    last = "its last layer begins" if task == "classification" else "the layers that tell classes apart begin"
+    return Start(fresh, about.input_shape, heads, [f"The model had {had}: {last} anew, from the seed."])
 
 
 def sized(known: Start, shape: tuple[int, ...]) -> Start:
@@ -101,12 +106,12 @@ def set_dropout(module: nn.Module, rate: float | None, heads: Sequence[str]) -> 
         part.p = rate
     if active or not rate:
         return None
-    head = module.get_submodule(heads[-1].rpartition(".")[0])
 
     def drop(layer: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (nn.functional.dropout(given[0], rate, layer.training), *given[1:])
 
-    head.register_forward_pre_hook(drop)
+    for name in sorted({head.rpartition(".")[0] for head in heads}):
+        module.get_submodule(name).register_forward_pre_hook(drop)
     return "The network has no dropout of its own; dropout_rate acts before its last layer."
 
 

@@ -1,9 +1,9 @@
-"""What came of a training: where the network is wrong, and the model that it leaves."""
+"""The model that a training leaves: its weights, its ONNX file, and what is to be known of it."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -15,37 +15,11 @@ from shared import metadata
 from shared.engines import engine_class
 from shared.nets import architectures, export, weights
 from shared.nets.export import Exported
-from shared.specs import ConversionFacts, ModelDescription, Sample, WorstSample
-from trainer.loop import Answers
+from shared.specs import ConversionFacts, ModelDescription
 from trainer.terms import Terms
 
-WORST = 12
 BATCH = "batch"
 """Name of the free axis, as the preparer gives it."""
-
-
-def confusion(answers: Answers) -> list[tuple[int, int, int]]:
-    """True class, predicted class and how often, sorted; pairs that do not occur are left out."""
-    pairs, counts = np.unique(np.stack([answers.labels, answers.predicted]), axis=1, return_counts=True)
-    return [(int(true), int(said), int(count)) for (true, said), count in zip(pairs.T, counts, strict=True)]
-
-
-def worst(answers: Answers, samples: Sequence[Sample]) -> list[WorstSample]:
-    """The images with the largest loss, the largest first; `answers.places` lie in `samples`."""
-    found = []
-    for row in (-answers.losses).argsort(kind="stable")[:WORST].tolist():
-        sample = samples[int(answers.places[row])]
-        found.append(
-            WorstSample(
-                member=sample.member,
-                time_s=sample.time_s,
-                class_id=int(answers.labels[row]),
-                predicted=int(answers.predicted[row]),
-                confidence=round(float(answers.confidences[row]), 6),
-                loss=round(float(answers.losses[row]), 6),
-            )
-        )
-    return found
 
 
 def write(

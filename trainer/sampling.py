@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -15,6 +16,8 @@ from shared.specs import ClassBalance, DatasetIndex, Sample
 IMBALANCED = 1.5
 """How many times the images of the smallest class the largest has, before any balancing."""
 LEAST_TRAIN = 2
+MOST_JUDGED = 2500
+"""Validation images of a detector; of more so many are drawn. COCO's metric holds every box in memory as an object."""
 
 _POWERS: dict[ClassBalance, float] = {"none": 1.0, "sqrt": 0.5, "equal": 0.0}
 
@@ -32,9 +35,12 @@ def parts(index: DatasetIndex, validation_split: float | None, seed: int) -> Par
     """The parts train and val as they are, or divided anew: stratified, the frames of a video together.
 
     Raises:
-        errors.InvalidInput: One is empty, or there are not two classes to tell apart.
+        errors.InvalidInput: One is empty, or has no object; or there are not two classes to tell apart.
     """
-    usable = [sample for sample in index.samples if sample.split != "test" and sample.class_id is not None]
+    detection = index.task_type == "detection"
+    usable = [
+        sample for sample in index.samples if sample.split != "test" and (detection or sample.class_id is not None)
+    ]
     if validation_split is not None:
         members: dict[str, list[Sample]] = {}
         for sample in usable:
@@ -46,11 +52,23 @@ def parts(index: DatasetIndex, validation_split: float | None, seed: int) -> Par
     else:
         found = Parts(*([each for each in usable if each.split == part] for part in ("train", "val")))
     _check(found)
-    return found
+    if not detection:
+        _check_classes(found)
+        return found
+    _check_objects(found)
+    drawn = random.Random(seed).sample(range(len(found.val)), min(len(found.val), MOST_JUDGED))
+    return found._replace(val=[found.val[place] for place in sorted(drawn)])
 
 
 def _classes(samples: Sequence[Sample]) -> frozenset[int]:
-    return frozenset(sample.class_id for sample in samples if sample.class_id is not None)
+    return frozenset(label for sample in samples for label in _shown(sample))
+
+
+def _shown(sample: Sample) -> frozenset[int]:
+    """The class of an image, or those of the objects in it."""
+    if sample.class_id is not None:
+        return frozenset({sample.class_id})
+    return frozenset(box.class_id for box in sample.boxes)
 
 
 def _check(found: Parts) -> None:
@@ -63,8 +81,20 @@ def _check(found: Parts) -> None:
             "The dataset has no images in its part val, by which the best epoch is chosen. Order with "
             "validation_split, such as 0.2, or upload more images."
         )
+
+
+def _check_classes(found: Parts) -> None:
     if len(_classes(found.train)) < 2:
         raise errors.InvalidInput("The images for training are all of one class; a classifier needs two or more.")
+
+
+def _check_objects(found: Parts) -> None:
+    for part, samples in (("train", found.train), ("val", found.val)):
+        if not _classes(samples):
+            raise errors.InvalidInput(
+                f"No image of the part {part} has an object in it, and a detector needs some. Order with "
+                "validation_split, such as 0.2, or upload more images with boxes."
+            )
 
 
 def epoch_order(labels: Places, balance: ClassBalance, seed: int, epoch: int) -> Places:
@@ -107,5 +137,5 @@ def batches(order: Places, size: int) -> list[Places]:
 
 
 def class_counts(samples: Sequence[Sample]) -> Counter[int]:
-    """How many images each class has."""
-    return Counter(sample.class_id for sample in samples if sample.class_id is not None)
+    """How many images each class has, or is in."""
+    return Counter(label for sample in samples for label in _shown(sample))

@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from shared import errors
-from shared.specs import DatasetIndex, HyperParameters, Preprocessing, Resize, canonical_json
+from shared.specs import Architecture, DatasetIndex, HyperParameters, Preprocessing, Resize, canonical_json
 from shared.vision import augmentation, preprocess
 from shared.vision.samples import read_index
 from trainer import TrainOrder, loop, network, sampling
@@ -19,6 +19,7 @@ from trainer.network import Start
 from trainer.sampling import Parts
 
 LEAST_PATIENCE = 5
+CORRECTED = "The model's preprocessing said otherwise what the network answers, and was corrected."
 NAMED = 5
 """Classes that a note names."""
 
@@ -48,10 +49,8 @@ def of(order: TrainOrder) -> Terms:
         errors.BadModel: The weights are gone, or not ours.
     """
     spec, index = order.spec, read_index(Path(order.index))
-    if index.task_type != "classification":
-        raise errors.InvalidInput(f"The dataset is for {index.task_type}; a classifier is trained with another one.")
     key = _key(order)
-    start = network.start(Path(order.weights), order.labels, index.classes, spec.seed)
+    start = network.start(Path(order.weights), order.labels, index, spec.seed)
     contract, notes = _contract(order, start)
     if spec.hyperparams.image_size is not None:
         contract = resized(contract, spec.hyperparams.image_size)
@@ -114,7 +113,7 @@ def _contract(order: TrainOrder, start: Start) -> tuple[Preprocessing, list[str]
     """How images are prepared, for training as for predictions, and what was changed of what the model said."""
     assert start.net.architecture is not None
     contract = order.preprocessing or start.net.architecture.preprocessing
-    if contract.detection is not None or contract.layout != "NCHW" or contract.dtype != "float32":
+    if contract.layout != "NCHW" or contract.dtype != "float32":
         raise errors.InvalidInput(
             "A network is trained on float32 images with the channels first (layout NCHW); the model's preprocessing "
             "says otherwise. Upload it again without `preprocessing`."
@@ -124,10 +123,20 @@ def _contract(order: TrainOrder, start: Start) -> tuple[Preprocessing, list[str]
             f"The model's preprocessing makes images of {list(preprocess.shape(contract))}, its network takes "
             f"{list(start.input_shape)}. Upload it again with a fitting `preprocessing`."
         )
-    if contract.scores == "logits":
-        return contract, []
-    note = "The trained network answers logits; its preprocessing said probabilities and was corrected."
-    return msgspec.structs.replace(contract, scores="logits"), [note]
+    return _corrected(contract, start.net.architecture)
+
+
+def _corrected(contract: Preprocessing, architecture: Architecture) -> tuple[Preprocessing, list[str]]:
+    """The contract as to what the network answers, which its architecture decides."""
+    known = architecture.preprocessing
+    if architecture.task == "classification":
+        fixed = msgspec.structs.replace(contract, scores=known.scores, detection=None)
+    else:
+        assert known.detection is not None
+        rules = contract.detection or known.detection
+        rules = msgspec.structs.replace(rules, format=known.detection.format, coordinates=known.detection.coordinates)
+        fixed = msgspec.structs.replace(contract, scores=known.scores, detection=rules)
+    return fixed, [] if fixed == contract else [CORRECTED]
 
 
 def _unseen(classes: list[str], trained: Collection[int]) -> list[str]:

@@ -12,17 +12,20 @@ import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 import torch
 
 from shared import child, config, errors
-from shared.specs import EpochFigures, TrainingResult
-from trainer import Trained, TrainOrder, checkpoint, network, outcome, sampling, terms
+from shared.specs import EpochFigures, Task, TrainingResult
+from trainer import Trained, TrainOrder, checkpoint, classification, detection, network, outcome, sampling, terms
 from trainer.batches import Images, Loader, draws_of, workers_for
 from trainer.checkpoint import Checkpoint, Progress, State, Unfit
-from trainer.loop import Answers, Learner, Stop, Tell
+from trainer.judging import Judgement, Loss, NewJudge
+from trainer.loop import Learner, Stop, Tell
+from trainer.scenes import Scenes
 from trainer.terms import Terms
 
 REPORT_S = 0.5
@@ -32,6 +35,20 @@ LIBRARIES = ("torch", "torchvision", "timm", "pillow", "numpy")
 """Of whose versions the weights are a function."""
 HALVED = "Memory ran out, so every batch was halved and the gradients were added up; normalisations saw halves."
 OTHER_VERSIONS = "It went on with other versions of its libraries than it began with; weights may differ by that."
+
+
+class Learning(NamedTuple):
+    """What is different from task to task."""
+
+    images: type[Images]
+    loss: Loss
+    judge: NewJudge
+
+
+LEARNING: dict[Task, Learning] = {
+    "classification": Learning(Images, classification.loss, classification.Judge),
+    "detection": Learning(Scenes, detection.loss, detection.Judge),
+}
 
 
 def never() -> bool:
@@ -74,8 +91,15 @@ class _Training:
         self._module = known.start.net.module.to(self._device, memory_format=torch.channels_last)
         dropping = network.set_dropout(self._module, known.wanted.dropout_rate, known.start.heads)
         frozen, freezing = network.freeze(self._module, known.wanted.frozen_stages, known.start.heads)
-        per_epoch = -(-len(known.parts.train) // known.wanted.batch_size)
-        self._learner = Learner(self._module, frozen, known.wanted, per_epoch, self._max_epochs)
+        self._learning = LEARNING[known.dataset.task_type]
+        self._learner = Learner(
+            self._module,
+            self._learning.loss,
+            frozen,
+            known.wanted,
+            steps_per_epoch=-(-len(known.parts.train) // known.wanted.batch_size),
+            max_epochs=self._max_epochs,
+        )
         self._progress = Progress(
             key=known.key,
             epochs=[],
@@ -88,8 +112,8 @@ class _Training:
         self._best: State = {}
         if found:
             self._take_up(found)
-        self._train = Images(Path(order.pack), known.parts.train, known.contract)
-        self._val = Images(Path(order.pack), known.parts.val, known.contract)
+        self._train = self._learning.images(Path(order.pack), known.parts.train, known.contract)
+        self._val = self._learning.images(Path(order.pack), known.parts.val, known.contract)
         self._loader = Loader(workers_for(threads, self._device.type == "cuda"))
 
     def close(self) -> None:
@@ -144,8 +168,8 @@ class _Training:
         pieces = sampling.batches(order, wanted.batch_size)
         loaded = self._loader.load(self._train, pieces, wanted.augmentation, draws)
         learned = self._learner.epoch(loaded, epoch, self._seed, self._stop, self._teller(epoch, began))
-        answers = self._evaluated()
-        if not np.isfinite(answers.losses).all():
+        judgement = self._judged()
+        if not np.isfinite(judgement.losses).all():
             raise errors.InvalidInput(
                 f"After epoch {epoch} the network answers validation images with NaN or infinity, at a learning rate "
                 f"of {learned.learning_rate:.3g}. Order with a lower learning_rate."
@@ -153,9 +177,10 @@ class _Training:
         figures = EpochFigures(
             epoch=epoch,
             loss=round(learned.loss, 6),
-            accuracy=round(learned.accuracy, 6),
-            val_loss=round(answers.loss, 6),
-            val_accuracy=round(answers.accuracy, 6),
+            accuracy=_rounded(learned.accuracy),
+            val_loss=round(judgement.loss, 6),
+            val_accuracy=round(judgement.accuracy, 6),
+            val_map50=_rounded(judgement.map50),
             learning_rate=learned.learning_rate,
             seconds=round(time.monotonic() - began, 3),
         )
@@ -179,9 +204,10 @@ class _Training:
             halved=self._learner.halved,
         )
 
-    def _evaluated(self) -> Answers:
+    def _judged(self) -> Judgement:
         places = sampling.batches(np.arange(len(self._val)), 2 * self._terms.wanted.batch_size)
-        return self._learner.evaluate(self._loader.load(self._val, places), self._stop)
+        judge = self._learning.judge(self._val.samples, self._terms.contract)
+        return self._learner.evaluate(self._loader.load(self._val, places), judge, self._stop)
 
     def _teller(self, epoch: int, began: float) -> Tell:
         """Tells how far the epoch is, now and then."""
@@ -220,7 +246,7 @@ class _Training:
         """The figures of the best epoch, and the model where one is wanted."""
         self._report({**self._so_far, "stage": "judging the best epoch"})
         self._module.load_state_dict(self._best)
-        result = self._result(self._evaluated())
+        result = self._result(self._judged())
         facts = description = None
         if self._order.outputs:
             self._report({**self._so_far, "stage": "converting to ONNX and comparing with PyTorch"})
@@ -237,7 +263,7 @@ class _Training:
             description=description,
         )
 
-    def _result(self, answers: Answers) -> TrainingResult:
+    def _result(self, judgement: Judgement) -> TrainingResult:
         progress = self._progress
         best = progress.epochs[progress.best_epoch - 1]
         duration_s = math.fsum(each.seconds for each in progress.epochs)
@@ -248,8 +274,9 @@ class _Training:
             best_epoch=progress.best_epoch,
             final_accuracy=best.val_accuracy,
             final_loss=best.val_loss,
-            confusion=outcome.confusion(answers),
-            worst=outcome.worst(answers, self._terms.parts.val),
+            final_map50=best.val_map50,
+            confusion=judgement.confusion,
+            worst=judgement.worst,
             hyperparams=self._terms.wanted,
             seed=self._seed,
             num_train=len(self._train),
@@ -284,6 +311,10 @@ def _settled(threads: int, gpu_memory_mb: int | None) -> torch.device:
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False
     return torch.device("cpu")
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 6)
 
 
 def _versions() -> dict[str, str]:

@@ -125,12 +125,12 @@ class Detect(nn.Module):
             nn.init.normal_(scores[-1].weight, std=0.01)  # the bias speaks first (Lin et al., Focal Loss, section 4.1)
             nn.init.constant_(scores[-1].bias, math.log(5 / num_classes / (640 / stride) ** 2))  # some 5 objects
 
-    def forward(self, maps: list[Tensor]) -> list[Tensor] | Tensor:
-        """Three maps to raw predictions (training) or to decoded ones (`YOLOv8.forward`)."""
-        raw = [torch.cat([boxes(x), scores(x)], 1) for x, boxes, scores in zip(maps, self.cv2, self.cv3, strict=True)]
-        return raw if self.training else self._decode(raw)
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """Three maps to raw predictions (`YOLOv8.raw`)."""
+        return [torch.cat([boxes(x), scores(x)], 1) for x, boxes, scores in zip(maps, self.cv2, self.cv3, strict=True)]
 
-    def _decode(self, raw: list[Tensor]) -> Tensor:
+    def decoded(self, raw: list[Tensor]) -> Tensor:
+        """What `forward` gave, as boxes and scores (`YOLOv8.decoded`)."""
         sides, scores = torch.cat([x.flatten(2) for x in raw], 2).split((4 * REG_MAX, self.num_classes), 1)
         centres, strides = cells([(int(x.shape[2]), int(x.shape[3])) for x in raw], sides)
         before, after = self.dfl(sides).chunk(2, 1)
@@ -184,16 +184,26 @@ class YOLOv8(nn.Module):
         )
 
     def forward(self, images: Tensor) -> list[Tensor] | Tensor:
-        """Find objects.
+        """Find objects: `raw` in training, otherwise `decoded`.
 
         Args:
             images: [B, 3, H, W], RGB from 0 to 1, H and W multiples of 32.
+        """
+        raw = self.raw(images)
+        return raw if self.training else self.decoded(raw)
+
+    def decoded(self, raw: list[Tensor]) -> Tensor:
+        """What is in `raw`.
 
         Returns:
-            In `eval`: [B, 4 + num_classes, N]: centre x, centre y, width, height in pixels of the input, then a score
-            from 0 to 1 for each class; N is a cell of each stride, 8400 at 640 x 640. In training: for each stride
-            [B, 4 * REG_MAX + num_classes, H / stride, W / stride], logits.
+            [B, 4 + num_classes, N]: centre x, centre y, width, height in pixels of the input, then a score from 0 to 1
+            for each class; N is a cell of each stride, 8400 at 640 x 640.
         """
+        found: Tensor = self.model[-1].decoded(raw)
+        return found
+
+    def raw(self, images: Tensor) -> list[Tensor]:
+        """Logits: for each stride [B, 4 * REG_MAX + num_classes, H / stride, W / stride]."""
         kept: dict[int, Tensor] = {}
         joins = {11: 6, 14: 4, 17: 12, 20: 9}
         heads = (15, 18, 21)
@@ -202,7 +212,8 @@ class YOLOv8(nn.Module):
             x = torch.cat([x, kept[joins[index]]], 1) if index in joins else layer(x)
             if index in heads or index in joins.values():
                 kept[index] = x
-        return self.model[-1]([kept[index] for index in heads])
+        found: list[Tensor] = self.model[-1]([kept[index] for index in heads])
+        return found
 
 
 def cells(sizes: list[tuple[int, int]], like: Tensor) -> tuple[Tensor, Tensor]:

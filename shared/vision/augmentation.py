@@ -24,10 +24,13 @@ SHIFT, ZOOM = 0.1, 0.12
 """Light: of the side, to either direction, and of the size."""
 LEAST_AREA, MOST_STRETCH = 0.35, 4 / 3
 """Strong: of the image, and of its proportions (random resized crop; Szegedy et al., 2015)."""
+SCENE_ZOOM = 1.5
+"""Strong, of an image with objects: how many times a side the frame is at most or, the other way round, at least."""
 LIGHT_TONES, STRONG_TONES = (0.15, 0.0), (0.4, 0.1)
 """Largest change of contrast and brightness, and of one colour against another."""
 
 Draws = npt.NDArray[np.float32]
+Corners = npt.NDArray[np.float64]
 Box = tuple[float, float, float, float]
 _LEVELS = np.arange(256, dtype=np.float32)
 
@@ -57,6 +60,46 @@ def augmented(image: Image.Image, kind: Augmentation, draws: Draws) -> Image.Ima
     if numbers[7] < 0.5:
         framed = framed.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return framed.point(_tones(len(image.getbands()), STRONG_TONES, numbers[3:]))
+
+
+def reframed(
+    image: Image.Image, corners: Corners, kind: Augmentation, draws: Draws, beyond: int
+) -> tuple[Image.Image, Corners]:
+    """A variation of an image with objects: in another frame, relit, `strong` perhaps mirrored. No pixel is resampled.
+
+    Args:
+        image: RGB or grey; left as it is.
+        corners: `[n, 4]` x1, y1, x2, y2 of the objects in its pixels.
+        kind: `none` gives both as they are.
+        draws: `[DRAWS]`, from 0 to 1: equal ones give equal pixels.
+        beyond: The grey of what lies outside of the image.
+
+    Returns:
+        An image of the frame's size, and the corners in its pixels; some may lie outside of it.
+    """
+    if kind == "none":
+        return image, corners
+    numbers: list[float] = draws.tolist()
+    left, top, right, bottom = _frame(image.size, kind, numbers)
+    framed = Image.new(image.mode, (right - left, bottom - top), (beyond,) * len(image.getbands()))
+    framed.paste(image, (-left, -top))
+    found = corners - np.array([left, top, left, top])
+    if kind == "strong" and numbers[7] < 0.5:
+        framed = framed.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        found = np.array([framed.width, 0, framed.width, 0]) + found[:, [2, 1, 0, 3]] * np.array([-1, 1, -1, 1])
+    tones = LIGHT_TONES if kind == "light" else STRONG_TONES
+    return framed.point(_tones(len(image.getbands()), tones, numbers[3:])), found
+
+
+def _frame(size: tuple[int, int], kind: Augmentation, numbers: list[float]) -> tuple[int, int, int, int]:
+    """Edges in whole pixels of the image, also beyond it; `strong` is within the image, or around all of it."""
+    if kind == "light":
+        left, top, right, bottom = (round(edge) for edge in _moved(size, numbers))
+        return left, top, max(left + 1, right), max(top + 1, bottom)
+    zoom = SCENE_ZOOM ** (2 * numbers[0] - 1)
+    width, height = (max(1, round(side * zoom)) for side in size)
+    left, top = round((size[0] - width) * numbers[1]), round((size[1] - height) * numbers[2])
+    return left, top, left + width, top + height
 
 
 def _moved(size: tuple[int, int], numbers: list[float]) -> Box:

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from shared.vision.boxes import iou
+from shared.specs import Detection, Sample
+from shared.vision import boxes
 
 Rows = npt.NDArray[np.float32]
 
 MOST_BOXES = 100
 """Of a class in an image, surest first: what COCO looks at."""
+
+MOST_ANSWERS = 300
+"""Boxes of an image that are judged, surest first."""
+
+LEAST_SCORE = 0.001
+"""Boxes less sure than this do not count; the metric wants many more than are shown."""
 
 IOUS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
@@ -39,6 +48,32 @@ class Matched(NamedTuple):
     """Of the class, in each image."""
 
 
+def true_boxes(sample: Sample) -> Rows:
+    """The objects of an image, `[n, 5]`: x1, y1, x2, y2 in pixels of the original, class."""
+    rows = [(box.x1, box.y1, box.x2, box.y2, box.class_id) for box in sample.boxes]
+    return np.array(rows, np.float32).reshape(-1, 5)
+
+
+def answers(
+    output: npt.NDArray[np.generic], rules: Detection, size: tuple[int, int], places: Sequence[boxes.Placement]
+) -> Iterator[Rows]:
+    """The boxes of each image, as serving decodes them but down to `LEAST_SCORE`; `[n, 6]` with score and class.
+
+    Args:
+        output: Of the detector.
+        rules: The contract.
+        size: Width and height of its input.
+        places: Where each original lies in that; boxes are in the original's pixels.
+
+    Raises:
+        errors.BadOutput: Its values are no boxes.
+    """
+    low = msgspec.structs.replace(rules, score_threshold=LEAST_SCORE, max_boxes=MOST_ANSWERS)
+    for found, place in zip(boxes.find(output, low), places, strict=True):
+        rows = [(*box.box, box.confidence, box.class_id) for box in boxes.placed(found, low, size, place, None)]
+        yield np.array(rows, np.float32).reshape(-1, 6)
+
+
 def coco(truths: Sequence[Rows], found: Sequence[Rows]) -> MeanAP:
     """As `pycocotools` computes it, by faster-coco-eval.
 
@@ -48,6 +83,7 @@ def coco(truths: Sequence[Rows], found: Sequence[Rows]) -> MeanAP:
     """
     from faster_coco_eval import COCO, COCOeval_faster
 
+    logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)  # it tells each of its figures in a line
     objects: list[dict[str, Any]] = [
         {"id": number, "image_id": image, "bbox": box, "area": box[2] * box[3], "category_id": class_id, "iscrowd": 0}
         for number, (image, box, class_id) in enumerate(_listed(truths), start=1)
@@ -101,7 +137,7 @@ def _matched(truths: Sequence[Rows], found: Sequence[Rows], class_id: int) -> Ma
         if len(rows):
             scores.append(rows[:, 4].astype(np.float64))
             images.append(np.full(len(rows), image, np.intp))
-            right.append(_assigned(iou(rows[:, :4], corners)))
+            right.append(_assigned(boxes.iou(rows[:, :4], corners)))
     if not scores:
         return Matched(np.zeros(0), np.zeros(0, np.intp), np.zeros((len(IOUS), 0), np.bool_), objects)
     flat = np.concatenate(scores)

@@ -57,7 +57,7 @@ def test_a_cell_of_yolov8_decodes_to_the_box_it_says() -> None:
     raw = [torch.zeros(1, 65, size, size) for size in (4, 2, 1)]
     for side, distance in enumerate((1, 2, 3, 4)):
         raw[0][0, side * 16 + distance, 1, 2] = 100.0
-    x, y, width, height, score = head._decode(raw)[0, :, 1 * 4 + 2].tolist()
+    x, y, width, height, score = head.decoded(raw)[0, :, 1 * 4 + 2].tolist()
     assert (width, height) == pytest.approx((4 * 8, 6 * 8))
     assert (x, y) == pytest.approx(((2.5 + 1) * 8, (1.5 + 1) * 8))
     assert score == 0.5

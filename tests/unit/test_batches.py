@@ -44,7 +44,7 @@ def test_validation_sees_what_serving_would_make(data: Checked, opened: Opened) 
     found = opened().batch(ALL)
     for place, row in zip(found.places, found.images, strict=True):
         np.testing.assert_array_equal(row, preprocess(decode(data.copy(int(place))), CONTRACT))
-    assert found.labels.tolist() == [sample.class_id for sample in data.index.samples]
+    assert found.targets.tolist() == [sample.class_id for sample in data.index.samples]
 
 
 @pytest.mark.parametrize("kind", ["light", "strong"])

@@ -32,7 +32,7 @@ torch = needs("torch")
 
 from shared.nets import architectures  # noqa: E402
 from shared.nets import weights as weights_of  # noqa: E402
-from trainer import checkpoint, loop, network, terms  # noqa: E402
+from trainer import checkpoint, classification, loop, network, terms  # noqa: E402
 
 WANTED = HyperParameters(
     learning_rate=0.1, batch_size=8, optimizer="sgd", weight_decay=0.01, augmentation="none", patience=3
@@ -71,7 +71,7 @@ def flat(seed: int = 0) -> torch.nn.Module:
 
 
 def learner(module: torch.nn.Module, wanted: HyperParameters = WANTED, frozen: list[torch.nn.Module] | None = None):
-    return loop.Learner(module, frozen or [], wanted, 1, 10)
+    return loop.Learner(module, classification.loss, frozen or [], wanted, steps_per_epoch=1, max_epochs=10)
 
 
 def learn(one, *batches: Batch, epoch: int = 1):
@@ -212,13 +212,14 @@ def test_dropout_acts_where_the_network_has_it_or_before_its_head():
     assert seen[0] > 0.4 > seen[1]
 
 
-def test_a_head_for_other_classes_begins_anew_and_the_rest_stays(weights: Path):
-    old = network.start(weights, LABELS, LABELS, 0)
-    new = network.start(weights, LABELS, ["blue", "green", "red"], 0)
+def test_a_head_for_other_classes_begins_anew_and_the_rest_stays(weights: Path, data: Checked):
+    same, wider = (msgspec.structs.replace(data.index, classes=names) for names in (LABELS, ["blue", "green", "red"]))
+    old = network.start(weights, LABELS, same, 0)
+    new = network.start(weights, LABELS, wider, 0)
     assert (old.notes, new.net.architecture.num_classes) == ([], 3)
     assert new.notes == ["The model had 2 classes: its last layer begins anew, from the seed."]
-    assert network.start(weights, ["red", "blue"], LABELS, 0).notes[0].startswith("The model had other classes")
-    assert network.start(weights, None, LABELS, 0).notes == []
+    assert network.start(weights, ["red", "blue"], same, 0).notes[0].startswith("The model had other classes")
+    assert network.start(weights, None, same, 0).notes == []
     one, other = old.net.module.state_dict(), new.net.module.state_dict()
     assert {name for name in one if not torch.equal(one[name], other[name])} == set(new.heads)
 
