@@ -47,6 +47,7 @@ TABLE: dict[tuple[str, str], Minimum] = {
     ("GET", "/api/v1/models/{model_id}"): "engineer",
     ("DELETE", "/api/v1/models/{model_id}"): "admin",
     ("GET", "/api/v1/models/{model_id}/onnx"): "engineer",
+    ("GET", "/api/v1/models/{model_id}/training"): "engineer",
     ("GET", "/api/v1/models/{model_id}/deployment"): "engineer",
     ("PUT", "/api/v1/models/{model_id}/deployment"): "engineer",
     ("DELETE", "/api/v1/models/{model_id}/deployment"): "engineer",
@@ -57,6 +58,7 @@ TABLE: dict[tuple[str, str], Minimum] = {
     ("GET", "/api/v1/datasets/{dataset_id}/contact-sheet"): "engineer",
     ("POST", "/api/v1/training"): "engineer",
     ("GET", "/api/v1/training"): "engineer",
+    ("GET", "/api/v1/training/compare"): "engineer",
     ("GET", "/api/v1/training/{training_id}"): "engineer",
     ("POST", "/api/v1/training/{training_id}/cancel"): "engineer",  # their own; an administrator any
     ("POST", "/api/v1/benchmark"): "engineer",

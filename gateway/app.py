@@ -46,11 +46,14 @@ def create_app(context: Context) -> Litestar:
         V1,
         before_request=known_parameters_only,
         route_handlers=[
-            module.router
-            for module in (
-                *(auth, users, models, deployments, datasets, training, jobs, benchmark),
-                *(reports, inference, system, metrics, alerts, audit),
-            )
+            *(
+                module.router
+                for module in (
+                    *(auth, users, models, deployments, datasets, training, jobs, benchmark),
+                    *(reports, inference, system, metrics, alerts, audit),
+                )
+            ),
+            training.of_models,
         ],
     )
     app = Litestar(

@@ -482,7 +482,9 @@ class TrainingJob(View, frozen=True, kw_only=True):
         dict[str, Any], Meta(description="`epoch`, `max_epochs`, `loss`, `accuracy` (of the part val), `eta_s`.")
     ]
     model_id: str
+    model_name: str
     dataset_id: str
+    dataset_name: str
     config: Annotated[dict[str, Any], Meta(description="As it was ordered.")]
     hyperparams: Annotated[dict[str, Any], Meta(description="As ordered; as they were used once it is completed.")]
     ga: Annotated[dict[str, Any] | None, Meta(description="What a search was ordered with; null for others.")]
@@ -501,6 +503,27 @@ class TrainingJob(View, frozen=True, kw_only=True):
     finished_at: str | None
     epochs: Annotated[list[EpochFigures] | UnsetType, Meta(description="The learning curves so far.")] = UNSET
     result: TrainingResult | UnsetType | None = UNSET
+
+
+class TrainingDifference(View, frozen=True, kw_only=True):
+    """Something that two trainings do not have in common; `delta` is b less a, of numbers."""
+
+    name: str
+    a: Any
+    b: Any
+    delta: float | None = None
+
+
+class TrainingComparison(View, frozen=True, kw_only=True):
+    """Two trainings side by side."""
+
+    a: TrainingJob
+    b: TrainingJob
+    order: Annotated[
+        list[TrainingDifference],
+        Meta(description="What they began with and does not agree: model, data, seed, hyper-parameters, versions."),
+    ]
+    outcome: Annotated[list[TrainingDifference], Meta(description="What they reached; null where one did not end.")]
 
 
 class BenchmarkJob(View, frozen=True, kw_only=True):

@@ -82,6 +82,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper"):
     max_gpu_workers: Annotated[
         int, Meta(ge=1, le=2, description="Accelerator slots: training and benchmark jobs that run at once.")
     ] = 2
+    exclusive_wait_s: Annotated[
+        Seconds, Meta(description="Longest wait of a benchmark for a training, which then makes room at a checkpoint.")
+    ] = 300.0
     gpu_memory_mb: Annotated[
         int, Meta(ge=0, le=1_000_000, description="Most MB of the GPU's memory that one training takes; 0: all of it.")
     ] = 0

@@ -38,7 +38,12 @@ PERSIST_EVERY_S = 0.5
 CANCELLED = "cancelled"
 STOPPED = "stopped"
 GAVE_WAY = "gave way"
-PUT_BACK = {STOPPED: "the worker was stopped", GAVE_WAY: "it gave way to what a user ordered"}
+MADE_ROOM = "made room"
+PUT_BACK = {
+    STOPPED: "the worker was stopped",
+    GAVE_WAY: "it gave way to what a user ordered",
+    MADE_ROOM: "it made room for a benchmark, which needs the machine to itself, and goes on after it",
+}
 
 logger = logging.getLogger(__name__)
 
@@ -127,6 +132,7 @@ class JobWorker:
         self.name, self.lane, self.duties = name, lane, duties
         self._between, self._heard = between, heard
         self._run_dir = settings.run
+        self._exclusive_wait_ms = 1000 * settings.exclusive_wait_s
         self._slots = Slots(settings) if lane == "accelerator" else None
         self._doorbell = EventFeed(settings.events_endpoint, [f"doorbell.{lane}"])
         self._publisher = Publisher(settings.broker_endpoint)
@@ -231,7 +237,7 @@ class JobWorker:
         *,
         outputs: Outputs,
     ) -> Any:
-        watch = _Watch(job, stop, self._tell, self._heard)
+        watch = _Watch(job, stop, self._tell, self._heard, self._exclusive_wait_ms)
         order, limits = duty.order(job, outputs)
         return child.run(
             duty.module,
@@ -246,7 +252,7 @@ class JobWorker:
 
     def _interrupt(self, job: jobs.Claimed, duty: Duty, reason: str, stop: process.Stop) -> str:
         if reason in PUT_BACK:
-            jobs.put_back(job, PUT_BACK[reason])
+            jobs.put_back(job, PUT_BACK[reason], behind_exclusive=reason == MADE_ROOM)
             return "queued"
         _persist(lambda: jobs.cancelled(job, lambda: duty.give_up(job, "It was cancelled.")), stop)
         return CANCELLED
@@ -307,16 +313,28 @@ class _Watch:
         stop: process.Stop,
         tell: Callable[[jobs.Claimed, str, dict[str, Any]], None],
         heard: Heard,
+        exclusive_wait_ms: float,
     ) -> None:
         self._job, self._stop, self._tell, self._heard = job, stop, tell, heard
+        self._exclusive_wait_ms, self._since_ms = exclusive_wait_ms, clock.now_ms()
         self._latest: dict[str, Any] = {}
         self._stored_at = 0.0
-        self._cancel = self._gives_way = False
+        self._cancel = self._gives_way = self._makes_room = False
 
     def progress(self, body: dict[str, Any]) -> None:
         self._latest = body
         self._heard(self._job, body)
         self._tell(self._job, "running", body)
+        if "checkpoint" in body:  # it can be ended now and loses nothing
+            self._makes_room = self._is_in_the_way()
+
+    def _is_in_the_way(self) -> bool:
+        try:
+            return jobs.has_to_make_room(
+                self._job, clock.now_ms(), since_ms=self._since_ms, wait_ms=self._exclusive_wait_ms
+            )
+        except errors.Unavailable:
+            return False
 
     def interrupted(self) -> str | None:
         """Store the newest progress every `PROGRESS_S` and learn by the same write of a cancellation; a background job
@@ -331,4 +349,4 @@ class _Watch:
                 self._gives_way = jobs.has_to_give_way(self._job, clock.now_ms())
             except errors.Unavailable as error:  # no reason to throw work away: only the progress is not stored
                 logger.warning("progress was not stored", extra={"error": error.message})
-        return CANCELLED if self._cancel else GAVE_WAY if self._gives_way else None
+        return CANCELLED if self._cancel else GAVE_WAY if self._gives_way else MADE_ROOM if self._makes_room else None

@@ -1,13 +1,16 @@
-"""Trainings: order, follow, cancel, and their history."""
+"""Trainings: order, follow, cancel, compare, and their history as a table."""
 
 from __future__ import annotations
 
+import csv
 import hashlib
-from typing import Any
+import io
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 import msgspec
 from litestar import Response, Router, get, post
-from litestar.params import FromPath, FromQuery, JSONBody
+from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
 from gateway import orders, schemas
 from gateway.context import Context
@@ -31,8 +34,19 @@ from gateway.routes.common import (
     respond,
 )
 from shared import clock
-from shared.db import idempotency, trainings
-from shared.specs import JobStatus, TrainingSpec
+from shared.db import idempotency, registry, trainings
+from shared.specs import HyperParameters, JobStatus, TrainingSpec
+from shared.verdict.figures import cell
+
+HEADING = (
+    *("training_id", "created_at", "status", "model_id", "model_name", "dataset_id", "dataset_name", "search_id"),
+    *("max_epochs", "validation_split", "seed", *HyperParameters.__struct_fields__),
+    *("final_accuracy", "final_loss", "best_epoch", "duration_s", "result_model_id", "error"),
+)
+OUTCOME = ("status", "final_accuracy", "final_loss", "best_epoch", "duration_s", "result_model_id")
+
+First = Annotated[str, QueryParameter(description="The id of a training.")]
+Second = Annotated[str, QueryParameter(description="The id of another.")]
 
 
 @post("/", status_code=202, responses=problems(404, 409, 415, 429))
@@ -58,10 +72,21 @@ async def list_trainings(
     dataset_id: FromQuery[str | None] = None,
     search_id: FromQuery[str | None] = None,
     status: FromQuery[JobStatus | None] = None,
-) -> Response[bytes]:
-    """Trainings, newest first; those that a search consists of where `search_id` asks for them."""
+    format: FromQuery[Literal["json", "csv"]] = "json",
+) -> Response[Any]:
+    """Trainings, newest first, `?format=csv` as a table; those that a search consists of where `search_id` asks for
+    them.
+    """
     wanted = {"model_id": model_id, "dataset_id": dataset_id, "search_id": search_id, "status": status}
-    return ready(await context.store.read(_listed, wanted, limit, cursor))
+    if format == "json":
+        return ready(await context.store.read(_listed, wanted, limit, cursor))
+    return await context.store.read(_table, wanted, limit, cursor)
+
+
+@get("/compare", responses=problems(404))
+async def compare(a: First, b: Second, context: Injected) -> schemas.TrainingComparison:
+    """Two trainings side by side: what was ordered otherwise, their curves, and what each reached."""
+    return await context.store.read(_compared, a, b)
 
 
 @get("/{training_id:str}", responses=problems(404))
@@ -89,6 +114,19 @@ def _order(
     return once(key, body_sha256, place)
 
 
+@get("/", responses=problems(404))
+async def list_of_model(
+    model_id: FromPath[str], context: Injected, limit: Limit = 50, cursor: Cursor = None
+) -> Response[bytes]:
+    """The trainings that began with a model, newest first."""
+    return ready(await context.store.read(_of_model, model_id, limit, cursor))
+
+
+def _of_model(model_id: str, limit: int, cursor: str | None) -> bytes:
+    registry.model(model_id)
+    return _listed({"model_id": model_id}, limit, cursor)
+
+
 def _listed(wanted: dict[str, Any], limit: int, cursor: str | None) -> bytes:
     return encoded(trainings.listing(**wanted, limit=limit, cursor=cursor), _training)
 
@@ -99,6 +137,59 @@ def _shown(training_id: str) -> schemas.TrainingJob:
     return msgspec.structs.replace(shown, epochs=epochs, result=raw(result))
 
 
+def _table(wanted: dict[str, Any], limit: int, cursor: str | None) -> Response[Any]:
+    page = trainings.listing(**wanted, limit=limit, cursor=cursor)
+    headers = {"Content-Disposition": 'attachment; filename="trainings.csv"'}
+    if page.next_cursor:
+        headers["X-Next-Cursor"] = page.next_cursor
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow(HEADING)
+    for row in page.rows:
+        spec = msgspec.json.decode(row.spec, type=TrainingSpec)
+        used = msgspec.json.decode(row.hyperparams)
+        told = {"training_id": row.id, "created_at": clock.iso(row.created_at_ms), "seed": spec.seed}
+        told |= {"max_epochs": spec.max_epochs, "validation_split": spec.validation_split}
+        values = row._asdict() | told | used
+        writer.writerow([cell(values.get(name)) for name in HEADING])
+    return Response(out.getvalue().encode(), media_type="text/csv", headers=headers)
+
+
+def _compared(a: str, b: str) -> schemas.TrainingComparison:
+    one, other = _shown(a), _shown(b)
+    order = _differences(_began_with(a), _began_with(b))
+    outcome = _differences(*({name: getattr(each, name) for name in OUTCOME} for each in (one, other)), equal=True)
+    return schemas.TrainingComparison(a=one, b=other, order=order, outcome=outcome)
+
+
+def _began_with(training_id: str) -> dict[str, Any]:
+    """All that the outcome of a training follows from, by its name in the order."""
+    row, result = trainings.find(training_id), trainings.result(training_id)
+    said = msgspec.json.decode(row.spec) | msgspec.json.decode(row.hyperparams)
+    reached = {} if result is None else msgspec.json.decode(result)
+    said |= {name: reached.get(name) for name in ("num_train", "num_val", "device", "threads")}
+    said |= {f"version of {name}": version for name, version in reached.get("versions", {}).items()}
+    return {name: value for name, value in said.items() if name not in ("hyperparams", "priority", "name")}
+
+
+def _differences(
+    a: Mapping[str, Any], b: Mapping[str, Any], *, equal: bool = False
+) -> list[schemas.TrainingDifference]:
+    """What two trainings have under each name, where that differs; with `equal` in any case."""
+    pairs = {name: (a.get(name), b.get(name)) for name in [*a, *(name for name in b if name not in a)]}
+    return [
+        schemas.TrainingDifference(name=name, a=one, b=other, delta=_delta(one, other))
+        for name, (one, other) in pairs.items()
+        if equal or one != other
+    ]
+
+
+def _delta(one: Any, other: Any) -> float | None:
+    if any(isinstance(value, bool) or not isinstance(value, int | float) for value in (one, other)):
+        return None
+    return float(round(other - one, 9))
+
+
 def _training(row: Any) -> schemas.TrainingJob:
     """As the API shows it, from a stored row."""
     return schemas.TrainingJob(
@@ -106,7 +197,9 @@ def _training(row: Any) -> schemas.TrainingJob:
         status=row.status,
         progress=raw(row.progress),
         model_id=row.model_id,
+        model_name=row.model_name,
         dataset_id=row.dataset_id,
+        dataset_name=row.dataset_name,
         config=raw(row.spec),
         hyperparams=raw(row.hyperparams),
         ga=raw(row.ga_config),
@@ -126,4 +219,5 @@ def _training(row: Any) -> schemas.TrainingJob:
     )
 
 
-router = Router("/training", route_handlers=[order, list_trainings, get_training, cancel], tags=["training"])
+router = Router("/training", route_handlers=[order, list_trainings, compare, get_training, cancel], tags=["training"])
+of_models = Router("/models/{model_id:str}/training", route_handlers=[list_of_model], tags=["models"])

@@ -27,6 +27,9 @@ AGEING_MS = 300_000
 BACKGROUND = -100
 """Priority, in the CPU lane, of what no user ordered: it starts when nothing else could, and stops for what comes."""
 
+RESUMABLE: frozenset[JobKind] = frozenset({"train"})
+"""Kinds that leave checkpoints and go on from them: a measurement need not wait until they have ended."""
+
 LEISURE = 3
 """Times as long a background job may take: it leaves the processor to others."""
 
@@ -141,7 +144,7 @@ def pick(open_jobs: Iterable[Ticket], lane: Lane, now_ms: int, quiet_since_ms: i
     job is younger than everything, however long it has waited.
 
     Of heavy jobs one of a kind runs at a time, so that they leave workers to the others, and memory. An exclusive job
-    that waits for a heavy one does not keep those others waiting with it.
+    that waits for a heavy one, or for a training, does not keep those others waiting with it.
 
     Args:
         open_jobs: Every queued and running job.
@@ -173,18 +176,42 @@ def gives_way(open_jobs: Iterable[Ticket], job_id: str, now_ms: int) -> bool:
     return chosen is None or not chosen.background
 
 
+def room_for(open_jobs: Iterable[Ticket], job_id: str, now_ms: int, *, since_ms: int, wait_ms: float) -> Ticket | None:
+    """The exclusive job that a running job of a resumable kind is to make room for at its checkpoint, or None. Pure.
+
+    Args:
+        open_jobs: Every queued and running job.
+        job_id: The running one.
+        now_ms: Wall clock.
+        since_ms: When it started; it runs for `wait_ms` at least.
+        wait_ms: What an exclusive job at the head of its lane waits for it.
+    """
+    jobs = list(open_jobs)
+    working = [job for job in jobs if job.status == "running" and job.lane == "accelerator"]
+    head = _exclusive_head(jobs, now_ms)
+    if head is None or job_id not in {job.id for job in working} or any(job.kind not in RESUMABLE for job in working):
+        return None
+    return head if now_ms - max(head.ordered_at_ms, since_ms) >= wait_ms else None
+
+
+def _exclusive_head(jobs: list[Ticket], now_ms: int) -> Ticket | None:
+    """The exclusive job that waits at the head of the accelerator lane."""
+    head = _head(jobs, "accelerator", now_ms, lambda job: None)
+    return head if head is not None and head.isolation == "exclusive" else None
+
+
 def _holder(jobs: list[Ticket], now_ms: int) -> Callable[[Ticket], Ticket | None]:
     """Names what keeps a job from starting, whoever is ahead in its lane: a heavy job of its kind that runs, or an
     exclusive one that waits at the head of the accelerator lane.
     """
     heavy = {job.kind: job for job in jobs if job.heavy and job.status == "running"}
-    rival = _head(jobs, "accelerator", now_ms, lambda job: None)
-    exclusive = rival if rival is not None and rival.isolation == "exclusive" else None
+    long = heavy or any(job.kind in RESUMABLE and job.status == "running" for job in jobs)
+    exclusive = _exclusive_head(jobs, now_ms)
 
     def holder(job: Ticket) -> Ticket | None:
         if job.heavy and job.kind in heavy:
             return heavy[job.kind]
-        if exclusive is not None and _is_older(exclusive, job) and (job.heavy or not heavy):
+        if exclusive is not None and _is_older(exclusive, job) and (job.heavy or not long):
             return exclusive
         return None
 
@@ -474,14 +501,29 @@ def has_to_give_way(job: Claimed, now_ms: int) -> bool:
         return gives_way(_tickets(), job.id, now_ms)
 
 
-def put_back(job: Claimed, why: str) -> None:
+def has_to_make_room(job: Claimed, now_ms: int, *, since_ms: int, wait_ms: float) -> bool:
+    """Whether there is a `room_for` of the jobs as they are now."""
+    with connection.read():
+        return room_for(_tickets(), job.id, now_ms, since_ms=since_ms, wait_ms=wait_ms) is not None
+
+
+def put_back(job: Claimed, why: str, *, behind_exclusive: bool = False) -> None:
     """Return a running job to the queue, since its worker stops or it gives way; the attempt does not count.
+
+    Args:
+        job: The claimed job.
+        why: Stands in its story.
+        behind_exclusive: Its place is now behind the exclusive job that waits; it would be the first again otherwise.
 
     Raises:
         Fenced: The job is no longer ours.
     """
     with connection.write(durable=True, name="put_back"):
-        _mine(job, status="queued", worker=None, attempt=job.attempt - 1, progress={})
+        ahead = _exclusive_head(_tickets(), clock.now_ms()) if behind_exclusive else None
+        place = job.ordered_at_ms
+        if ahead is not None:
+            place = max(place, ahead.ordered_at_ms + (job.priority - ahead.priority) * AGEING_MS + 1)
+        _mine(job, status="queued", worker=None, attempt=job.attempt - 1, progress={}, ordered_at_ms=place)
         _note(job.id, job.attempt, "put back", why, request_id=job.request_id)
 
 

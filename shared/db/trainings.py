@@ -31,7 +31,9 @@ _COLUMNS = (
     *jobs.LISTED,
     Job.spec,
     Training.model_id,
+    Model.name.alias("model_name"),
     Training.dataset_id,
+    Dataset.name.alias("dataset_name"),
     Training.search_id,
     Training.hyperparams,
     Training.ga_config,
@@ -41,7 +43,12 @@ _COLUMNS = (
     Training.duration_s,
     Training.result_model_id,
 )
-_ROWS = Job.select(*_COLUMNS).join(Training, on=(Training.id == Job.id))
+_ROWS = (
+    Job.select(*_COLUMNS)
+    .join(Training, on=(Training.id == Job.id))
+    .join(Model, on=(Model.id == Training.model_id))
+    .join(Dataset, on=(Dataset.id == Training.dataset_id))
+)
 _FILTERS = {"model_id": Training.model_id, "dataset_id": Training.dataset_id, "status": Job.status}
 _TRAININGS = pages.List(_ROWS.where(Training.search_id.is_null()), Job.id, "job", **_FILTERS)
 _OF_SEARCH = pages.List(_ROWS, Job.id, "job", search_id=Training.search_id, **_FILTERS)

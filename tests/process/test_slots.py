@@ -20,17 +20,30 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from benchmarks.invariants import stories
 from shared import clock, config, process, trace, worker
 from shared.db import accounts, connection, jobs, tables
-from shared.specs import BenchmarkSpec, ConvertSpec, JobKind, Lane, ReportSpec
+from shared.specs import BenchmarkSpec, ConvertSpec, JobKind, Lane, ReportSpec, TrainingSpec
 
 LANES: dict[str, Lane] = {
     "benchmarker-0": "accelerator",
     "benchmarker-1": "accelerator",
     "benchmarker-2": "accelerator",  # one more than there are slots
+    "trainer-0": "accelerator",
+    "trainer-1": "accelerator",
     "preparer-0": "cpu",
     "preparer-1": "cpu",
     "reporter": "report",
 }
-KINDS: dict[str, JobKind] = {"accelerator": "benchmark", "cpu": "convert", "report": "report"}
+KINDS: dict[str, JobKind] = {
+    "benchmarker": "benchmark",
+    "trainer": "train",
+    "preparer": "convert",
+    "reporter": "report",
+}
+SPECS: dict[JobKind, Any] = {
+    "benchmark": BenchmarkSpec(model_id="m"),
+    "train": TrainingSpec(model_id="m", dataset_id="d", max_epochs=1),
+    "convert": ConvertSpec(model_id="m"),
+    "report": ReportSpec(benchmark_id="b"),
+}
 ANY = st.integers(0, len(LANES) - 1)
 HOUR_MS = 3_600_000
 START_MS = 1_800_000_000_000
@@ -48,7 +61,7 @@ class Worker(worker.JobWorker):
 
     def __init__(self, settings: config.Settings, name: str) -> None:
         self.name, self.lane = name, LANES[name]
-        self.duties: dict[Any, Any] = {KINDS[self.lane]: NoDuty()}
+        self.duties: dict[Any, Any] = {KINDS[name.partition("-")[0]]: NoDuty()}
         self._run_dir = settings.run
         self._slots = worker.Slots(settings) if self.lane == "accelerator" else None
         self.lock = process.FileLock(settings.run / f"{name}.lock").acquire()
@@ -84,7 +97,7 @@ def _template() -> Path:
 
 
 class Platform(RuleBasedStateMachine):
-    """Any number of jobs, six workers, a clock that may jump."""
+    """Any number of jobs, eight workers, a clock that may jump."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -112,29 +125,28 @@ class Platform(RuleBasedStateMachine):
 
     @initialize()
     def some_work(self) -> None:
-        for lane, isolation in (("accelerator", "shared"), ("accelerator", "shared"), ("cpu", "shared")):
-            self.order(lane, isolation)
+        for kind in ("benchmark", "train", "convert"):
+            self.order(kind, "shared")
 
     @rule(
-        lane=st.sampled_from(["accelerator", "accelerator", "cpu", "report"]),
+        kind=st.sampled_from(["benchmark", "benchmark", "train", "convert", "report"]),
         isolation=st.sampled_from(["shared", "shared", "exclusive"]),
         heavy=st.booleans(),
         priority=st.integers(-1, 1),
         look=st.booleans(),
     )
-    def order(self, lane: str, isolation: str, *, heavy: bool = False, priority: int = 0, look: bool = False) -> None:
-        spec = {"accelerator": BenchmarkSpec(model_id="m"), "cpu": ConvertSpec(model_id="m")}.get(
-            lane, ReportSpec(benchmark_id="b")
-        )
+    def order(
+        self, kind: JobKind, isolation: str, *, heavy: bool = False, priority: int = 0, look: bool = False
+    ) -> None:
         self.now += 1  # so that the order of jobs does not hang on their random ids
         with connection.write():
             jobs.insert(
-                KINDS[lane],
-                spec,
+                kind,
+                SPECS[kind],
                 user_id=self.user,
                 priority=priority,
-                isolation=isolation if lane == "accelerator" else "shared",
-                heavy=heavy and lane == "cpu",
+                isolation=isolation if kind == "benchmark" else "shared",
+                heavy=heavy and kind == "convert",
             )
         if look:
             self.they_look(list(range(len(LANES))))
@@ -144,11 +156,11 @@ class Platform(RuleBasedStateMachine):
         for at in order:
             self.look(at)
 
-    @rule(intruder=st.sampled_from(sorted(KINDS)))
-    def a_measurement_starts_and_somebody_comes(self, intruder: str) -> None:
+    @rule(intruder=st.sampled_from(sorted(SPECS)))
+    def a_measurement_starts_and_somebody_comes(self, intruder: JobKind) -> None:
         for at in range(len(self.workers)):
             self.end(at, "finish")
-        self.order("accelerator", "exclusive", priority=1)
+        self.order("benchmark", "exclusive", priority=1)
         self.now += 20_000
         self.they_look(list(range(len(LANES))))
         self.order(intruder, "shared", look=True)
@@ -160,7 +172,7 @@ class Platform(RuleBasedStateMachine):
             self.never_more_than_the_slots()
 
     @precondition(lambda self: any(each.job for each in self.workers))
-    @rule(at=ANY, how=st.sampled_from(["finish", "fail", "put_back", "cancelled", "retry"]))
+    @rule(at=ANY, how=st.sampled_from(["finish", "fail", "put_back", "make_room", "cancelled", "retry"]))
     def one_ends(self, at: int, how: str) -> None:
         self.end(self.first(at, lambda each: each.job is not None), how)
 
@@ -174,6 +186,7 @@ class Platform(RuleBasedStateMachine):
             "finish": lambda: jobs.finish(job, lambda: None),
             "fail": lambda: jobs.fail(job, "it could not be done"),
             "put_back": lambda: jobs.put_back(job, "the worker was stopped"),
+            "make_room": lambda: jobs.put_back(job, "somebody waits", behind_exclusive=True),
             "cancelled": lambda: jobs.cancelled(job),
             "retry": lambda: jobs.retry(job, "no space", lambda job, reason: None),
         }

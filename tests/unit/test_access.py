@@ -39,6 +39,7 @@ POST /api/v1/models
 GET /api/v1/models
 GET /api/v1/models/{model_id}
 GET /api/v1/models/{model_id}/onnx
+GET /api/v1/models/{model_id}/training
 GET /api/v1/models/{model_id}/deployment
 PUT /api/v1/models/{model_id}/deployment
 DELETE /api/v1/models/{model_id}/deployment
@@ -48,6 +49,7 @@ GET /api/v1/datasets/{dataset_id}
 GET /api/v1/datasets/{dataset_id}/contact-sheet
 POST /api/v1/training
 GET /api/v1/training
+GET /api/v1/training/compare
 GET /api/v1/training/{training_id}
 POST /api/v1/training/{training_id}/cancel
 POST /api/v1/benchmark

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+from typing import Any
 
 import msgspec
 import peewee
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 
 from shared import clock, errors
 from shared.db import accounts, connection, jobs, registry, tables
-from shared.specs import BenchmarkSpec, ConvertSpec, ReportSpec, Stored
+from shared.specs import BenchmarkSpec, ConvertSpec, ReportSpec, Stored, TrainingSpec
 from shared.trace import Origin
 
 NOW = 10_000_000
@@ -162,6 +164,57 @@ def test_an_exclusive_job_that_waits_for_a_heavy_one_holds_back_nothing_small():
     }
     assert jobs.pick(waiting, "cpu", NOW) is None
     assert jobs.pick(waiting, "accelerator", NOW) == exclusive, "as soon as the large one is done"
+
+
+def test_a_measurement_that_waits_for_a_training_holds_back_nothing_small_and_gets_room_in_time():
+    slot = functools.partial(ticket, lane="accelerator")
+    training = slot("training", kind="train", status="running", ordered_at_ms=1)
+    second = slot("second", kind="train", status="running", ordered_at_ms=2)
+    measures = slot("measures", kind="benchmark", isolation="exclusive", ordered_at_ms=50)
+    younger = slot("younger", kind="train", ordered_at_ms=60)
+    model, large = (
+        ticket("model", lane="cpu", ordered_at_ms=70),
+        ticket("large", lane="cpu", heavy=True, ordered_at_ms=71),
+    )
+    open_jobs = [training, second, measures, younger, model, large]
+    assert jobs.pick(open_jobs, "cpu", NOW) == model
+    assert jobs.pick(open_jobs, "accelerator", NOW) is None, "nothing younger trains before it"
+    assert jobs.waiting_for(open_jobs, NOW)["large"] == "measures"
+
+    def asked(now_ms: int, *others: jobs.Ticket, of: str = "training", since_ms: int = 0) -> jobs.Ticket | None:
+        return jobs.room_for([*open_jobs, *others], of, now_ms, since_ms=since_ms, wait_ms=1000)
+
+    assert asked(1049) is None and asked(1050) == measures == asked(1050, of="second")
+    assert asked(5000, since_ms=4001) is None, "it has just begun"
+    assert asked(5000, of="younger") is None, "it does not run"
+    assert asked(5000, slot("shared", kind="benchmark", status="running")) is None, "it would stand still for nothing"
+    assert asked(5000, slot("urgent", kind="train", priority=9, ordered_at_ms=55)) is None, "another one is next"
+
+
+def test_who_made_room_stands_behind_the_measurement(admin: accounts.Account):
+    specs = {
+        "train": TrainingSpec(model_id="m", dataset_id="d", max_epochs=1),
+        "benchmark": BenchmarkSpec(model_id="m"),
+    }
+
+    def order(kind: str, **more: Any) -> str:
+        with connection.write():
+            return jobs.insert(kind, specs[kind], user_id=admin.id, **more)
+
+    training = order("train", priority=1)
+    mine = jobs.claim("accelerator", "trainer-0", clock.now_ms(), training)
+    assert mine
+    exclusive = order("benchmark", isolation="exclusive")
+    later = order("benchmark", isolation="exclusive")
+    tables.Job.update(ordered_at_ms=tables.Job.ordered_at_ms + 10).where(tables.Job.id == later).execute()
+    jobs.put_back(mine, "made room", behind_exclusive=True)
+    assert jobs.find(training).attempt == 0
+    for next_one in (exclusive, training, later):
+        ticket = jobs.peek("accelerator", clock.now_ms())
+        assert ticket and ticket.id == next_one
+        claimed = jobs.claim("accelerator", "worker", clock.now_ms(), ticket.id)
+        assert claimed
+        jobs.finish(claimed, lambda: None)
 
 
 @given(tickets, st.randoms())

@@ -69,6 +69,8 @@ def real(gateway: kit.Gateway, monkeypatch: pytest.MonkeyPatch) -> dict[str, str
         "dataset_id": dataset["id"],
         "benchmark_id": benchmark_id,
         "training_id": training_id,
+        "a": training_id,
+        "b": training_id,
         "job_id": benchmark_id,
         "user_id": user.id,
         "key_id": key["id"],
