@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import msgspec
+import psutil
 import pytest
 
 from shared.specs import TrainingResult
 from tests.conftest import needs
-from tests.process.platform import Platform, running, settled
+from tests.process.platform import Platform, running, settled, wait_for
 from tests.training_kit import CONTRACT, LABELS, SIDE, coloured, colours, weights_file
 
 needs("torch")
@@ -21,6 +24,7 @@ pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
 
 TRAINED_S = 120.0
 PER_CLASS = 64
+EPOCHS = 60
 Made = dict[str, Any]
 
 
@@ -55,7 +59,8 @@ def ids(client: httpx.Client, tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 
 def order(client: httpx.Client, ids: Made, **more: Any) -> Made:
-    answer = client.post("/training", json=ids | {"max_epochs": 6, "hyperparams": {"batch_size": 16}} | more)
+    spec = {"max_epochs": EPOCHS, "seed": 3, "hyperparams": {"batch_size": 16, "patience": 1000}}
+    answer = client.post("/training", json=ids | spec | more)
     assert answer.status_code == 202, answer.text
     assert answer.headers["location"] == f"/api/v1/training/{answer.json()['id']}"
     return dict(answer.json())
@@ -67,9 +72,17 @@ def trained(client: httpx.Client, training_id: str) -> Made:
     return found
 
 
-def test_a_network_and_images_become_a_served_model(client: httpx.Client, ids: Made, platform: Platform) -> None:
-    found = trained(client, order(client, ids, name="colours told apart", seed=3)["id"])
-    assert [each["epoch"] for each in found["epochs"]] == list(range(1, len(found["epochs"]) + 1))
+@pytest.fixture(scope="module")
+def undisturbed(client: httpx.Client, ids: Made) -> Made:
+    """A training that nothing came in the way of."""
+    return trained(client, order(client, ids, name="colours told apart")["id"])
+
+
+def test_a_network_and_images_become_a_served_model(
+    client: httpx.Client, ids: Made, undisturbed: Made, platform: Platform
+) -> None:
+    found = undisturbed
+    assert [each["epoch"] for each in found["epochs"]] == list(range(1, EPOCHS + 1))
     assert found["final_accuracy"] == found["epochs"][found["best_epoch"] - 1]["val_accuracy"] > 0.7
     assert found["hyperparams"]["learning_rate"] == 0.001, "what was left open is told"
     assert found["progress"]["accuracy"] == found["epochs"][-1]["val_accuracy"]
@@ -81,15 +94,71 @@ def test_a_network_and_images_become_a_served_model(client: httpx.Client, ids: M
     lineage = made["lineage"]
     assert (lineage["training_id"], lineage["dataset_id"], lineage["seed"]) == (found["id"], ids["dataset_id"], 3)
     assert lineage["versions"] == result.versions
-    answers = {}
-    for label in LABELS:
-        headers = {"Content-Type": "image/png"}
-        said = client.post(
-            "/inference/predict",
-            params={"model_id": made["id"]},
-            content=coloured(label, 7000),
-            headers=headers,
-        )
-        answers[label] = said.json()["predictions"][0][0]["label"]
-    assert answers == {label: label for label in LABELS}
-    assert list((platform.data_dir / "training").iterdir()) == [], "its checkpoint is gone"
+    headers, wanted = {"Content-Type": "image/png"}, {"model_id": made["id"]}
+    answers = [
+        client.post("/inference/predict", params=wanted, content=coloured(label, 7000), headers=headers).json()
+        for label in LABELS
+    ]
+    assert [each["predictions"][0][0]["label"] for each in answers] == LABELS
+    wait_for(lambda: folders(platform) == [], 10, "the end of its checkpoint")
+
+
+def test_one_that_makes_room_and_whose_processes_are_killed_ends_with_the_same_weights(
+    client: httpx.Client, ids: Made, undisturbed: Made, platform: Platform
+) -> None:
+    training_id = order(client, ids)["id"]
+    learns_on(client, training_id, 1)
+    quick = {"model_id": ids["model_id"], "engines": ["onnxruntime"], "num_iterations": 5, "max_seconds": 1}
+    benchmark = client.post("/benchmark", json=quick | {"batch_sizes": [1]}).json()["id"]
+    wait_for(lambda: "put back" in events(client, training_id), 60, "room for the measurement")
+    assert settled(client, f"/benchmark/{benchmark}")["status"] == "completed"
+    since = learns_on(client, training_id, 1)
+    platform.kill("trainer.enclosed")
+    wait_for(lambda: "put off" in events(client, training_id), 30, "the news of it")
+    learns_on(client, training_id, since)
+    worker = next(each["detail"] for each in reversed(story(client, training_id)) if each["event"] == "started")
+    victim = next(pid for pid in platform.pids("trainer") if psutil.Process(pid).cmdline()[-1] == worker[-1])
+    os.kill(victim, signal.SIGKILL)
+    found = trained(client, training_id)
+    assert events(client, training_id).count("started") == 4
+    assert [each["val_loss"] for each in found["epochs"]] == [each["val_loss"] for each in undisturbed["epochs"]]
+    one, other = (client.get(f"/models/{each['result_model_id']}").json() for each in (found, undisturbed))
+    assert (one["sha256"], one["name"]) == (other["sha256"], "small network trained on colours")
+    compared = client.get("/training/compare", params={"a": found["id"], "b": undisturbed["id"]}).json()
+    assert compared["order"] == [], "nothing that counts was different"
+
+
+def test_a_training_is_cancelled_within_seconds(client: httpx.Client, ids: Made, platform: Platform) -> None:
+    running, waiting = (order(client, ids, max_epochs=1000)["id"] for _ in range(2))
+    learns_on(client, running, 1)
+    assert running in folders(platform)
+    for each in (waiting, running):
+        assert client.post(f"/training/{each}/cancel").status_code == 202
+    wait_for(lambda: client.get(f"/training/{running}").json()["status"] == "cancelled", 5, "its end")
+    found = client.get(f"/training/{running}").json()
+    assert found["epochs"] and found["result_model_id"] is None, "its curves are kept"
+    wait_for(lambda: not platform.pids("trainer.enclosed") and folders(platform) == [], 15, "the end of what it left")
+
+
+def folders(platform: Platform) -> list[str]:
+    root = platform.data_dir / "training"
+    return [path.name for path in root.iterdir()] if root.is_dir() else []
+
+
+def story(client: httpx.Client, job_id: str) -> list[Made]:
+    return list(client.get(f"/jobs/{job_id}").json()["events"])
+
+
+def events(client: httpx.Client, job_id: str) -> list[str]:
+    return [each["event"] for each in story(client, job_id)]
+
+
+def learns_on(client: httpx.Client, training_id: str, beyond: int) -> int:
+    """Wait until more epochs than these have figures; returns how many do."""
+
+    def epochs() -> int:
+        found = client.get(f"/training/{training_id}").json()
+        assert found["status"] in ("queued", "running"), found["error"]
+        return len(found["epochs"]) if len(found["epochs"]) > beyond else 0
+
+    return int(wait_for(epochs, 60, "the next epoch"))
