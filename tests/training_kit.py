@@ -18,7 +18,7 @@ from PIL import Image
 
 from benchmarks import shapes
 from shared import child
-from shared.specs import HyperParameters, Preprocessing, Resize, TrainingSpec
+from shared.specs import EpochFigures, HyperParameters, Preprocessing, Resize, TrainingResult, TrainingSpec
 from tests.dataset_kit import Checked, Content, check_here, zipped
 from trainer import Trained, TrainOrder
 
@@ -123,3 +123,41 @@ def run_until(asked: TrainOrder, kill: Callable[[dict[str, Any]], bool]) -> Trai
                 case child.Refused(message=message):
                     raise AssertionError(message)
     raise AssertionError("it ended without an answer")
+
+
+def figures(epoch: int, val_accuracy: float = 0.5) -> EpochFigures:
+    """A made-up point of the learning curves."""
+    return EpochFigures(
+        epoch=epoch,
+        loss=1.0 / epoch,
+        accuracy=0.5,
+        val_loss=1.0,
+        val_accuracy=val_accuracy,
+        learning_rate=0.001,
+        seconds=0.5,
+    )
+
+
+def reached(epochs: int = 3, accuracy: float = 0.9, **changes: Any) -> TrainingResult:
+    """A made-up training of the ten digits."""
+    made = TrainingResult(
+        classes=[str(digit) for digit in range(10)],
+        epochs=[figures(number, accuracy) for number in range(1, epochs + 1)],
+        best_epoch=1,
+        final_accuracy=accuracy,
+        final_loss=1.0,
+        confusion=[(0, 0, 10)],
+        worst=[],
+        hyperparams=HyperParameters(learning_rate=0.001, weight_decay=0.01, augmentation="light", patience=5),
+        seed=0,
+        num_train=80,
+        num_val=10,
+        stopped_early=False,
+        duration_s=1.5,
+        images_per_s=160.0,
+        device="CPU",
+        threads=2,
+        versions={"torch": "2"},
+        notes=[],
+    )
+    return msgspec.structs.replace(made, **changes)

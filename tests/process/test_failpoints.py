@@ -16,15 +16,19 @@ from typing import Any
 import httpx
 import pytest
 
-from benchmarks.invariants import orphans, violations
+from benchmarks.invariants import orphans, stories, violations
 from benchmarks.models import free_port
 from shared import apikeys, clock, config, failpoints
 from shared.artifacts import ArtifactStore
-from shared.db import accounts, benchmarks, connection, deployments, jobs, registry, tables
+from shared.db import accounts, benchmarks, connection, datasets, deployments, jobs, registry, tables, trainings
 from shared.db.accounts import Account
-from shared.specs import BenchmarkSpec, ConvertSpec
+from shared.specs import BenchmarkSpec, ConvertSpec, TrainingSpec
+from shared.trace import Origin
 from tests.process.platform import DIGITS, ROOT, family, wait_for
 from tests.process.preparer_that import DESCRIPTION
+from tests.process.trainer_that import FILES
+from tests.training_kit import reached
+from tests.unit.gateway_kit import of_digits
 
 pytestmark = pytest.mark.process
 
@@ -57,11 +61,27 @@ BRINGING_BACK = [*(("restore.before_move", hit) for hit in range(1, 10)), ("rest
 REVERTING, MARKING = commits("revert"), commits("stale")
 DEPLOYING = commits("accept", hits=(2,))
 ACTIVATING = commits("claim", "finish", hits=(1,))
+LEARNING = [
+    *commits("finish", hits=(1,)),
+    *((f"artifact.{side}_rename", 2) for side in ("before", "after")),
+]
+"""The first rename puts the trained model's ONNX file in its place, the second its weights, within the transaction."""
 QUANTISING = [*commits("finish", hits=(1,)), *((f"artifact.{side}_rename", 2) for side in ("before", "after"))]
 """The first rename puts the measurements in their place, the second the file, within the transaction."""
 KILLS = [
     *(*WORKING, *FAILING, *RETRYING, *RECOVERING, *STOPPING, *CHILD),
-    *(*UPLOADING, *CANCELLING, *DELETING, *QUANTISING, *REVERTING, *MARKING, *OFFERING, *SAVING, *BRINGING_BACK),
+    *(
+        *UPLOADING,
+        *CANCELLING,
+        *DELETING,
+        *LEARNING,
+        *QUANTISING,
+        *REVERTING,
+        *MARKING,
+        *OFFERING,
+        *SAVING,
+        *BRINGING_BACK,
+    ),
 ]
 """Every kill of the tests below; `test_there_is_no_point_without_its_kills` holds it against all points there are."""
 
@@ -591,6 +611,50 @@ def test_an_int8_file_has_its_row_and_its_row_the_file_whenever_the_benchmarker_
     (made,) = registry.engine_files(model_id)
     assert ArtifactStore(settings.models).path(made.sha256).read_bytes() == b"a model in INT8"
     assert list((settings.models / "staging").iterdir()) == []
+
+
+def add_training(settings: config.Settings, user: Account) -> str:
+    """A training whose model and dataset are ready, as it was ordered; returns its id."""
+    (model_id,) = add_models(settings, user, 1)
+    store = ArtifactStore(settings.datasets)
+    upload, *checked = (store.put(name.encode()) for name in ("upload", "index", "pack", "sheet"))
+    about = {"name": "d", "description": "", "task_type": "classification", "split": None, "seed": 0}
+    with connection.write():
+        registry.keep_artifact(upload, "datasets")
+        made = {"limit": 9, "origin": Origin(), "archive_id": None, "frames_per_second": 1.0}
+        dataset_id = datasets.add(upload, user.id, **made, **about)
+        datasets.finish(dataset_id, of_digits(), dict(zip(("index", "pack", "sheet"), checked, strict=True)))
+        tables.Model.update(
+            status="ready",
+            framework="pytorch",
+            onnx_sha256=tables.Model.file_sha256,
+            onnx_size=tables.Model.file_size,
+            weights_sha256=tables.Model.file_sha256,
+            description_json=DESCRIPTION,
+        ).execute()
+        tables.JobEvent.delete().execute()
+        tables.Job.delete().execute()  # those that would have checked them
+        return trainings.order(TrainingSpec(model_id=model_id, dataset_id=dataset_id, max_epochs=3), user.id, 9)
+
+
+@pytest.mark.parametrize("kill", LEARNING, ids=named)
+def test_a_trained_model_has_its_files_and_is_there_once_whenever_the_trainer_dies(
+    kill: Kill, settings: config.Settings, admin: Account, start: Start
+):
+    training_id = add_training(settings, admin)
+    assert died(start("tests.process.trainer_that", "0", failpoint=kill))
+    made = tables.Model.select().where(tables.Model.lineage.is_null(False))
+    assert made.count() == (1 if kill[0] == "finish.after_commit" else 0)
+    start("tests.process.trainer_that", "0")
+    wait_for(settled, 30, "the end of the training")
+    (model,) = made
+    assert trainings.find(training_id).result_model_id == model.id
+    assert len(trainings.epochs(training_id)) == len(reached().epochs)
+    store = ArtifactStore(settings.models)
+    assert store.path(model.onnx_sha256).read_bytes() == FILES["onnx"]
+    assert store.path(model.weights_sha256).read_bytes() == FILES["weights"]
+    assert list(stories()) == []
+    wait_for(lambda: list(settings.training.iterdir()) == [], 10, "the end of its checkpoints")
 
 
 def cvp(*arguments: str, settings: config.Settings, failpoint: Kill | None = None) -> subprocess.CompletedProcess[str]:

@@ -20,13 +20,12 @@ from shared.specs import (
     ClassCount,
     ConversionFacts,
     DatasetSummary,
-    EpochFigures,
-    HyperParameters,
     ModelDescription,
     Preprocessing,
     Resize,
     TrainingResult,
 )
+from tests.training_kit import figures, reached
 from tests.unit import gateway_kit as kit
 from tests.unit.gateway_kit import Gateway, fields_of, problem
 from trainer import Trained, duty
@@ -55,42 +54,6 @@ def order(gateway: Gateway, ids: dict[str, str], role: str = "engineer", **spec:
     response = gateway.post("/training", role, json=ids | {"max_epochs": 3} | spec)
     assert response.status_code == 202, response.text
     return dict(response.json())
-
-
-def figures(epoch: int, val_accuracy: float = 0.5) -> EpochFigures:
-    return EpochFigures(
-        epoch=epoch,
-        loss=1.0 / epoch,
-        accuracy=0.5,
-        val_loss=1.0,
-        val_accuracy=val_accuracy,
-        learning_rate=0.001,
-        seconds=0.5,
-    )
-
-
-def reached(epochs: int = 3, accuracy: float = 0.9, **changes: Any) -> TrainingResult:
-    made = TrainingResult(
-        classes=[str(digit) for digit in range(10)],
-        epochs=[figures(number, accuracy) for number in range(1, epochs + 1)],
-        best_epoch=1,
-        final_accuracy=accuracy,
-        final_loss=1.0,
-        confusion=[(0, 0, 10)],
-        worst=[],
-        hyperparams=HyperParameters(learning_rate=0.001, weight_decay=0.01, augmentation="light", patience=5),
-        seed=0,
-        num_train=80,
-        num_val=10,
-        stopped_early=False,
-        duration_s=1.5,
-        images_per_s=160.0,
-        device="CPU",
-        threads=2,
-        versions={"torch": "2"},
-        notes=[],
-    )
-    return msgspec.structs.replace(made, **changes)
 
 
 def claimed(training_id: str) -> jobs.Claimed:
