@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed-$(EXTRA)
 TRAIN := $(VENV)/.with-train
 TENSORFLOW := .venv-tensorflow
 
-.PHONY: help setup setup-train setup-tensorflow run demo test gpu-check check bench bench-dataset bench-convert bench-referee bench-search bench-train chaos coverage mutants clean
+.PHONY: help setup setup-train setup-tensorflow run demo test gpu-check check bench bench-dataset bench-convert bench-referee bench-search bench-serve bench-train wrk chaos coverage mutants clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | while IFS='|' read -r name text; \
@@ -58,9 +58,11 @@ check: setup  ## ruff, formatting, types, layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-bench: setup-train  ## the platform's figures beside their goals
-	@command -v wrk >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -qqy wrk >/dev/null; } || true
+bench: setup-train wrk  ## the platform's figures beside their goals
 	@$(BIN)/python -m benchmarks.run
+
+wrk:
+	@command -v wrk >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -qqy wrk >/dev/null; } || true
 
 bench-dataset: setup  ## a generated dataset through the API (GB=10: that large): time, memory, disk
 	@$(BIN)/python -m benchmarks.datasets $(or $(GB),1)
@@ -81,6 +83,9 @@ bench-referee: setup-train  ## whether a benchmark's verdict can be trusted (ONL
 bench-train: setup-train  ## training beside a bare loop, killed at random moments, and on the digits (ONLY="resume": that)
 	@$(BIN)/python -m benchmarks.training $(ONLY)
 
+bench-serve: setup-train wrk  ## predictions beside those of six other servers (QUICK=1: two, ten minutes; ONLY="kill": that)
+	@$(BIN)/python -m benchmarks.serve $(if $(QUICK),--quick) $(ONLY)
+
 chaos: setup  ## kill processes under load for three minutes (KILLS=1000: that many), then check every promise
 	@$(BIN)/python -m benchmarks.chaos
 
@@ -93,6 +98,6 @@ coverage: setup-train  ## the tests again, measured over all processes
 mutants: setup  ## plant seeded faults in a copy; the tests must notice every one (ONLY="golden": those with this word)
 	@$(BIN)/python -m tests.mutants $(ONLY)
 
-clean:  ## remove .venv, .venv-tensorflow and caches; data stays
-	rm -rf $(VENV) $(TENSORFLOW) build *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+clean:  ## remove .venv, .venv-tensorflow, .venv-peers and caches; data stays
+	rm -rf $(VENV) $(TENSORFLOW) .venv-peers build *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +

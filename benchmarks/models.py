@@ -62,10 +62,16 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
 
 
 SCRIPT = """
-local targets, at = { %(targets)s }, 0
+local targets, files, ready, at = { %(targets)s }, { %(files)s }, {}, 0
+init = function()
+  for i = 1, math.max(#targets, #files) do
+    local body = #files > 0 and io.open(files[(i - 1) %% #files + 1], 'rb'):read('*a') or nil
+    ready[i] = wrk.format(nil, targets[(i - 1) %% #targets + 1], nil, body)
+  end
+end
 request = function()
-  at = at %% #targets + 1
-  return wrk.format(nil, targets[at])
+  at = at %% #ready + 1
+  return ready[at]
 end
 done = function(summary, latency, requests)
   local broken = summary.errors
@@ -84,9 +90,10 @@ def wrk(
     headers: Mapping[str, str],
     clients: int,
     seconds: int,
-    body: bytes | None = None,
+    bodies: Sequence[bytes] = (),
+    timeout_s: int = 10,
 ) -> Load:
-    """Ask for `targets` in turn from `clients` keep-alive connections; POST where there is a body.
+    """Ask for `targets` in turn from `clients` keep-alive connections; POST where there are bodies, in turn as well.
 
     Each connection sends again as soon as it is answered.
     """
@@ -94,16 +101,18 @@ def wrk(
         raise SystemExit("wrk, the load generator, is missing: apt-get install wrk (make bench does it when root)")
     with tempfile.TemporaryDirectory() as folder:
         lines = [f"wrk.headers[{name!r}] = {value!r}" for name, value in headers.items()]
-        if body is not None:
-            (Path(folder) / "body").write_bytes(body)
-            lines += ["wrk.method = 'POST'", f"wrk.body = io.open({str(Path(folder) / 'body')!r}, 'rb'):read('*a')"]
-        lines.append(SCRIPT % {"targets": ", ".join(map(repr, targets))})
+        files = [Path(folder) / f"body-{number}" for number in range(len(bodies))]
+        for file, body in zip(files, bodies, strict=True):
+            file.write_bytes(body)
+        if bodies:
+            lines.append("wrk.method = 'POST'")
+        quoted = {"targets": ", ".join(map(repr, targets)), "files": ", ".join(repr(str(file)) for file in files)}
+        lines.append(SCRIPT % quoted)
         (Path(folder) / "load.lua").write_text("\n".join(lines))
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        command = ["wrk", "-t1", f"-c{clients}", f"-d{seconds}s", "--timeout", "10s", "-s", f"{folder}/load.lua"]
-        said = subprocess.run(
-            [*command, address], capture_output=True, text=True, timeout=seconds + 60, check=True
-        ).stdout
+        command = ["wrk", "-t1", f"-c{clients}", f"-d{seconds}s", f"--timeout={timeout_s}s"]
+        command += [f"--script={folder}/load.lua", address]
+        said = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60, check=True).stdout
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     if (found := re.search(r"^\{.*\}$", said, re.MULTILINE)) is None:

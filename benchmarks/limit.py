@@ -1,0 +1,97 @@
+"""The physical limit of serving: decode, network and answer in a bare loop on every core, without a server."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from benchmarks.peers.model import Array, Model
+from shared import config
+from shared.engines import engine_class
+from shared.specs import EngineName
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from multiprocessing.queues import Queue
+    from multiprocessing.synchronize import Barrier
+
+WARM_UP_S = 1.0
+START_S = 120
+
+
+class Loop(NamedTuple):
+    """A way to go through images as fast as the machine can: an engine with one thread, and how many rows a call."""
+
+    engine: EngineName
+    batch: int
+
+    @property
+    def name(self) -> str:
+        """In words."""
+        return f"bare loop, {self.engine}, batch {self.batch}"
+
+
+class Meeting(NamedTuple):
+    """Where the processes wait for one another, and leave what they found."""
+
+    together: Barrier
+    found: Queue[Pace]
+
+
+LOOPS = (Loop("onnxruntime", 1), Loop("onnxruntime", 4), Loop("openvino", 1), Loop("openvino", 4))
+
+
+def model(path: Path, engine: EngineName) -> Model:
+    """The model on one of the platform's engines."""
+    loaded = engine_class(engine)(path, threads=1)
+    loaded.activate()
+    name = loaded.inputs[0].name
+
+    def run(batch: Array) -> Array:
+        return next(iter(loaded.infer({name: batch}).values()))
+
+    return Model(path, run)
+
+
+class Pace(NamedTuple):
+    """How fast answers come."""
+
+    per_s: float
+    cpu_ms: float
+    """Processor time of one, which says more than its wall time where others use the machine too."""
+
+
+def pace(loop: Loop, path: Path, bodies: Sequence[bytes], seconds: float) -> Pace:
+    """Of as many processes as there are cores, all together."""
+    spawn = multiprocessing.get_context("spawn")
+    count = config.cores()
+    together, found = spawn.Barrier(count, timeout=START_S), spawn.Queue()
+    given = (loop, path, list(bodies), seconds, Meeting(together, found))
+    processes = [spawn.Process(target=_answer, args=given, daemon=True) for _ in range(count)]
+    for process in processes:
+        process.start()
+    try:
+        paces: list[Pace] = [found.get(timeout=START_S + seconds) for _ in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+    return Pace(sum(pace.per_s for pace in paces), sum(pace.cpu_ms for pace in paces) / len(paces))
+
+
+def _answer(loop: Loop, path: Path, bodies: list[bytes], seconds: float, meeting: Meeting) -> None:
+    runs = model(path, loop.engine)
+    batches = [bodies[start : start + loop.batch] for start in range(0, len(bodies), loop.batch)]
+    _go_on(runs, batches, WARM_UP_S)
+    meeting.together.wait()
+    meeting.found.put(_go_on(runs, batches, seconds))
+
+
+def _go_on(runs: Model, batches: Sequence[list[bytes]], seconds: float) -> Pace:
+    began, used, done, turn = time.perf_counter(), time.process_time(), 0, 0
+    while (taken := time.perf_counter() - began) < seconds:
+        done += len(runs.answers(batches[turn % len(batches)]))
+        turn += 1
+    return Pace(done / taken, 1000 * (time.process_time() - used) / done)

@@ -1,0 +1,174 @@
+"""Our platform as one of the servers that are compared: a folder of its own, up only while it is measured."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import msgspec
+import psutil
+
+from benchmarks import models, subjects
+from benchmarks.peers.model import NULL_SHAPE
+from benchmarks.peers.servers import Absent, Door, Request
+from benchmarks.run import Platform
+from benchmarks.subjects import Subject
+
+DECIDE: dict[str, Any] = {
+    "objective": "throughput",
+    "engines": ["onnxruntime", "openvino"],
+    "batch_sizes": [1, 4, 8],
+    "threads": [1],
+    "max_seconds": 20,
+}
+"""The benchmark whose decision is activated; one thread, because there are as many inference processes as cores."""
+
+
+class Variant(NamedTuple):
+    """A way to serve a model."""
+
+    name: str
+    order: dict[str, Any] | None
+    """What is activated: nothing at all where it is empty; None for what a benchmark of the platform decides."""
+
+
+DEFAULT = Variant("ours", {})
+VARIANTS = (
+    DEFAULT,
+    Variant("ours, OpenVINO", {"engine": "openvino", "precision": "fp32", "batch_size": 4}),
+    Variant("ours, decided", None),
+)
+
+
+class Ours:
+    """The platform with its models, each uploaded and activated once.
+
+    Args:
+        folder: Its data.
+        settings: Besides the defaults.
+    """
+
+    def __init__(self, folder: Path, **settings: str) -> None:
+        self._folder, self._settings = folder, settings
+        self._platform: Platform | None = None
+        self._ids: dict[tuple[str, str], str] = {}
+        self.remarks: dict[tuple[str, str], str] = {}
+        """What serves, by variant and model."""
+
+    @contextlib.contextmanager
+    def up(self) -> Iterator[Platform]:
+        """The platform, which is down again afterwards."""
+        if self._platform is None:
+            self._platform = Platform(self._folder, models.free_port(), **self._settings)
+        else:
+            self._platform.up()
+        try:
+            yield self._platform
+        finally:
+            self._platform.down()
+
+    @contextlib.contextmanager
+    def running(self, subject: Subject, variant: Variant = DEFAULT) -> Iterator[Door]:
+        """Up, with the model ready."""
+        with self.up() as platform:
+            yield self.door(platform, subject, variant)
+
+    def door(self, platform: Platform, subject: Subject, variant: Variant = DEFAULT) -> Door:
+        """Where the model answers; it is uploaded and activated if it is not there yet."""
+        key = variant.name, subject.name
+        if key not in self._ids:
+            model_id = self._ids[key] = _upload(platform, subject, " ".join(key))
+            self.remarks[key] = _activate(platform, model_id, variant)
+        if subject.contract is None:
+            return _tensor_door(platform, self._ids[key])
+        return _image_door(platform, self._ids[key])
+
+    @contextlib.contextmanager
+    def pictures(self, subject: Subject) -> Iterator[Door]:
+        """Up, with a model that answers images by its raw outputs."""
+        with self.up() as platform:
+            yield _image_door(platform, _upload(platform, subject, f"pictures of {subject.name}"), outputs=True)
+
+    def passing(self, platform: Platform, subject: Subject, name: str) -> tuple[Door, Callable[[], None]]:
+        """A model of its own, and what deletes it."""
+        model_id = _upload(platform, subject, name)
+
+        def forget() -> None:
+            platform.http.delete(f"/models/{model_id}").raise_for_status()
+
+        return _image_door(platform, model_id), forget
+
+
+def _upload(platform: Platform, subject: Subject, name: str) -> str:
+    contract = subject.contract or subjects.null_contract()
+    fields = {"name": name, "preprocessing": msgspec.json.encode(contract).decode()}
+    return platform.ready(platform.upload(subject.path, **fields))
+
+
+def _activate(platform: Platform, model_id: str, variant: Variant) -> str:
+    """Have it served so; returns how, in words."""
+    order = _decided(platform, model_id) if variant.order is None else variant.order
+    path = f"/models/{model_id}/deployment"
+    if order:
+        platform.http.put(path, json=order).raise_for_status()
+        platform.wait(path, lambda body: body["status"] == "active")
+    serves: Any = platform.http.get(path).json()["serves"]
+    return f"{serves['engine']}, {serves['precision']}, batch {serves['batch_size']}"
+
+
+def _decided(platform: Platform, model_id: str) -> dict[str, Any]:
+    """What a benchmark of the platform itself chose."""
+    answer = platform.http.post("/benchmark", json=DECIDE | {"model_id": model_id})
+    answer.raise_for_status()
+    job = platform.wait(f"/benchmark/{answer.json()['id']}", lambda body: body["report_id"])
+    return {"report_id": job["report_id"]}
+
+
+def _processes(platform: Platform) -> list[psutil.Process]:
+    return [process for group in platform.processes().values() for process in group]
+
+
+def _address(platform: Platform) -> str:
+    return f"http://127.0.0.1:{platform.settings.port}"
+
+
+def _image_door(platform: Platform, model_id: str, *, outputs: bool = False) -> Door:
+    """For a model that takes images; its answer is the predictions, or the raw outputs."""
+    headers = platform.headers | {"Content-Type": "application/octet-stream"}
+    target = f"/api/v1/inference/predict?model_id={model_id}" + ("&outputs=true" if outputs else "")
+
+    def answer(reply: bytes) -> dict[str, Any]:
+        found = json.loads(reply)
+        if outputs:
+            return {"outputs": next(iter(found["outputs"].values()))[0]}
+        return {"predictions": found["predictions"][0]}
+
+    return Door(_address(platform), lambda body: Request(target, headers, body), answer, lambda: _processes(platform))
+
+
+def _tensor_door(platform: Platform, model_id: str) -> Door:
+    """For a model of 768 bytes: the Open Inference Protocol with the tensor as it is.
+
+    Raises:
+        Absent: The platform does not speak it.
+    """
+    if not httpx.get(f"{_address(platform)}/v2", headers=platform.headers).is_success:
+        raise Absent("it does not speak the Open Inference Protocol")
+    tensor = {"name": "image", "shape": [1, *NULL_SHAPE], "datatype": "UINT8", "parameters": {"binary_data_size": 768}}
+    head = json.dumps({"inputs": [tensor]}).encode()
+    headers = platform.headers | {
+        "Content-Type": "application/octet-stream",
+        "Inference-Header-Content-Length": str(len(head)),
+    }
+
+    def answer(reply: bytes) -> dict[str, Any]:
+        return {"outputs": json.loads(reply)["outputs"][0]["data"]}
+
+    target = f"/v2/models/{model_id}/infer"
+    return Door(
+        _address(platform), lambda body: Request(target, headers, head + body), answer, lambda: _processes(platform)
+    )

@@ -1,0 +1,385 @@
+"""`make bench-serve`: our predictions beside those of other servers, on one machine, in one run, in one table.
+
+`python -m benchmarks.serve NAME ...` makes some of the sections, without names all of them; `--quick` compares with
+FastAPI and LitServe only, and shortens the rest. A goal that is missed makes the command fail, unless
+`docs/KNOWN_GAPS.md` has a heading with the figure's name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import os
+import random
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import FrameType
+from typing import NamedTuple
+
+import httpx
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import holding, limit, models, subjects
+from benchmarks.ours import DEFAULT, VARIANTS, Ours, Variant
+from benchmarks.peers import servers
+from benchmarks.peers.servers import PEERS, Absent, Door, Peer
+from benchmarks.run import Figure, show
+from benchmarks.subjects import LARGE, NULL, SMALL, Subject
+
+CLIENTS = 100
+WARM_UP_S = 2
+SECONDS = {NULL: 8, SMALL: 8, LARGE: 20}
+QUICK_SECONDS = {NULL: 5, SMALL: 5, LARGE: 8}
+LIMIT_S = 4.0
+ROUNDS, QUICK_ROUNDS = 3, 2
+QUICK = ("FastAPI", "LitServe")
+TIMEOUT_S = 60
+"""Of a request of the load: a server that has 6 answers a second for 100 clients needs 17."""
+CHECKED, CHECKERS = 16, 4
+COUNTS = 0.9
+"""A peer counts where it reaches so much of the share of the limit it is known to reach."""
+AHEAD = {SMALL: 1.3, LARGE: 1.15}
+DECIDED_AHEAD = 2.5
+OF_LIMIT = {SMALL: 0.9, LARGE: 0.95}
+
+console = Console(highlight=False)
+
+
+class Cell(NamedTuple):
+    """What one server did with one model in one round."""
+
+    rate: float
+    """Requests a second."""
+    cpu_ms: float
+    """Processor time a request, of everything the server consists of."""
+    errors: int = 0
+    right: int = 0
+    checked: int = 0
+    generator_cores: float = 0.0
+    p99_ms: float = 0.0
+
+
+class Contender(NamedTuple):
+    """A row of the table."""
+
+    name: str
+    run: Callable[[Subject, int], Cell]
+    """Measures it for so many seconds."""
+    peer: Peer | None = None
+    ours: Variant | None = None
+
+    @property
+    def is_limit(self) -> bool:
+        """Whether it is no server at all."""
+        return self.peer is None and self.ours is None
+
+
+Measured = dict[tuple[str, str], list[Cell]]
+"""By contender and model, a cell a round."""
+
+
+def main() -> None:
+    """Make the sections that were named; exit code 1 when a goal was missed."""
+    parser = argparse.ArgumentParser(prog="benchmarks.serve", description=__doc__)
+    parser.add_argument("sections", nargs="*", metavar="NAME", help=f"of {', '.join(SECTIONS)}")
+    parser.add_argument("--quick", action="store_true")
+    given = parser.parse_args()
+    if unknown := set(given.sections) - set(SECTIONS):
+        parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, _end)
+    figures: list[Figure] = []
+    last: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="cvp-serve-") as folder:
+        ours = Ours(Path(folder))
+        for name in given.sections or SECTIONS:
+            console.print(f"[bold]{name}[/]: {SECTIONS[name].__doc__}")
+            found, lines = SECTIONS[name](ours, given.quick)
+            figures += found
+            last += lines
+    met = show(figures)
+    print("\n".join(last))
+    sys.exit(0 if met else 1)
+
+
+def _end(number: int, _: FrameType | None) -> None:
+    """Leave through every `finally`, so that nothing that was started stays."""
+    raise SystemExit(128 + number)
+
+
+# --- throughput -------------------------------------------------------------------------------------------------------
+
+
+def throughput(ours: Ours, quick: bool) -> tuple[list[Figure], list[str]]:
+    """Requests a second from 100 keep-alive clients: every server and the bare loop, rounds interleaved."""
+    seconds, rounds = (QUICK_SECONDS, QUICK_ROUNDS) if quick else (SECONDS, ROUNDS)
+    measured: Measured = {}
+    absent: dict[tuple[str, str], str] = {}
+    given = [subjects.subject(name) for name in (NULL, SMALL, LARGE)]
+    rows = list(contenders(ours, quick, absent, given))
+    draw = random.Random(0)
+    for turn in range(rounds):
+        for subject in given:
+            for row in draw.sample(rows, len(rows)):
+                if (row.name, subject.name) in absent or (row.ours not in (None, DEFAULT) and subject.name == NULL):
+                    continue
+                try:
+                    cell = row.run(subject, seconds[subject.name])
+                except Absent as reason:
+                    absent[row.name, subject.name] = str(reason)
+                    console.print(f"  {row.name}: {reason}", style="red", soft_wrap=True)
+                    continue
+                measured.setdefault((row.name, subject.name), []).append(cell)
+                told = (
+                    f"round {turn + 1}, {subject.name}, {row.name}: {cell.rate:.1f}/s, {cell.cpu_ms:.2f} ms of CPU each"
+                )
+                if cell.checked:
+                    told += f", {cell.errors} errors, {cell.right} of {cell.checked} right"
+                console.print(f"  {told} (load {os.getloadavg()[0]:.1f})", style="dim", soft_wrap=True)
+    figures, last = [], []
+    for subject in given:
+        judged = Judged(subject.name, rows, measured)
+        _table(judged, absent | ours.remarks)
+        figures += judged.figures()
+        last.append(f"ratio to best peer, {subject.name}: {_number(judged.ahead(judged.default))}")
+    return figures, last
+
+
+def contenders(
+    ours: Ours, quick: bool, absent: dict[tuple[str, str], str], given: Sequence[Subject]
+) -> Iterator[Contender]:
+    """The rows; what cannot be had is said in `absent`."""
+    for loop in limit.LOOPS:
+        yield Contender(loop.name, _looping(loop))
+    for variant in VARIANTS:
+        if variant.order is None and quick:
+            continue
+        yield Contender(variant.name, _serving(functools.partial(ours.running, variant=variant)), ours=variant)
+    for peer in PEERS:
+        if quick and peer.name not in QUICK:
+            continue
+        try:
+            servers.install(peer)
+        except Absent as reason:
+            absent.update({(peer.name, subject.name): str(reason) for subject in given})
+            console.print(f"  {peer.name}: {reason}", style="red", soft_wrap=True)
+        yield Contender(peer.name, _serving(functools.partial(servers.running, peer)), peer=peer)
+
+
+def _looping(loop: limit.Loop) -> Callable[[Subject, int], Cell]:
+    def run(subject: Subject, _: int) -> Cell:
+        pace = limit.pace(loop, subject.path, subject.bodies[:CHECKED], LIMIT_S)
+        return Cell(pace.per_s, pace.cpu_ms)
+
+    return run
+
+
+def _serving(running: Callable[[Subject], AbstractContextManager[Door]]) -> Callable[[Subject, int], Cell]:
+    """Starts it, warms it up, checks replies, loads it, checks again."""
+
+    def run(subject: Subject, seconds: int) -> Cell:
+        with running(subject) as door:
+            _load(door, subject, WARM_UP_S)
+            right = _right(door, subject)  # that they come back means that the warm-up has left the queue
+            before_s = _used_s(door)
+            load = _load(door, subject, seconds)
+            cpu_ms = 1000 * (_used_s(door) - before_s) / max(1, load.requests)
+            right += _right(door, subject)
+        return Cell(load.requests_per_s, cpu_ms, load.errors, right, 2 * CHECKED, load.cores, load.p99_ms)
+
+    return run
+
+
+def _used_s(door: Door) -> float:
+    """Processor time of the server so far."""
+    used_s = 0.0
+    for process in door.processes():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            used_s += times.user + times.system
+    return used_s
+
+
+def _load(door: Door, subject: Subject, seconds: int) -> models.Load:
+    requests = [door.request(body) for body in subject.bodies]
+    return models.wrk(
+        door.address,
+        [requests[0].target],
+        headers=requests[0].headers,
+        bodies=[request.body for request in requests],
+        clients=CLIENTS,
+        seconds=seconds,
+        timeout_s=TIMEOUT_S,
+    )
+
+
+def _right(door: Door, subject: Subject) -> int:
+    """How many of the first `CHECKED` bodies are answered right."""
+
+    def ask(number: int) -> bool:
+        request = door.request(subject.bodies[number])
+        reply = httpx.post(
+            door.address + request.target, content=request.body, headers=request.headers, timeout=TIMEOUT_S
+        )
+        return reply.is_success and subject.right(number, door.answer(reply.content))
+
+    with ThreadPoolExecutor(CHECKERS) as checkers:
+        return sum(checkers.map(ask, range(CHECKED)))
+
+
+class Judged:
+    """The rows of one model, compared."""
+
+    def __init__(self, model: str, rows: Sequence[Contender], measured: Measured) -> None:
+        self.model = model
+        self.rows = rows
+        self._cells = {row.name: measured.get((row.name, model), []) for row in rows}
+        self.default, *_ = [row for row in rows if row.ours]
+
+    def cells(self, row: Contender) -> list[Cell]:
+        """Of its rounds."""
+        return self._cells[row.name]
+
+    def rate(self, row: Contender) -> float | None:
+        """Its median."""
+        cells = self.cells(row)
+        return statistics.median(cell.rate for cell in cells) if cells else None
+
+    @property
+    def limit(self) -> float:
+        """The fastest bare loop in FP32."""
+        return max(self.rate(row) or 0.0 for row in self.rows if row.is_limit)
+
+    def share(self, row: Contender) -> float | None:
+        """Of the limit that the cores leave which the load generator did not use."""
+        cells, cores = self.cells(row), os.cpu_count() or 1
+        if not cells:
+            return None
+        left = 1 - statistics.median(cell.generator_cores for cell in cells) / cores
+        return statistics.median(cell.rate for cell in cells) / (self.limit * left)
+
+    def counts(self, row: Contender) -> str:
+        """Why a peer does not count; empty where it does."""
+        assert row.peer is not None
+        rate, known = self.rate(row), row.peer.share.get(self.model)
+        if rate is None:
+            return "not measured"
+        plain = next(self.rate(other) for other in self.rows if other.name == limit.LOOPS[0].name)
+        if known is None or plain is None:
+            return ""
+        reached = rate / plain
+        return "" if reached >= COUNTS * known else f"does not count: {reached:.2f} of the limit, known for {known:.2f}"
+
+    def best(self) -> Contender | None:
+        """The fastest peer that counts."""
+        there = [row for row in self.rows if row.peer and not self.counts(row)]
+        return max(there, key=lambda row: self.rate(row) or 0.0, default=None)
+
+    def ahead(self, row: Contender, of: Contender | None = None) -> float | None:
+        """How many times as fast as the best peer, or another: the median over the rounds."""
+        of = of or self.best()
+        if of is None:
+            return None
+        pairs = zip(self.cells(row), self.cells(of), strict=False)
+        ratios = [mine.rate / theirs.rate for mine, theirs in pairs if theirs.rate]
+        return statistics.median(ratios) if ratios else None
+
+    def figures(self) -> list[Figure]:
+        """What the issue of serving asks for."""
+        best = self.best()
+        against = "" if best is None else f"against {best.name}"
+        found = []
+        if goal := AHEAD.get(self.model):
+            name = f"{self.model}, FP32, times the best peer"
+            found.append(_ratio(name, self.ahead(self.default), goal, against))
+            decided = next((row for row in self.rows if row.ours and row.ours.order is None), None)
+            name = f"{self.model}, as decided, times the best peer"
+            found.append(_ratio(name, self.ahead(decided) if decided else None, DECIDED_AHEAD, against))
+            shares = {row.name: self.share(row) or 0.0 for row in self.rows if row.ours and row.ours.order is not None}
+            fastest = max(shares, key=lambda name: shares[name])
+            name = f"{self.model}, FP32, share of the limit"
+            found.append(_ratio(name, shares[fastest], OF_LIMIT[self.model], fastest))
+        else:
+            for row in self.rows:
+                if row.peer and row.name in ("FastAPI", "mosec"):
+                    found.append(_ratio(f"null model, times {row.name}", self.ahead(self.default, row), 1.0, ""))
+        served = [cell for row in self.rows if row.ours for cell in self.cells(row)]
+        wrong = sum(cell.errors + cell.checked - cell.right for cell in served)
+        checked = sum(cell.checked for cell in served)
+        note = f"of ours; {checked} replies were checked"
+        return [*found, Figure(name=f"{self.model}, errors and wrong replies", value=wrong, unit="", goal=0, note=note)]
+
+
+def _ratio(name: str, value: float | None, goal: float, note: str) -> Figure:
+    return Figure(name=name, value=value, unit="", goal=goal, at_most=False, note=note)
+
+
+def _table(judged: Judged, remarks: dict[tuple[str, str], str]) -> None:
+    """Everything that was seen of one model."""
+    table = Table(title=f"{judged.model}, {CLIENTS} clients, {os.cpu_count()} cores, {time.strftime('%F %H:%M')}")
+    for heading in (
+        "",
+        "requests/s",
+        "lowest",
+        "highest",
+        "CPU ms each",
+        "of the limit",
+        "P99 ms",
+        "generator's cores",
+        "errors",
+    ):
+        table.add_column(heading, justify="left" if not heading else "right")
+    table.add_column("right")
+    table.add_column("remarks")
+    for row in sorted(judged.rows, key=lambda row: -(judged.rate(row) or 0.0)):
+        table.add_row(*_columns(judged, row, remarks.get((row.name, judged.model), "")))
+    Console(width=170).print(table)
+
+
+def _columns(judged: Judged, row: Contender, remark: str) -> list[str]:
+    cells = judged.cells(row)
+    if not cells:
+        return [row.name, "not measured", *[""] * 8, remark]
+    rates = [cell.rate for cell in cells]
+    cpu_ms = statistics.median(cell.cpu_ms for cell in cells)
+    figures = [row.name, *(f"{value:,.1f}" for value in (statistics.median(rates), min(rates), max(rates)))]
+    figures.append(f"{cpu_ms:.2f}")
+    if row.is_limit:
+        return [*figures, f"{statistics.median(rates) / judged.limit:.2f}", *[""] * 5]
+    if row.peer:
+        remark = judged.counts(row)
+    return [
+        *figures,
+        _number(judged.share(row)),
+        f"{statistics.median(cell.p99_ms for cell in cells):.0f}",
+        f"{statistics.median(cell.generator_cores for cell in cells):.2f}",
+        str(sum(cell.errors for cell in cells)),
+        f"{sum(cell.right for cell in cells)} of {sum(cell.checked for cell in cells)}",
+        remark,
+    ]
+
+
+def _number(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.2f}"
+
+
+Section = Callable[[Ours, bool], tuple[list[Figure], list[str]]]
+
+SECTIONS: dict[str, Section] = {
+    "throughput": throughput,
+    **holding.SECTIONS,
+}
+
+
+if __name__ == "__main__":
+    main()
