@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from shared import child, config, errors
+from shared import child, config, errors, nets
 from shared.artifacts import ArtifactStore, Outputs
 from shared.db import jobs, registry, trainings
 from shared.specs import EpochFigures, TrainingSpec
@@ -33,6 +33,8 @@ class Train:
 
     def order(self, job: jobs.Claimed, outputs: Outputs) -> tuple[msgspec.Struct, child.Limits]:
         """The files of model and dataset, and the folder in which an earlier attempt left its checkpoint."""
+        if lacks := nets.missing("order again"):
+            raise errors.Conflict(lacks)
         spec = msgspec.json.decode(job.spec, type=TrainingSpec)
         order = self._order(spec, _made(self._folders / job.id))
         lent = {"onnx": outputs.stage("onnx", self._models), "weights": outputs.stage("weights", self._models)}

@@ -45,6 +45,10 @@ HEADING = (
 )
 OUTCOME = ("status", "final_accuracy", "final_loss", "best_epoch", "duration_s", "result_model_id")
 
+CHECKPOINTS = 10
+"""Times the model that a training takes of the disk, at most: a checkpoint and the one that replaces it, each with the
+last weights, the best and two moments of them, and in the end the new model's files."""
+
 First = Annotated[str, QueryParameter(description="The id of a training.")]
 Second = Annotated[str, QueryParameter(description="The id of another.")]
 
@@ -105,6 +109,7 @@ def _order(
     context: Context, spec: TrainingSpec, request: Http, key: idempotency.Key | None, body_sha256: str
 ) -> idempotency.Answer:
     """Job, training and remembered answer in one transaction."""
+    context.models.check_room(CHECKPOINTS * (registry.model(spec.model_id).onnx_size or 0))
 
     def place() -> tuple[schemas.TrainingJob, str]:
         limit = context.settings.max_queued_jobs

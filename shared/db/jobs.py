@@ -33,6 +33,9 @@ RESUMABLE: frozenset[JobKind] = frozenset({"train"})
 LEISURE = 3
 """Times as long a background job may take: it leaves the processor to others."""
 
+ATTEMPTS = 3
+"""That a job may lose its worker or its child, or find no disk, before it is given up."""
+
 PATIENCE_MS = 10_000
 BACK_OFF_MS = 2_000
 MAX_BACK_OFF_MS = 60_000
@@ -319,6 +322,7 @@ def insert(
         spec=spec,
         status="queued",
         priority=priority,
+        max_attempts=ATTEMPTS,
         max_runtime_s=MAX_RUNTIME_S[kind] * (LEISURE if priority == BACKGROUND else 1),
         ordered_at_ms=parent.ordered_at_ms if parent else now,
         parent_id=parent.id if parent else follows,
@@ -421,14 +425,13 @@ def report_progress(job: Claimed, progress: dict[str, object]) -> bool:
         return bool(Job.select(Job.cancel_requested).where(Job.id == job.id).scalar())
 
 
-def check_ours(job: Claimed) -> None:
-    """Within a `write()` of what a running job brings forth.
+def got_further(job: Claimed) -> None:
+    """Within the caller's `write()` of a part that is done for good: only attempts after it count, should it be lost.
 
     Raises:
         Fenced: The job is no longer ours.
     """
-    if not Job.select().where(_is_ours(job)).exists():
-        raise Fenced(job.id)
+    _mine(job, max_attempts=job.attempt + ATTEMPTS - 1)
 
 
 def finish(job: Claimed, commit: Callable[[], None]) -> None:
@@ -614,12 +617,11 @@ def _end(job: Claimed, status: JobStatus, error: str | None = None) -> None:
 
 
 def _mine(job: Claimed, **changes: object) -> None:
-    if Job.update(**changes).where(_is_ours(job)).execute() != 1:
+    query: peewee.Update = Job.update(**changes).where(
+        (Job.id == job.id) & (Job.attempt == job.attempt) & (Job.status == "running")
+    )
+    if query.execute() != 1:
         raise Fenced(job.id)
-
-
-def _is_ours(job: Claimed) -> Any:
-    return (Job.id == job.id) & (Job.attempt == job.attempt) & (Job.status == "running")
 
 
 def _note(job_id: str, attempt: int, event: str, detail: str = "", *, request_id: str | None) -> None:

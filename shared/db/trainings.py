@@ -172,13 +172,15 @@ def epochs(training_id: str) -> list[EpochFigures]:
 
 
 def keep_epoch(job: jobs.Claimed, figures: EpochFigures) -> None:
-    """Store the figures of an epoch; an attempt that began anew puts its own in the place of those before.
+    """Store the figures of an epoch, from whose checkpoint another attempt would go on.
+
+    An attempt that began anew puts its own in the place of those before.
 
     Raises:
         jobs.Fenced: The job is no longer ours.
     """
     with connection.write():
-        jobs.check_ours(job)
+        jobs.got_further(job)
         later = (TrainingEpoch.training_id == job.id) & (TrainingEpoch.epoch > figures.epoch)
         TrainingEpoch.delete().where(later).execute()
         _keep(job.id, [figures])

@@ -210,6 +210,7 @@ def test_epochs_are_shown_as_they_come_and_an_attempt_that_began_anew_replaces_t
     assert [each["epoch"] for each in shown] == [1, 2, 3]
     duty.keep_epoch(job, {"figures": msgspec.to_builtins(figures(1, 0.8))})
     assert [each["val_accuracy"] for each in gateway.get(f"/training/{made['id']}").json()["epochs"]] == [0.8]
+    assert gateway.get(f"/jobs/{made['id']}").json()["max_attempts"] == 3
     jobs.put_back(job, "stopped")
     with pytest.raises(jobs.Fenced):
         duty.keep_epoch(job, {"figures": msgspec.to_builtins(figures(2))})
@@ -310,6 +311,21 @@ def test_two_trainings_side_by_side(gateway: Gateway, ids: dict[str, str]) -> No
     assert {each["name"]: each["b"] for each in found["outcome"]}["final_accuracy"] is None
     problem(gateway.get(f"/training/compare?a={one}&b=job_no"), 404, "not_found")
     assert "parameter 'b'" in problem(gateway.get(f"/training/compare?a={one}"), 422, "invalid")["detail"]
+
+
+def test_a_training_that_gets_further_each_time_is_never_given_up(gateway: Gateway, ids: dict[str, str]) -> None:
+    training_id = order(gateway, ids)["id"]
+    for epoch in range(1, 6):
+        job = claimed(training_id)
+        duty.keep_epoch(job, {"figures": msgspec.to_builtins(figures(epoch))})
+        assert jobs.recover(lambda worker: True, clock.now_ms(), {}) == [(training_id, "queued")]
+        Job.update(not_before_ms=0).execute()
+    for status in ("queued", "failed"):
+        claimed(training_id)
+        given_up = {"train": duty.Train(gateway.context.settings).give_up}
+        assert jobs.recover(lambda worker: True, clock.now_ms(), given_up) == [(training_id, status)]
+        Job.update(not_before_ms=0).execute()
+    assert len(gateway.get(f"/training/{training_id}").json()["epochs"]) == 5, "its curves stay"
 
 
 # --- folders of checkpoints -------------------------------------------------------------------------------------------
