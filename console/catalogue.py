@@ -173,7 +173,8 @@ def _show_model(model: Json, screen: Screen) -> None:
         "takes": ", ".join(map(printout.tensor, model["inputs"])),
         "gives": ", ".join(map(printout.tensor, model["outputs"])),
         "classes": _classes(model["labels"]),
-        "made from": model["parent_id"],
+        "learned": _learned(model["lineage"]),
+        "from": model["parent_id"],
         "serves": _serves(model),
         "training": "possible" if model["trainable"] else model["why_not"],
     }
@@ -224,6 +225,12 @@ def _facts(facts: dict[str, str | None], screen: Screen) -> None:
 
 def _standing(item: Json) -> str:
     return f"{item['status']}, {item['error']}" if item["error"] else str(item["status"])
+
+
+def _learned(lineage: Json | None) -> str | None:
+    if lineage is None:
+        return None
+    return f"{lineage['dataset_name']} ({lineage['dataset_id']}), training {lineage['training_id']}"
 
 
 def _serves(model: Json) -> str:

@@ -12,7 +12,7 @@ import httpx
 import msgspec
 
 from shared import config, errors
-from shared.specs import BenchmarkSpec, DeploymentOrder
+from shared.specs import BenchmarkSpec, DeploymentOrder, TrainingSpec
 
 Json = dict[str, Any]
 Noun = Literal["models", "datasets"]
@@ -152,6 +152,14 @@ class Client:
     def benchmark(self, spec: BenchmarkSpec) -> Json:
         """Order a benchmark."""
         return self._call("POST", "benchmark", json=msgspec.to_builtins(spec))
+
+    def train(self, spec: TrainingSpec) -> Json:
+        """Order a training."""
+        return self._call("POST", "training", json=msgspec.to_builtins(spec))
+
+    def training(self, training_id: str) -> Json:
+        """A training with its learning curves, and what it reached."""
+        return self._call("GET", f"training/{training_id}")
 
     def wait_for_benchmark(self, job_id: str, bound_s: float, on_progress: Callable[[Json], None]) -> Json:
         """Wait until a benchmark has ended and its report is written; `on_progress` hears every state.

@@ -26,7 +26,7 @@ def progress(job: Json) -> tuple[float, str]:
         return 0.0, f"waiting for {ahead}" if ahead else "waiting for its turn"
     if status == "completed":
         return 1.0, "writing the report" if job.get("kind", "benchmark") == "benchmark" else ""
-    return 1.0 if "service" in at else float(at.get("fraction", 0.0)), _doing(at)
+    return float(at.get("fraction", 1.0 if "service" in at or "max_epochs" in at else 0.0)), _doing(at)
 
 
 def _doing(at: Json) -> str:
@@ -38,6 +38,9 @@ def _doing(at: Json) -> str:
         return f"round {at['round']}/{at['rounds']}  {at['candidate']}  {outcome}"
     if "checking" in at:
         return f"checking {at['checking']}"
+    if at.get("stage") == "training":
+        figures = [f"{name} {at[name]:.3f}" for name in ("loss", "accuracy") if name in at]
+        return "  ".join([f"epoch {at['epoch']}/{at['max_epochs']}", *figures])
     if "step" in at:
         return f"{at['step']}  {at['done']:,}/{at['total']:,}" if at.get("total") else str(at["step"])
     return str(at.get("stage", "starting"))

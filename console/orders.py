@@ -1,4 +1,4 @@
-"""`cvp benchmark`: order it, watch it, tell what came of it; `cvp jobs follow` joins where others left."""
+"""`cvp train` and `cvp benchmark`: order, watch, tell what came of it; `cvp jobs follow` joins where others left."""
 
 from __future__ import annotations
 
@@ -10,13 +10,34 @@ from console.jobs import PATIENCE_S, check_id, wait, watching
 from console.screen import Screen
 from console.session import find, signed_in
 from shared import config
-from shared.specs import BenchmarkSpec
+from shared.specs import BenchmarkSpec, TrainingResult, TrainingSpec
 from shared.verdict.report import parse
 
 NOTHING_CHOSEN = 3
 """Exit code of a benchmark that ended well and in which nothing keeps the constraints."""
 
 UNDER_WAY = ("converting", "preprocessing")
+
+
+def train(
+    settings: config.Settings,
+    screen: Screen,
+    model: str,
+    dataset: str,
+    spec: TrainingSpec,
+    *,
+    detach: bool,
+    as_json: bool,
+) -> int:
+    """Order a training and see it through; the exit code. Arguments as of `benchmark`."""
+    with signed_in(settings) as client:
+        model_id = _usable(client, screen, "models", model, detach=detach)
+        dataset_id = _usable(client, screen, "datasets", dataset, detach=detach)
+        job = client.train(msgspec.structs.replace(spec, model_id=model_id, dataset_id=dataset_id))
+        if detach:
+            _ordered(job, screen, as_json=as_json)
+            return 0
+        return _trained(client, screen, job["id"], as_json=as_json)
 
 
 def benchmark(
@@ -57,6 +78,8 @@ def follow(settings: config.Settings, screen: Screen, job_id: str, *, as_json: b
         job = client.job(job_id)
         if job["kind"] == "benchmark":
             return _measured(client, screen, job, as_json=as_json)
+        if job["kind"] == "train":
+            return _trained(client, screen, job_id, as_json=as_json)
         job = wait(client, screen, job["kind"], job_id)
     if as_json:
         screen.json(job)
@@ -78,6 +101,20 @@ def _ordered(job: Json, screen: Screen, *, as_json: bool) -> None:
         screen.json(job)
     else:
         screen.line(f"Ordered: {job['id']}. `cvp jobs follow {job['id']}` shows it, and what came of it.")
+
+
+def _trained(client: Client, screen: Screen, training_id: str, *, as_json: bool) -> int:
+    """Wait for a training, and tell what it reached."""
+    wait(client, screen, "train", training_id)
+    done = client.training(training_id)
+    if as_json:
+        screen.json(done)
+        return 0
+    name = client.item("models", done["result_model_id"])["name"]
+    printout.training(msgspec.convert(done["result"], TrainingResult), screen)
+    screen.line(f"Model {done['result_model_id']}, {name}: ready.")
+    screen.line(f"`cvp benchmark {done['result_model_id']} --dataset {done['dataset_id']}` measures it, also in INT8.")
+    return 0
 
 
 def _measured(client: Client, screen: Screen, job: Json, *, as_json: bool) -> int:

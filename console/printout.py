@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 
 import msgspec
@@ -9,11 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from console.client import Json
-from console.screen import Screen
-from shared.specs import Candidate, MetricName
+from console.screen import Screen, duration
+from shared.specs import Candidate, MetricName, TrainingResult
 from shared.verdict.figures import ENGINE_TITLES, estimate, figure, listing
 from shared.verdict.report import CandidateRecord, Report
 
+BLOCKS = "▁▂▃▄▅▆▇█"
 VERDICTS = {"fail": "fails", "inconclusive": "unclear", "not_measured": "unknown"}
 
 
@@ -103,6 +105,28 @@ def decision(report: Report, screen: Screen) -> None:
         screen.paragraph(reason, style="bold" if reason.startswith(("Chosen", "No choice")) else "")
     if report.decision.fragile:
         screen.paragraph("The choice is fragile: the intervals do not settle it.", style="yellow")
+
+
+def training(result: TrainingResult, screen: Screen) -> None:
+    """What a training reached, and the way there."""
+    curve = [figures.val_accuracy for figures in result.epochs]
+    ending = f"epoch {result.best_epoch} of {len(curve)}{', stopped early' if result.stopped_early else ''}"
+    took = f"{duration(result.duration_s)}, {result.images_per_s:,.0f} images/s on {result.device}"
+    screen.line(f"  accuracy  {result.final_accuracy:.1%} of {result.num_val:,} validation images ({ending})")
+    screen.line(f"  curve     {sparkline(curve)}  {min(curve):.1%} to {max(curve):.1%}")
+    screen.line(f"  took      {took}")
+    for note in result.notes:
+        screen.line(f"  {note}", style="dim")
+
+
+def sparkline(values: list[float], width: int = 40) -> str:
+    """A curve of block characters, the mean of neighbours where there are more values than columns."""
+    count = min(width, len(values))
+    edges = [round(place * len(values) / count) for place in range(count + 1)]
+    means = [statistics.fmean(values[low:high]) for low, high in itertools.pairwise(edges)]
+    low, high = min(means), max(means)
+    step = (len(BLOCKS) - 1) / (high - low) if high > low else 0.0
+    return "".join(BLOCKS[round((mean - low) * step)] for mean in means)
 
 
 def predictions(answers: list[Answer], screen: Screen) -> None:

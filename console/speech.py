@@ -92,6 +92,25 @@ class Several(click.ParamType[tuple[Any, ...]]):
         return tuple(self._each.convert(part.strip(), param, ctx) for part in value.split(","))
 
 
+class Pairs(click.ParamType[dict[str, Any]]):
+    """Values by name, between commas: `learning_rate=0.001,optimizer=sgd`."""
+
+    name = "pairs"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
+        """Numbers and truth values as such, anything else as text."""
+        found = {}
+        for pair in str(value).split(","):
+            name, equals, text = (part.strip() for part in pair.partition("="))
+            if not (name and equals and text):
+                self.fail(f"{pair!r} is no NAME=VALUE, such as learning_rate=0.001.", param, ctx)
+            try:
+                found[name] = msgspec.json.decode(text)
+            except msgspec.DecodeError:
+                found[name] = text
+        return found
+
+
 class Limit(click.ParamType[dict[str, Any]]):
     """A constraint as one writes it: `latency_p95_ms<=5`."""
 

@@ -8,9 +8,18 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from console.speech import Labels, Limit, Lists, PlainSpoken, Several, understood
+from console.speech import Labels, Limit, Lists, Pairs, PlainSpoken, Several, understood
 from shared import config
-from shared.specs import ENGINES, BenchmarkSpec, DeploymentOrder, JobStatus, Precision, Task
+from shared.specs import (
+    ENGINES,
+    BenchmarkSpec,
+    DeploymentOrder,
+    HyperParameters,
+    JobStatus,
+    Precision,
+    Task,
+    TrainingSpec,
+)
 
 if TYPE_CHECKING:
     from console.client import Format, Noun
@@ -179,7 +188,39 @@ def _delete(noun: Noun, said: str, yes: bool) -> None:
     catalogue.deleted(settings, Screen(), noun, item)
 
 
-# --- measuring and serving ------------------------------------------------------------------------------------------
+# --- training, measuring and serving --------------------------------------------------------------------------------
+
+
+@click.command()
+@click.argument("model")
+@click.argument("dataset")
+@click.option("--epochs", "max_epochs", default=20, show_default=True, type=COUNT, help="Passes over the images.")
+@click.option(
+    "--set",
+    "hyperparams",
+    metavar="NAME=VALUE",
+    multiple=True,
+    type=Pairs(),
+    help=f"How the network learns; of {', '.join(HyperParameters.__struct_fields__)}.",
+)
+@click.option("--name", help="Of the model that it makes; default: from those of model and dataset.")
+@click.option("--validation-split", type=float, help="Divide train and val anew, with this share for val.")
+@click.option("--seed", type=click.IntRange(0), help="The same seed trains the same way.")
+@detach
+@as_json
+def train(model: str, dataset: str, detach: bool, as_json: bool, **given: Any) -> None:
+    """Train MODEL on DATASET; a new model comes of it.
+
+    It needs PyTorch on the machine: `make setup-train`.
+    """
+    from console import orders
+    from console.screen import Screen
+
+    hyperparams = {name: value for pairs in given.pop("hyperparams") for name, value in pairs.items()}
+    order = {"model_id": model, "dataset_id": dataset, "hyperparams": hyperparams, **given}
+    spec = understood(TrainingSpec, order)
+    screen = Screen(stderr=as_json)
+    sys.exit(orders.train(config.load(), screen, model, dataset, spec, detach=detach, as_json=as_json))
 
 
 @click.command()
@@ -348,4 +389,4 @@ def cancel(job: str, as_json: bool) -> None:
     background.cancel(config.load(), Screen(stderr=as_json), job, as_json=as_json)
 
 
-COMMANDS: tuple[click.Command, ...] = (models, datasets, benchmark, deploy, report, jobs)
+COMMANDS: tuple[click.Command, ...] = (models, datasets, train, benchmark, deploy, report, jobs)

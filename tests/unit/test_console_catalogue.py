@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from click.testing import CliRunner
 
@@ -17,6 +18,7 @@ from console import client as client_module
 from console import jobs as background
 from console.client import Client
 from shared import config
+from shared.specs import HyperParameters, TrainingSpec
 
 CREATED = "2026-01-31T08:15:30.250Z"
 MODELS = {name: f"mdl_01a20021a1eec2766a74{number:02x}" for number, name in enumerate(("old", "new", "broken", "only"))}
@@ -35,6 +37,7 @@ class Api:
     def __init__(self) -> None:
         self.models = [model("new", "digits"), model("old", "digits"), model("broken", "cnn", "failed")]
         self.models.append(model("only", "cnn"))
+        self.ordered: Any = None
         self.asked: list[tuple[str, str]] = []
         self.states = [
             self.job("queued"),
@@ -49,13 +52,16 @@ class Api:
     def __call__(self, request: httpx.Request) -> httpx.Response:
         method, path = request.method, request.url.path.removeprefix("/api/v1/")
         self.asked.append((method, path))
-        if (method, path) == ("GET", "models"):
+        if (method, path) in (("GET", "models"), ("GET", "datasets")):
             name = request.url.params.get("name")
             found = [item for item in self.models if name in (None, item["name"])]
             return httpx.Response(200, json={"items": found, "next_cursor": None})
         if (method, path) == ("POST", "models"):
             request.read()
             return httpx.Response(202, json=model("only", "fresh", "converting"))
+        if path.startswith("training"):
+            self.ordered = request.read() and json.loads(request.read())
+            return httpx.Response(200, json={"id": JOB, "status": "queued"})
         if path == f"jobs/{JOB}":
             return httpx.Response(200, json=self.states.pop(0) if len(self.states) > 1 else self.states[0])
         found = [item for item in self.models if path == f"models/{item['id']}"]
@@ -160,6 +166,20 @@ def test_checks_are_not_cancelled_and_it_is_said_what_ends_them(api: Api, runner
     done = runner.invoke(cli.main, ["jobs", "cancel", JOB])
     assert done.exit_code == 1
     assert "A check ends when its model or dataset is deleted." in done.stderr
+
+
+def test_a_training_is_ordered_by_names_with_the_hyper_parameters_that_were_set(api: Api, runner: CliRunner):
+    values = ["--set", "learning_rate=0.003,optimizer=sgd", "--set", "batch_size=64", "--seed", "7"]
+    done = runner.invoke(cli.main, ["train", "cnn", "cnn", "--epochs", "3", *values, "--detach", "--json"])
+    assert (done.exit_code, json.loads(done.stdout)["id"]) == (0, JOB), done.output
+    spec = TrainingSpec(
+        model_id=MODELS["only"],
+        dataset_id=MODELS["only"],
+        max_epochs=3,
+        seed=7,
+        hyperparams=HyperParameters(learning_rate=0.003, optimizer="sgd", batch_size=64),
+    )
+    assert msgspec.convert(api.ordered, TrainingSpec) == spec
 
 
 @pytest.mark.parametrize("text", ['["a", "b"]', "a\nb\n", "a\r\nb"])

@@ -57,6 +57,7 @@ def test_every_command_has_a_short_help_that_fits(runner: CliRunner):
         "demo",
         "models",
         "datasets",
+        "train",
         "benchmark",
         "deploy",
         "report",

@@ -117,6 +117,13 @@ def test_no_choice_is_said_with_what_would_change_it():
     assert "would pass" in told.getvalue()
 
 
+@pytest.mark.parametrize(
+    ("values", "drawn"), [([0.5], "▁"), ([0.0, 1.0, 0.5], "▁█▅"), ([0.0] * 200 + [1.0] * 200, "▁" * 20 + "█" * 20)]
+)
+def test_a_curve_is_as_wide_as_it_may_be(values: list[float], drawn: str):
+    assert printout.sparkline(values) == drawn
+
+
 def answer(label: str, predicted: str) -> printout.Answer:
     split = {"queue": 0.1, "decode": 0.2, "inference": 0.3, "total": 0.7}
     return printout.Answer(label=label, predicted=predicted, confidence=0.61, client_ms=3.0, split_ms=split)
@@ -145,6 +152,16 @@ def test_wrong_predictions_are_named_also_without_colour():
         ),
         ({"status": "running", "progress": {"stage": "INT8: calibrating"}}, 0.0, "INT8: calibrating"),
         ({"status": "running", "progress": {"checking": "openvino/int8"}}, 0.0, "checking openvino/int8"),
+        (
+            {"status": "running", "progress": {"stage": "training", "epoch": 3, "max_epochs": 20, "fraction": 0.1}},
+            0.1,
+            "epoch 3/20",
+        ),
+        (
+            {"status": "running", "progress": {"stage": "judging the best epoch", "epoch": 3, "max_epochs": 20}},
+            1.0,
+            "judging the best epoch",
+        ),
         ({"status": "queued", "progress": {}, "waiting_for": "job_1"}, 0.0, "waiting for job_1"),
         ({"status": "completed", "kind": "dataset", "progress": {}}, 1.0, ""),
         (
