@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed-$(EXTRA)
 TRAIN := $(VENV)/.with-train
 TENSORFLOW := .venv-tensorflow
 
-.PHONY: help setup setup-train setup-tensorflow run demo test gpu-check check bench bench-dataset bench-convert bench-referee bench-search bench-serve bench-train wrk chaos coverage mutants clean
+.PHONY: help setup setup-train setup-tensorflow run run-train demo test gpu-check check bench bench-dataset bench-convert bench-referee bench-search bench-serve bench-train wrk chaos coverage mutants clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | while IFS='|' read -r name text; \
@@ -40,6 +40,9 @@ $(TENSORFLOW)/.installed-tensorflow: deploy/tensorflow.txt
 
 run: setup  ## start everything, run the main job on real input, stay up until Ctrl-C
 	@$(BIN)/cvp demo --start --keep
+
+run-train: setup  ## the whole mission: digits to train on, INT8 that must keep the accuracy, the choice (needs setup-train)
+	@$(BIN)/cvp demo --train --start --keep
 
 demo: setup  ## the same, then stop; for scripts
 	@$(BIN)/cvp demo --start

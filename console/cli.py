@@ -216,18 +216,20 @@ def passwd(user: str) -> None:
 
 
 @main.command()
-@click.option("--fresh", is_flag=True, help="Measure again, even where a report of this model and machine exists.")
+@click.option("--train", is_flag=True, help="The whole mission: train the model here first (`make setup-train`).")
+@click.option("--fresh", is_flag=True, help="Train and measure again, even where the same was done before.")
 @click.option("--start", is_flag=True, help="Start the platform first if it is down, and stop it again at the end.")
 @click.option("--keep", is_flag=True, help="With --start: keep it running until Ctrl-C.")
-def demo(fresh: bool, start: bool, keep: bool) -> None:
+def demo(train: bool, fresh: bool, start: bool, keep: bool) -> None:
     """Run the main job on real input.
 
-    Uploads the digits example, chooses its engine by measuring, writes the report, predicts over HTTP.
+    Uploads the digits example, chooses its engine by measuring, writes the report, predicts over HTTP. With --train
+    it begins with images: a dataset, a training, and INT8 that must keep the accuracy.
     """
     from console import demo as job
     from console.screen import Screen
 
-    job.run(config.load(), Screen(), fresh=fresh, start=start, keep=keep)
+    job.run(config.load(), Screen(), train=train, fresh=fresh, start=start, keep=keep)
 
 
 for command in workbench.COMMANDS:

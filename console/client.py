@@ -157,6 +157,10 @@ class Client:
         """Order a training."""
         return self._call("POST", "training", json=msgspec.to_builtins(spec))
 
+    def trainings(self, **wanted: str | None) -> Iterator[Json]:
+        """All trainings, newest first; of those `wanted` (`model_id`, `dataset_id`, `status`) only these."""
+        return self._pages("training", **wanted)
+
     def training(self, training_id: str) -> Json:
         """A training with its learning curves, and what it reached."""
         return self._call("GET", f"training/{training_id}")

@@ -8,32 +8,37 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
 import click
 
-from console import lifecycle
+from console import lifecycle, mission
 from console.client import address
 from console.job import main_job, typed
 from console.screen import Screen
 from console.supervision import Supervisor, settings_in_force
 from shared import config
 
+Job = Callable[[config.Settings, Screen, bool], None]
 ENDINGS = (signal.SIGTERM, signal.SIGHUP)
 
 
-def run(settings: config.Settings, screen: Screen, *, fresh: bool, start: bool, keep: bool) -> None:
-    """The whole job; with `start` between up and down, with `keep` held until Ctrl-C.
+def run(settings: config.Settings, screen: Screen, *, train: bool, fresh: bool, start: bool, keep: bool) -> None:
+    """The main job, with `train` the whole mission; with `start` between up and down, with `keep` held until Ctrl-C.
 
     Raises:
         click.ClickException, errors.AppError: One sentence on what happened and what to do.
     """
+    job: Job = main_job
+    if train:
+        mission.require_pytorch()
+        job = mission.whole_mission
     supervisor = Supervisor(settings)
     if start:
         with _started(settings, screen) as by_us:
-            main_job(settings, screen, fresh)
+            job(settings, screen, fresh)
             where_next(settings, screen, by_us=by_us, keep=keep)
             if by_us and keep:
                 hold(supervisor)
@@ -43,7 +48,7 @@ def run(settings: config.Settings, screen: Screen, *, fresh: bool, start: bool, 
             f"The platform does not run (data in {settings.root}). `cvp up` starts it; so does `cvp demo --start`."
         )
     settings = settings_in_force(supervisor)
-    main_job(settings, screen, fresh)
+    job(settings, screen, fresh)
     where_next(settings, screen, by_us=False, keep=False)
 
 
@@ -112,7 +117,7 @@ def where_next(settings: config.Settings, screen: Screen, *, by_us: bool, keep: 
     elif keep:
         screen.line("Ctrl-C stops the platform.")
     else:
-        screen.line("The demo is over and its platform stops now; `make run` does the same and keeps it running.")
+        screen.line("The demo is over and its platform stops now; `make run` and `make run-train` keep it running.")
 
 
 def _cvp() -> str:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from console import printout
 from console.jobs import goes_on
 from console.screen import Screen
 from console.session import find, signed_in
 from shared import config, errors
 from shared.specs import DeploymentOrder
-from shared.verdict.figures import plural
 
 BOUND_S = 900.0
 """Trying takes seconds; a benchmark that has the machine to itself may be ahead of it."""
@@ -40,15 +38,12 @@ def run(settings: config.Settings, screen: Screen, model: str, order: Deployment
                 say("tried in a process of its own; what serves now goes on")
                 found = client.wait_for_deployment(model_id, BOUND_S, TAKE_OVER_S)
     if found["status"] == "failed":
-        raise errors.EngineFailed(f"{found['error']} Model {model_id} is served as before: {_words(found['serves'])}.")
-    screen.line(f"Model {model_id} is served by {_words(found['serves'])}.")
+        raise errors.EngineFailed(
+            f"{found['error']} Model {model_id} is served as before: {printout.serving(found['serves'])}."
+        )
+    screen.line(f"Model {model_id} is served by {printout.serving(found['serves'])}.")
     for note in found["notes"]:
         screen.line(f"  {note}")
     for process in found["processes"]:
         if process["problem"]:
             screen.line(f"  {process['process']}: {process['problem']}", style="red")
-
-
-def _words(serves: dict[str, Any]) -> str:
-    what = f"{serves['engine']} in {serves['precision'].upper()}, {plural(serves['threads'], 'thread')} a session"
-    return f"{what}, batches up to {serves['batch_size']} ({serves['source']})"

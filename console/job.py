@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,27 +38,15 @@ def main_job(settings: config.Settings, screen: Screen, fresh: bool) -> None:
     """Sign in, upload, check, benchmark, report, predict."""
     screen.line()
     screen.line("The main job on real input: a classifier of handwritten digits, from file to answer", style="bold")
-    key = _key(settings, screen)
-    with Client(settings, key) as client:
-        model = _model(client, screen)
-        report = _reused(client, model) if not fresh else None
-        if report is None:
-            report = _measured(client, model, screen)
-        else:
-            screen.step(
-                "benchmark", f"reused: {report.id} of {report.metadata.created_at[:16]}Z, same model and machine"
-            )
-            screen.step("", "(`cvp demo --fresh` measures again)")
-        screen.line()
-        printout.candidates(report, screen)
-        screen.line()
-        printout.decision(report, screen)
-        screen.line()
-        _save(client, report, settings, screen)
-        _predict(client, model, screen)
+    with Client(settings, sign_in(settings, screen)) as client:
+        model_id = _model(client, screen)["id"]
+        report = decided(client, order(model_id), screen, fresh)
+        save(client, report, settings, screen)
+        predict(client, model_id, screen)
 
 
-def _key(settings: config.Settings, screen: Screen) -> str:
+def sign_in(settings: config.Settings, screen: Screen) -> str:
+    """The key of this machine's commands."""
     key = local_key(settings)
     screen.step("sign in", f"as admin, with the API key in {typed(settings.secrets / 'demo.key')}")
     return key
@@ -116,28 +105,40 @@ def order(model_id: str) -> BenchmarkSpec:
     )
 
 
-def _reused(client: Client, model: dict[str, Any]) -> Report | None:
+def decided(client: Client, spec: BenchmarkSpec, screen: Screen, fresh: bool) -> Report:
+    """The report on a benchmark, the latest where it answers the same order and nothing `fresh` is wanted; printed."""
+    report = None if fresh else _reused(client, spec)
+    if report is None:
+        report = _measured(client, spec, screen)
+    else:
+        screen.step("benchmark", f"reused: {report.id} of {report.metadata.created_at[:16]}Z, same model and machine")
+        screen.step("", "(--fresh measures again)")
+    screen.line()
+    printout.candidates(report, screen)
+    screen.line()
+    printout.decision(report, screen)
+    screen.line()
+    return report
+
+
+def _reused(client: Client, spec: BenchmarkSpec) -> Report | None:
     """The latest report on this model, if it answers the same order on the same machine and software."""
-    latest = next((found for found in client.reports() if found["model_id"] == model["id"]), None)
+    latest = next((found for found in client.reports() if found["model_id"] == spec.model_id), None)
     if latest is None:
         return None
     try:
         report = parse(client.export(latest["id"], "json"))
     except msgspec.ValidationError:  # written by an earlier version, in another form
         return None
-    same = report.metadata.config == order(model["id"]) and report.metadata.fingerprint == system_info().fingerprint
+    same = report.metadata.config == spec and report.metadata.fingerprint == system_info().fingerprint
     return report if same else None
 
 
-def _measured(client: Client, model: dict[str, Any], screen: Screen) -> Report:
-    job = client.benchmark(order(model["id"]))
+def _measured(client: Client, spec: BenchmarkSpec, screen: Screen) -> Report:
+    job = client.benchmark(spec)
     began = time.monotonic()
-    try:
-        with screen.bar("benchmark") as advance:
-            job = client.wait_for_benchmark(job["id"], BENCHMARK_BOUND_S, lambda state: advance(*progress(state)))
-    except KeyboardInterrupt:
-        _cancel(client, job["id"], screen)
-        raise
+    with taken_back(client, screen, "benchmark", job["id"]), screen.bar("benchmark") as advance:
+        job = client.wait_for_benchmark(job["id"], BENCHMARK_BOUND_S, lambda state: advance(*progress(state)))
     report = parse(client.export(job["report_id"], "json"))
     measured = sum(record.status == "measured" for record in report.candidates)
     took = time.monotonic() - began
@@ -145,19 +146,28 @@ def _measured(client: Client, model: dict[str, Any], screen: Screen) -> Report:
     return report
 
 
-def _cancel(client: Client, job_id: str, screen: Screen) -> None:
-    """Take the order back, or it would go on, or start again with the platform; returns when it has ended."""
+@contextlib.contextmanager
+def taken_back(client: Client, screen: Screen, call: str, job_id: str) -> Iterator[None]:
+    """Around the wait for an order (of the call `benchmark` or `training`): Ctrl-C takes it back.
+
+    Or it would go on, or start again with the platform. Leaves when it has ended.
+    """
     try:
-        client.cancel("benchmark", job_id)
-        with screen.waiting("Cancelling"), contextlib.suppress(errors.EngineFailed):  # that is how it ends
-            client.wait_for_benchmark(job_id, CANCEL_BOUND_S, lambda _: None)
-    except errors.AppError as error:
-        screen.step("benchmark", f"{job_id} could not be cancelled and may go on: {error.message}")
-    else:
-        screen.step("benchmark", f"cancelled: {job_id}")
+        yield
+    except KeyboardInterrupt:
+        try:
+            client.cancel(call, job_id)
+            with screen.waiting("Cancelling"):
+                client.wait_for_job(job_id, CANCEL_BOUND_S, lambda _: None)
+        except errors.AppError as error:
+            screen.step(call, f"{job_id} could not be cancelled and may go on: {error.message}")
+        else:
+            screen.step(call, f"cancelled: {job_id}")
+        raise
 
 
-def _save(client: Client, report: Report, settings: config.Settings, screen: Screen) -> None:
+def save(client: Client, report: Report, settings: config.Settings, screen: Screen) -> None:
+    """The report in all its forms, beside the data."""
     folder = settings.root / "demo"
     folder.mkdir(exist_ok=True)
     for form in FORMATS:
@@ -165,12 +175,13 @@ def _save(client: Client, report: Report, settings: config.Settings, screen: Scr
     screen.step("report", f"{typed(folder / 'report.html')}, and as .pdf .json .csv beside it")
 
 
-def _predict(client: Client, model: dict[str, Any], screen: Screen) -> None:
+def predict(client: Client, model_id: str, screen: Screen) -> None:
+    """Digits that the model never saw, one call each."""
     images = sorted((EXAMPLE / "held-out").glob("*.png"))
     answers = []
     with screen.bar("predict") as advance:
         for done, image in enumerate(images, start=1):
-            answers.append(_ask(client, model["id"], image))
+            answers.append(_ask(client, model_id, image))
             advance(done / len(images), image.name)
     right = sum(answer.predicted == answer.label for answer in answers)
     screen.step("predict", f"{right} of {len(answers)} held-out digits right, as PNG over HTTP")

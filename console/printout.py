@@ -12,7 +12,7 @@ from rich.text import Text
 from console.client import Json
 from console.screen import Screen, duration
 from shared.specs import Candidate, MetricName, TrainingResult
-from shared.verdict.figures import ENGINE_TITLES, estimate, figure, listing
+from shared.verdict.figures import ENGINE_TITLES, estimate, figure, listing, plural
 from shared.verdict.report import CandidateRecord, Report
 
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -154,3 +154,9 @@ def _latency(answers: list[Answer]) -> str:
 def tensor(info: Json) -> str:
     """An input or output: `input float32[batch, 3, 32, 32]`."""
     return f"{info['name']} {info['dtype']}[{', '.join(map(str, info['shape']))}]"
+
+
+def serving(serves: Json) -> str:
+    """What serves a model: `openvino in INT8, 2 threads a session, batches up to 1 (report)`."""
+    what = f"{serves['engine']} in {serves['precision'].upper()}, {plural(serves['threads'], 'thread')} a session"
+    return f"{what}, batches up to {serves['batch_size']} ({serves['source']})"

@@ -110,7 +110,7 @@ def prepare(settings: config.Settings, store: ArtifactStore) -> None:
                 registry.set_converting(row.id)
                 _order(row.id)
     names = {row.preset.name for row in known}
-    for preset in PRESETS:
+    for preset in sorted(PRESETS, key=lambda each: each.parameters):  # the first is soon there to be trained
         if preset.name not in names:
             add(preset, store)
 

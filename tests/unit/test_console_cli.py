@@ -130,6 +130,16 @@ def test_commands_that_need_the_platform_say_how_to_start_it(runner: CliRunner, 
     assert "cvp up" in done.stderr
 
 
+def test_without_pytorch_the_mission_says_what_to_install_before_anything_starts(
+    runner: CliRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("shared.nets.missing", lambda then: f"PyTorch is not installed here: {then}.")
+    done = runner.invoke(cli.main, ["demo", "--train", "--start"])
+    assert done.exit_code == 1
+    assert done.stderr.startswith("Error: PyTorch is not installed here: try again. It takes some 5 GB")
+    assert not (tmp_path / "data").exists()
+
+
 def test_expected_failures_are_one_sentence(runner: CliRunner):
     done = runner.invoke(failing(errors.BadModel("No nodes in the graph.")), ["fail"])
     assert (done.exit_code, done.output) == (1, "Error: No nodes in the graph.\n")

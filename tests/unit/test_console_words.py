@@ -422,9 +422,9 @@ def test_a_report_is_used_again_on_the_same_machine_for_the_same_order(
     here = msgspec.structs.replace(measurements.system, fingerprint=fingerprint)
     monkeypatch.setattr(job, "system_info", lambda: here)
     client = Reports(canonical(build(measurements, "rep_0")))
-    assert (job._reused(client, {"id": "mdl_1"}) is not None) is reused
-    assert job._reused(client, {"id": "mdl_2"}) is None
+    assert (job._reused(client, job.order("mdl_1")) is not None) is reused
+    assert job._reused(client, job.order("mdl_2")) is None
 
 
 def test_a_report_of_an_earlier_version_is_not_used_again():
-    assert job._reused(Reports(b'{"schema": "cvp.report/0"}'), {"id": "mdl_1"}) is None
+    assert job._reused(Reports(b'{"schema": "cvp.report/0"}'), job.order("mdl_1")) is None
