@@ -110,11 +110,15 @@ def decision(report: Report, screen: Screen) -> None:
 def training(result: TrainingResult, screen: Screen) -> None:
     """What a training reached, and the way there."""
     curve = [figures.val_accuracy for figures in result.epochs]
+    low, high = (f"{value:.1%}" if result.final_map50 is None else f"{value:.3f}" for value in (min(curve), max(curve)))
+    reached = f"  accuracy  {result.final_accuracy:.1%} of"
+    if result.final_map50 is not None:
+        reached = f"  mAP       {result.final_accuracy:.3f} (mAP50 {result.final_map50:.3f}) on"
     ending = f"epoch {result.best_epoch} of {len(curve)}{', stopped early' if result.stopped_early else ''}"
-    took = f"{duration(result.duration_s)}, {result.images_per_s:,.0f} images/s on {result.device}"
-    screen.line(f"  accuracy  {result.final_accuracy:.1%} of {result.num_val:,} validation images ({ending})")
-    screen.line(f"  curve     {sparkline(curve)}  {min(curve):.1%} to {max(curve):.1%}")
-    screen.line(f"  took      {took}")
+    screen.line(f"{reached} {plural(result.num_val, 'validation image')} ({ending})")
+    screen.line(f"  curve     {sparkline(curve)}  {low} to {high}")
+    speed = f"{result.images_per_s:,.0f} images/s on {result.device}"
+    screen.line(f"  took      {duration(result.duration_s)}, {speed}")
     for note in result.notes:
         screen.line(f"  {note}", style="dim")
 

@@ -24,7 +24,7 @@ from console.screen import Pace, Screen, duration
 from shared import config
 from shared.db import benchmarks, connection
 from shared.machine import system_info
-from shared.specs import Constraint, NoiseFloor, Preprocessing
+from shared.specs import Constraint, EpochFigures, HyperParameters, NoiseFloor, Preprocessing, TrainingResult
 from shared.verdict.report import build, canonical
 from tests.unit.measurements import CONSTRAINTS, measurement_set
 
@@ -122,6 +122,43 @@ def test_no_choice_is_said_with_what_would_change_it():
 )
 def test_a_curve_is_as_wide_as_it_may_be(values: list[float], drawn: str):
     assert printout.sparkline(values) == drawn
+
+
+def test_a_detector_is_told_by_its_map_and_a_classifier_by_its_accuracy():
+    result = trained([0.25, 0.5, 0.75])
+    for map50, expected in ((None, "accuracy  75.0% of 1 validation image"), (0.9, "mAP       0.750 (mAP50 0.900) on")):
+        to, told = screen()
+        printout.training(msgspec.structs.replace(result, final_map50=map50), to)
+        assert told.getvalue().startswith(f"  {expected}")
+        assert "(epoch 3 of 3)" in told.getvalue()
+        assert "▁▅█" in told.getvalue()
+
+
+def trained(accuracies: list[float]) -> TrainingResult:
+    epochs = [
+        EpochFigures(epoch=epoch, loss=1, accuracy=share, val_loss=1, val_accuracy=share, learning_rate=0.1, seconds=1)
+        for epoch, share in enumerate(accuracies, start=1)
+    ]
+    return TrainingResult(
+        classes=["a", "b"],
+        epochs=epochs,
+        best_epoch=len(epochs),
+        final_accuracy=accuracies[-1],
+        final_loss=1,
+        confusion=[],
+        worst=[],
+        hyperparams=HyperParameters(),
+        seed=0,
+        num_train=2,
+        num_val=1,
+        stopped_early=False,
+        duration_s=3,
+        images_per_s=1,
+        device="CPU",
+        threads=1,
+        versions={},
+        notes=[],
+    )
 
 
 def answer(label: str, predicted: str) -> printout.Answer:
