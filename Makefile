@@ -83,7 +83,7 @@ bench-convert: setup-train setup-tensorflow  ## model files of every format thro
 bench-referee: setup-train  ## whether a benchmark's verdict can be trusted (ONLY="coverage bare": those checks): half an hour
 	@$(BIN)/python -m benchmarks.referee $(ONLY)
 
-bench-train: setup-train  ## training beside a bare loop, killed at random moments, and on the digits (ONLY="resume": that)
+bench-train: setup-train  ## training beside a bare loop, killed at random moments, on digits and on shapes to find (ONLY="resume": that)
 	@$(BIN)/python -m benchmarks.training $(ONLY)
 
 bench-serve: setup-train wrk  ## predictions beside those of six other servers (QUICK=1: two, ten minutes; ONLY="kill": that)

@@ -18,7 +18,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -29,6 +29,9 @@ from preparer import DatasetFile, DatasetOrder
 from preparer.dataset import check
 from shared import child, config
 from shared.specs import Augmentation, HyperParameters, Preprocessing, Resize, Task, TrainingSpec
+from shared.vision import boxes
+from shared.vision.decode import decode
+from shared.vision.preprocess import placement, preprocess
 from shared.vision.samples import drawn_image, read_index
 from trainer import CHECKPOINT, Trained, TrainOrder
 
@@ -39,6 +42,7 @@ ROUNDS, SHARE = 5, 0.9
 KILLS = 10
 DIGITS_ACCURACY, DIGITS_S = 0.97, 120
 SHAPES, SHAPES_SIDE, SHAPES_EPOCHS, SHAPES_MAP50, SHAPES_S = 300, 160, 30, 0.9, 600
+SHAPES_UNSEEN, SHAPES_FOUND = 100, 0.95
 DIGITS = Path(__file__).resolve().parents[1] / "examples" / "digits" / "dataset.py"
 
 FILES: tuple[DatasetFile, ...] = ("index", "pack", "sheet")
@@ -258,6 +262,7 @@ def child_of(asked: TrainOrder, kill_after_s: float | None = None) -> Trained | 
         [sys.executable, "-m", "trainer.enclosed"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        pass_fds=list(asked.outputs.values()),
         env=os.environ | {child.PARENT_ENV: str(os.getpid())},
     ) as running:
         try:
@@ -304,10 +309,12 @@ def learned(folder: Path, _times: int | None) -> Found:
 def detected(folder: Path, times: int | None) -> Found:
     """YOLOv8n without a trained weight learns to find shapes on noise, through the training's child."""
     data = dataset(folder, shapes.yolo({"train": SHAPES, "val": SHAPES // 3}, SHAPES_SIDE), "detection")
-    hyperparams = HyperParameters(image_size=SHAPES_SIDE, batch_size=16, augmentation="light")
     asked = order(folder / "yolov8n", data, "yolov8n", side=640, epochs=times or SHAPES_EPOCHS)
+    hyperparams = HyperParameters(image_size=SHAPES_SIDE, batch_size=16)
     spec = msgspec.structs.replace(asked.spec, hyperparams=hyperparams)
-    made = child_of(msgspec.structs.replace(asked, spec=spec, preprocessing=None))
+    with (folder / "model.onnx").open("wb") as onnx, (folder / "weights").open("wb") as kept:
+        outputs: dict[Literal["onnx", "weights"], int] = {"onnx": onnx.fileno(), "weights": kept.fileno()}
+        made = child_of(msgspec.structs.replace(asked, spec=spec, preprocessing=None, outputs=outputs))
     if made is None:
         raise SystemExit("It was killed by somebody else.")
     for each in made.result.epochs:
@@ -321,6 +328,43 @@ def detected(folder: Path, times: int | None) -> Found:
         f"s (goal {SHAPES_S}), {result.num_train} images to learn from, {result.num_val} to judge by"
     )
     yield told, result.final_map50 > SHAPES_MAP50 and result.duration_s <= SHAPES_S
+    yield _served(folder / "model.onnx", made)
+
+
+def _served(path: Path, made: Trained) -> tuple[str, bool]:
+    """What the exported file finds in images that the training never saw, as serving shows it."""
+    from shared.engines import engine_class
+
+    contract = made.preprocessing
+    assert contract.detection is not None and made.facts is not None
+    found = wrong = total = 0
+    with engine_class("onnxruntime")(path, threads=config.cores()) as engine:
+        for seed in range(SHAPES_UNSEEN):
+            data, drawn = shapes.picture(SHAPES_SIDE, 10**6 + seed)
+            image = decode(data)
+            output = next(iter(engine.infer({engine.inputs[0].name: preprocess(image, contract)[None]}).values()))
+            shown = boxes.placed(
+                boxes.find(output, contract.detection)[0],
+                contract.detection,
+                (contract.resize.width, contract.resize.height),
+                placement(image.size, contract.resize),
+                shapes.CLASSES,
+            )
+            right = {shape for shape in drawn if any(_same(shape, box) for box in shown)}
+            found, total = found + len(right), total + len(drawn)
+            wrong += len(shown) - len(right)
+    apart = max(each.max_abs_diff for each in made.facts.parity)
+    batches = ", ".join(str(each.batch) for each in made.facts.parity)
+    told = (
+        f"as ONNX, at most {apart:.2g} from PyTorch at batches {batches}: serving shows {found} of {total} shapes in "
+        f"{SHAPES_UNSEEN} images it never saw (goal {SHAPES_FOUND:.0%}), and {wrong} boxes too many"
+    )
+    return told, found >= SHAPES_FOUND * total and wrong <= (1 - SHAPES_FOUND) * total
+
+
+def _same(shape: shapes.Box, box: boxes.BoxScore) -> bool:
+    overlap = boxes.iou(np.array([shape[1:]], np.float32), np.array([box.box], np.float32))[0, 0]
+    return bool(shape[0] == box.class_id and overlap >= 0.5)
 
 
 # --- what they share --------------------------------------------------------------------------------------------------

@@ -387,9 +387,9 @@ class HyperParameters(Spec, frozen=True, kw_only=True):
     augmentation: Annotated[
         Augmentation | None,
         Meta(
-            description="How training images are varied. `light`: shifted, scaled and relit a little. `strong`: other "
-            "framings, mirrored, other colours. Default: `light` up to 64 pixels, where images often are characters, "
-            "`strong` above."
+            description="How training images are varied, with the boxes in them. `light`: shifted, scaled and relit a "
+            "little. `strong`: other framings, mirrored, other colours. Default: `light` up to 64 pixels, where images "
+            "often are characters, `strong` above."
         ),
     ] = None
     image_size: Annotated[
@@ -403,7 +403,8 @@ class HyperParameters(Spec, frozen=True, kw_only=True):
         ClassBalance,
         Meta(
             description="How often images of rare classes are drawn, where the largest class has over 1.5 times the "
-            "images of the smallest: as they are, by the square root of their number, or each class alike."
+            "images of the smallest: as they are, by the square root of their number, or each class alike. Images with "
+            "boxes are drawn as they are."
         ),
     ] = "sqrt"
     frozen_stages: Annotated[

@@ -56,9 +56,9 @@ def of(order: TrainOrder) -> Terms:
         contract = resized(contract, spec.hyperparams.image_size)
         start = network.sized(start, preprocess.shape(contract))
     parts = sampling.parts(index, spec.validation_split, spec.seed)
-    unseen = _unseen(index.classes, sampling.class_counts(parts.train))
+    remarks = [*_unseen(index.classes, sampling.class_counts(parts.train)), *_left_out(index, parts)]
     wanted = resolved(spec.hyperparams, spec.max_epochs, contract.resize)
-    return Terms(key, index, parts, start, contract, wanted, [*start.notes, *notes, *unseen])
+    return Terms(key, index, parts, start, contract, wanted, [*start.notes, *notes, *remarks])
 
 
 def resized(contract: Preprocessing, side: int) -> Preprocessing:
@@ -146,3 +146,10 @@ def _unseen(classes: list[str], trained: Collection[int]) -> list[str]:
     names = ", ".join(repr(name[:80]) for name in missing[:NAMED])
     more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
     return [f"No image for training shows {names}{more}: nothing can be learned of that."]
+
+
+def _left_out(index: DatasetIndex, parts: Parts) -> list[str]:
+    others = sum(sample.split != "test" for sample in index.samples) - len(parts.train) - len(parts.val)
+    if index.task_type != "detection" or not others:
+        return []
+    return [f"{others:,} validation images were left out; {len(parts.val):,}, drawn by the seed, judge every epoch."]

@@ -18,7 +18,7 @@ from shared.artifacts import ArtifactStore, Outputs
 from shared.specs import HyperParameters, ModelDescription
 from tests.conftest import needs
 from tests.dataset_kit import Checked
-from tests.training_kit import CONTRACT, LABELS, LIMITS, dataset, here, order, run_until, weights_file
+from tests.training_kit import CONTRACT, LABELS, LIMITS, dataset, here, order, run_until, scenes, weights_file
 from trainer import CHECKPOINT, Trained
 
 needs("torch")
@@ -67,6 +67,23 @@ def test_killed_twice_it_ends_with_the_weights_it_would_have_had(weights: Path, 
     assert [name for name in one if one[name] != other[name]] == []
     assert (ended.result.confusion, ended.result.worst) == (whole.result.confusion, whole.result.worst)
     assert [each.val_loss for each in ended.result.epochs] == [each.val_loss for each in whole.result.epochs]
+
+
+def test_a_detector_that_was_killed_ends_with_the_weights_it_would_have_had(tmp_path: Path) -> None:
+    shapes, weights = scenes(tmp_path, 16, 4), weights_file(tmp_path, "yolov8n", 3, 640)
+    facts: dict[str, Any] = {
+        "preprocessing": None,
+        "labels": None,
+        "max_epochs": 3,
+        "hyperparams": HyperParameters(batch_size=8, image_size=64),
+    }
+    whole = here(order(weights, shapes, tmp_path / "whole", **facts))
+    killed = order(weights, shapes, tmp_path / "killed", **facts)
+    assert run_until(killed, after(1, 0.5)) is None
+    ended = run_until(killed, lambda body: False)
+    assert ended
+    assert checkpoint_tensors(tmp_path / "whole") == checkpoint_tensors(tmp_path / "killed")
+    assert [each.val_accuracy for each in ended.result.epochs] == [each.val_accuracy for each in whole.result.epochs]
 
 
 def test_what_it_makes_is_described_like_an_upload(weights: Path, data: Checked, tmp_path: Path) -> None:
