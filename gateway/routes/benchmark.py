@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 from typing import Any, Literal
 
 import msgspec
@@ -32,6 +30,7 @@ from gateway.routes.common import (
     raw,
     ready,
     respond,
+    table,
 )
 from gateway.routes.reports import record
 from shared import clock, config, errors
@@ -39,7 +38,6 @@ from shared.db import benchmarks, connection, idempotency
 from shared.db.pages import Page
 from shared.machine import system_info
 from shared.specs import BenchmarkSpec, JobStatus
-from shared.verdict.figures import cell
 
 FIGURES = (
     "latency_mean_ms",
@@ -143,20 +141,13 @@ def _write_report(context: Context, benchmark_id: str, request: Http) -> schemas
 
 async def _table(context: Context, page: Page[Any]) -> Response[Any]:
     rows = await context.store.read(benchmarks.results, [row.id for row in page.rows])
-    headers = {"Content-Disposition": 'attachment; filename="benchmarks.csv"'}
-    if page.next_cursor:
-        headers["X-Next-Cursor"] = page.next_cursor
-    return Response(_csv(rows), media_type="text/csv", headers=headers)
+    return table("benchmarks", HEADING, map(_line, rows), page.next_cursor)
 
 
-def _csv(rows: list[dict[str, Any]]) -> bytes:
-    out = io.StringIO()
-    writer = csv.writer(out)
-    writer.writerow(HEADING)
-    for row in rows:
-        head = (row["id"], clock.iso(row["created_at_ms"]), row["job_status"], row["model_id"], row["model_name"])
-        writer.writerow([cell(value) for value in (*head, *(row[name] for name in (*CANDIDATE, *FIGURES)))])
-    return out.getvalue().encode()
+def _line(row: dict[str, Any]) -> list[Any]:
+    """A candidate under `HEADING`."""
+    head = (row["id"], clock.iso(row["created_at_ms"]), row["job_status"], row["model_id"], row["model_name"])
+    return [*head, *(row[name] for name in (*CANDIDATE, *FIGURES))]
 
 
 def _why_no_report(row: Any) -> str:

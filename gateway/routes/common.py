@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any, TypeAlias, TypeVar, cast
 
 import msgspec
@@ -23,6 +25,7 @@ from shared.db import connection, idempotency, jobs, registry
 from shared.db.accounts import Account
 from shared.db.pages import Page
 from shared.trace import Origin
+from shared.verdict.figures import cell
 
 V1 = "/api/v1"
 BENCHMARK_FIRST = (
@@ -153,6 +156,18 @@ def ready(body: bytes) -> Response[bytes]:
 def accepted(body: msgspec.Struct, location: str) -> idempotency.Answer:
     """The answer to a call that started work."""
     return idempotency.Answer(status=202, response=msgspec.Raw(msgspec.json.encode(body)), location=location)
+
+
+def table(name: str, heading: Sequence[str], rows: Iterable[Iterable[Any]], next_cursor: str | None) -> Response[Any]:
+    """A page as a CSV file, which no spreadsheet runs; the cursor of the next page is in a header."""
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow(heading)
+    writer.writerows([cell(value) for value in row] for row in rows)
+    headers = {"Content-Disposition": f'attachment; filename="{name}.csv"'}
+    if next_cursor:
+        headers["X-Next-Cursor"] = next_cursor
+    return Response(out.getvalue().encode(), media_type="text/csv", headers=headers)
 
 
 def once(

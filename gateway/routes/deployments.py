@@ -18,10 +18,10 @@ from gateway.routes.common import (
     Http,
     IdempotencyKey,
     Injected,
-    accepted,
     account_of,
     iso,
     key_of,
+    once,
     origin_of,
     problems,
     respond,
@@ -114,15 +114,13 @@ def _order(
     body_sha256: str,
 ) -> idempotency.Answer:
     """Deployment, job and remembered answer in one transaction."""
-    with connection.write(durable=True, name="accept"):
-        if key is not None and (before := idempotency.recall(key, body_sha256)):
-            return before
+
+    def place() -> tuple[schemas.Deployment, str]:
         limit, origin = context.settings.max_queued_jobs, origin_of(request)
         deployments.order(choice, account_of(request).id, limit=limit, origin=origin)
-        answer = accepted(_shown(context, choice.model_id), f"{V1}/models/{choice.model_id}/deployment")
-        if key is not None:
-            idempotency.remember(key, body_sha256, answer)
-    return answer
+        return _shown(context, choice.model_id), f"{V1}/models/{choice.model_id}/deployment"
+
+    return once(key, body_sha256, place)
 
 
 def _revert(model_id: str, request: Http) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -32,11 +30,11 @@ from gateway.routes.common import (
     raw,
     ready,
     respond,
+    table,
 )
 from shared import clock
 from shared.db import idempotency, registry, trainings
 from shared.specs import HyperParameters, JobStatus, TrainingSpec
-from shared.verdict.figures import cell
 
 HEADING = (
     *("training_id", "created_at", "status", "model_id", "model_name", "dataset_id", "dataset_name", "search_id"),
@@ -144,20 +142,15 @@ def _shown(training_id: str) -> schemas.TrainingJob:
 
 def _table(wanted: dict[str, Any], limit: int, cursor: str | None) -> Response[Any]:
     page = trainings.listing(**wanted, limit=limit, cursor=cursor)
-    headers = {"Content-Disposition": 'attachment; filename="trainings.csv"'}
-    if page.next_cursor:
-        headers["X-Next-Cursor"] = page.next_cursor
-    out = io.StringIO()
-    writer = csv.writer(out)
-    writer.writerow(HEADING)
-    for row in page.rows:
-        spec = msgspec.json.decode(row.spec, type=TrainingSpec)
-        used = msgspec.json.decode(row.hyperparams)
-        told = {"training_id": row.id, "created_at": clock.iso(row.created_at_ms), "seed": spec.seed}
-        told |= {"max_epochs": spec.max_epochs, "validation_split": spec.validation_split}
-        values = row._asdict() | told | used
-        writer.writerow([cell(values.get(name)) for name in HEADING])
-    return Response(out.getvalue().encode(), media_type="text/csv", headers=headers)
+    return table("trainings", HEADING, map(_line, page.rows), page.next_cursor)
+
+
+def _line(row: Any) -> list[Any]:
+    """A training under `HEADING`."""
+    ordered, used = msgspec.json.decode(row.spec), msgspec.json.decode(row.hyperparams)
+    told = {"training_id": row.id, "created_at": clock.iso(row.created_at_ms)}
+    values = ordered | row._asdict() | used | told
+    return [values.get(name) for name in HEADING]
 
 
 def _compared(a: str, b: str) -> schemas.TrainingComparison:
