@@ -60,6 +60,8 @@ TABLE: dict[tuple[str, str], Minimum] = {
     ("GET", "/api/v1/training"): "engineer",
     ("GET", "/api/v1/training/compare"): "engineer",
     ("GET", "/api/v1/training/{training_id}"): "engineer",
+    ("GET", "/api/v1/training/{training_id}/report"): "engineer",
+    ("POST", "/api/v1/training/{training_id}/report"): "engineer",
     ("POST", "/api/v1/training/{training_id}/cancel"): "engineer",  # their own; an administrator any
     ("POST", "/api/v1/benchmark"): "engineer",
     ("GET", "/api/v1/benchmark"): "engineer",

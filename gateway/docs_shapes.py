@@ -33,6 +33,7 @@ ANSWERS: dict[tuple[str, str], dict[str, Schema | type[msgspec.Struct]]] = {
     ("POST", "/api/v1/training"): {"application/json": schemas.TrainingJob},
     ("GET", "/api/v1/training"): {"application/json": schemas.Listing[schemas.TrainingJob], "text/csv": TEXT},
     ("GET", "/api/v1/models/{model_id}/training"): {"application/json": schemas.Listing[schemas.TrainingJob]},
+    ("GET", "/api/v1/training/{training_id}/report"): {"text/html": TEXT, "application/json": ANY_OBJECT},
     ("POST", "/api/v1/benchmark"): {"application/json": schemas.BenchmarkJob},
     ("GET", "/api/v1/benchmark"): {"application/json": schemas.Listing[schemas.BenchmarkJob], "text/csv": TEXT},
     ("GET", "/api/v1/benchmark/{benchmark_id}/report"): {"application/json": ANY_OBJECT},

@@ -30,6 +30,24 @@ class Written(msgspec.Struct, frozen=True, kw_only=True):
     content_sha256: str
     selected_engine: str | None
     files: dict[str, Stored]
+    """Of a training's report none: they are in the descriptors that were lent."""
+
+
+class TrainingOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """A training to report on, and the files it was about; None where they are gone."""
+
+    record: TrainingRecord
+    index: str | None
+    pack: str | None
+    outputs: dict[str, int]
+    """Descriptors that get `report.html` and `report.json`."""
+
+
+class ReportOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """What the child has to write: one of the two. The answer is a `Written`."""
+
+    benchmark: WriteOrder | None = None
+    training: TrainingOrder | None = None
 
 
 class SearchRecord(msgspec.Struct, frozen=True, kw_only=True):

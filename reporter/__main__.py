@@ -2,45 +2,68 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import msgspec
 
-from reporter import WriteOrder, Written
+from reporter import ReportOrder, TrainingOrder, TrainingRecord, WriteOrder, Written
 from reporter.housekeeping import Housekeeping
 from shared import child, clock, config, errors, process
 from shared.artifacts import ArtifactStore, Outputs
 from shared.db import connection, jobs, registry
-from shared.db.tables import Benchmark, Report
-from shared.specs import JobKind, ReportSpec
+from shared.db.tables import Benchmark, Dataset, Job, Model, Report, Training, TrainingReport
+from shared.specs import JobKind, ReportSpec, Task, TrainingSpec
 from shared.worker import Commit, Duty, JobWorker
 
 MEMORY_MB = 4096
+TRAINING_FILES = ("report.html", "report.json")
 MOST_EARLIER = 39
 """Reports that the page over time shows beside the new one."""
 
 
 class WriteReport:
-    """Turns a measurement set into a report record and its renderings."""
+    """Turns a measurement set, or the result of a training, into a report record and its renderings."""
 
     module = "reporter.write"
     result_type = Written
 
     def __init__(self, settings: config.Settings) -> None:
         self._store = ArtifactStore(settings.reports)
+        self._datasets = ArtifactStore(settings.datasets)
 
     def order(self, job: jobs.Claimed, outputs: Outputs) -> tuple[msgspec.Struct, child.Limits]:
-        """Where the measurements are and where the files go."""
+        """What is to be told, and where the files go."""
+        training_id = _spec(job).training_id
+        order = (
+            ReportOrder(benchmark=self._of_benchmark(job))
+            if training_id is None
+            else ReportOrder(training=self._of_training(training_id, outputs))
+        )
+        return order, child.Limits(wall_s=job.max_runtime_s, memory_mb=MEMORY_MB, cpu_s=int(job.max_runtime_s))
+
+    def _of_benchmark(self, job: jobs.Claimed) -> WriteOrder:
         benchmark = _benchmark(job)
         report_id = f"rep_{benchmark.id.partition('_')[2]}"
-        order = WriteOrder(
+        return WriteOrder(
             report_id=report_id,
             measurements=str(self._store.path(str(benchmark.measurements_sha256))),
             earlier=[str(self._store.path(sha256)) for sha256 in _earlier(benchmark.model_id, report_id)],
             store=str(self._store.root),
         )
-        return order, child.Limits(wall_s=job.max_runtime_s, memory_mb=MEMORY_MB, cpu_s=int(job.max_runtime_s))
+
+    def _of_training(self, training_id: str, outputs: Outputs) -> TrainingOrder:
+        record, dataset = _told(training_id)
+        index, pack = (
+            None if dataset is None or not sha256 else str(self._datasets.path(sha256))
+            for sha256 in ((dataset.index_sha256, dataset.pack_sha256) if dataset else (None, None))
+        )
+        lent = {name: outputs.stage(name, self._store) for name in TRAINING_FILES}
+        return TrainingOrder(record=record, index=index, pack=pack, outputs=lent)
 
     def finish(self, job: jobs.Claimed, result: Written, outputs: Outputs) -> Commit:
         """The report exists from now on; a repeated job finds it written already."""
+        if _spec(job).training_id is not None:
+            return self._finish_training(result, outputs)
         benchmark = _benchmark(job)
 
         def commit() -> None:
@@ -58,12 +81,57 @@ class WriteReport:
 
         return commit
 
+    def _finish_training(self, result: Written, outputs: Outputs) -> Commit:
+        sealed = {name: outputs.seal(name) for name in TRAINING_FILES}
+
+        def commit() -> None:
+            for name, stored in sealed.items():
+                registry.keep_artifact(stored, "reports")
+                outputs.publish(name)
+            TrainingReport.insert(
+                training_id=result.report_id,
+                content_sha256=result.content_sha256,
+                files={name: stored.sha256 for name, stored in sealed.items()},
+                created_at_ms=clock.now_ms(),
+            ).on_conflict_ignore().execute()
+
+        return commit
+
     def give_up(self, job: jobs.Claimed, reason: str) -> None:
-        """The benchmark stands without a report; the job's error says why."""
+        """Benchmark or training stand without a report; the job's error says why."""
+
+
+def _spec(job: jobs.Claimed) -> ReportSpec:
+    return msgspec.json.decode(job.spec, type=ReportSpec)
+
+
+def _told(training_id: str) -> tuple[TrainingRecord, Dataset | None]:
+    """All there is to tell of a training, and its dataset unless that was deleted."""
+    with connection.read():
+        row = Training.get_or_none(Training.id == training_id)
+        if row is None or row.result is None:
+            raise errors.NotFound(f"Training {training_id} has no result to report on.")
+        model = Model.get_by_id(row.model_id)
+        dataset = Dataset.get_by_id(row.dataset_id)
+        spec = msgspec.convert(Job.get_by_id(training_id).spec, TrainingSpec)
+    record = TrainingRecord(
+        id=training_id,
+        created_at=clock.iso(row.created_at_ms),
+        task_type=cast(Task, model.task_type),
+        model_id=model.id,
+        model=model.name,
+        dataset_id=dataset.id,
+        dataset=dataset.name,
+        dataset_sha256=str(dataset.index_sha256),  # it was ready
+        result_model_id=row.result_model_id,
+        spec=spec,
+        result=row.result,
+    )
+    return record, None if dataset.deleted_at_ms else dataset
 
 
 def _benchmark(job: jobs.Claimed) -> Benchmark:
-    benchmark_id = msgspec.json.decode(job.spec, type=ReportSpec).benchmark_id
+    benchmark_id = _spec(job).benchmark_id
     with connection.read():
         row = Benchmark.get_or_none(Benchmark.id == benchmark_id)
     if row is None or row.measurements_sha256 is None:

@@ -142,7 +142,8 @@ def _figures(record: TrainingRecord) -> list[KeyFigure]:
 
 
 def _precision(result: TrainingResult) -> list[KeyFigure]:
-    whole = f"mean average precision over IoU 0.50 to 0.95, on {plural(result.num_val, 'validation image')}"
+    half = "" if result.final_map50 is None else f"; {result.final_map50:.3f} where half an overlap is enough (mAP50)"
+    whole = f"mean average precision over IoU 0.50 to 0.95{half}"
     return [KeyFigure(label="Accuracy", figure=f"{result.final_accuracy:.3f}", unit="mAP50-95", meaning=whole)]
 
 

@@ -1,21 +1,49 @@
-"""The child that decides over one measurement set and writes its report files into the store."""
+"""The child that writes one report: decides over a measurement set, or tells what a training reached."""
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from reporter import WriteOrder, Written
-from reporter.render import render
-from shared import child, errors
+from reporter import ReportOrder, TrainingOrder, WriteOrder, Written
+from shared import child, errors, sandbox
 from shared.artifacts import ArtifactStore, intact
-from shared.specs import MeasurementSet
-from shared.verdict.report import Report, build, parse
+from shared.specs import MeasurementSet, canonical_json
+
+if TYPE_CHECKING:
+    from shared.verdict.report import Report
 
 logger = logging.getLogger(__name__)
+
+
+def work(order: ReportOrder, _report: child.Report) -> Written:
+    """Write what was ordered."""
+    if order.training is not None:
+        return enclosed(order.training)
+    assert order.benchmark is not None  # one of the two
+    return write(order.benchmark)
+
+
+def enclosed(order: TrainingOrder) -> Written:
+    """The report of a training, with its dataset and nothing else in reach: it shows images that users uploaded."""
+    sandbox.enter([Path(__file__).parent, *(Path(path) for path in (order.index, order.pack) if path)])
+    from reporter.html import training_page  # its libraries start threads, which must be inside as well
+    from reporter.thumbnails import thumbnails
+
+    record = order.record
+    found = order.index and order.pack
+    pictures = thumbnails(Path(str(order.index)), Path(str(order.pack)), record.result.worst) if found else []
+    content = canonical_json(record)
+    for name, data in (("report.html", training_page(record, pictures)), ("report.json", content)):
+        with open(order.outputs[name], "wb", closefd=False) as file:
+            file.write(data)
+    sha256 = hashlib.sha256(content).hexdigest()
+    return Written(report_id=record.id, content_sha256=sha256, selected_engine=None, files={})
 
 
 def write(order: WriteOrder) -> Written:
@@ -24,6 +52,9 @@ def write(order: WriteOrder) -> Written:
     Raises:
         errors.NotFound: The measurements are gone from the disk, or were changed there.
     """
+    from reporter.render import render  # heavy, and not for what shuts itself in
+    from shared.verdict.report import build
+
     if not intact(Path(order.measurements)):
         raise errors.NotFound("The measurements are gone from the disk, or were changed there; benchmark again.")
     measurements = msgspec.json.decode(Path(order.measurements).read_bytes(), type=MeasurementSet)
@@ -41,6 +72,8 @@ def write(order: WriteOrder) -> Written:
 
 def _earlier(order: WriteOrder) -> Iterator[Report]:
     """Those that are still there and of this schema."""
+    from shared.verdict.report import parse
+
     for path in order.earlier:
         try:
             yield parse(Path(path).read_bytes())
@@ -49,4 +82,4 @@ def _earlier(order: WriteOrder) -> Iterator[Report]:
 
 
 if __name__ == "__main__":
-    child.main(WriteOrder, lambda order, _report: write(order))
+    child.main(ReportOrder, work)

@@ -993,7 +993,8 @@ class ActivateSpec(Spec, frozen=True, kw_only=True):
     deployment_id: str
 
 
-class ReportSpec(Spec, frozen=True, kw_only=True):
-    """Decide over a measurement set and write the report."""
+class ReportSpec(Spec, frozen=True, kw_only=True, omit_defaults=True):
+    """Write a report: decide over what a benchmark measured, or tell what a training reached; one of the two."""
 
-    benchmark_id: str
+    benchmark_id: str | None = None
+    training_id: str | None = None

@@ -12,7 +12,7 @@ import msgspec
 from shared import child, config, errors, nets
 from shared.artifacts import ArtifactStore, Outputs
 from shared.db import jobs, registry, trainings
-from shared.specs import EpochFigures, TrainingSpec
+from shared.specs import EpochFigures, ReportSpec, TrainingSpec
 from shared.worker import Commit
 from trainer import Trained, TrainOrder
 
@@ -74,6 +74,7 @@ class Train:
                 conversion=result.facts,
             )
             trainings.finish(job.id, result.result, model_id)
+            jobs.insert("report", ReportSpec(training_id=job.id), user_id=job.created_by, parent=job)
             for name in sealed:
                 outputs.publish(name)
 

@@ -32,7 +32,7 @@ from gateway.routes.common import (
     respond,
     table,
 )
-from gateway.routes.reports import record
+from gateway.routes.reports import record, why_none
 from shared import clock, config, errors
 from shared.db import benchmarks, connection, idempotency
 from shared.db.pages import Page
@@ -151,14 +151,7 @@ def _line(row: dict[str, Any]) -> list[Any]:
 
 
 def _why_no_report(row: Any) -> str:
-    """What a client that asks for the report too early, or in vain, is told."""
-    state = benchmarks.report_state(row)
-    status, error = state or (row.status, row.error)
-    what = "writing it" if state else "the benchmark"
-    verb = {"failed": "failed", "cancelled": "was cancelled"}.get(status, f"is {status}")
-    yet = " yet" if status in ("queued", "running") else ""
-    again = f" POST {V1}/benchmark/{row.id}/report has it written again." if state and not yet else ""
-    return f"Benchmark {row.id} has no report{yet}: {what} {verb}. {error or ''}".rstrip() + again
+    return why_none(row, "benchmark", benchmarks.report_state(row))
 
 
 def _page(wanted: dict[str, Any], limit: int, cursor: str | None) -> Page[Any]:

@@ -13,9 +13,10 @@ from litestar.response import File
 from gateway import schemas
 from gateway.context import Context
 from gateway.history import past_choice
-from gateway.routes.common import Cursor, Http, Injected, Limit, encoded, problems, ready
+from gateway.routes.common import V1, Cursor, Http, Injected, Limit, encoded, problems, ready
 from shared import clock, errors
 from shared.db import benchmarks, tables
+from shared.specs import JobStatus
 
 Level = Literal["technical", "simple", "history"]
 Format = Literal["pdf", "html", "json", "csv", "measurements"]
@@ -93,7 +94,7 @@ async def _measurements(context: Context, row: tables.Report) -> File:
     path = context.reports.path(sha256) if sha256 else None
     if path is None or not path.is_file():
         raise errors.NotFound(f"The measurements of report {row.id} are gone; benchmark the model again.")
-    return _download(path, f"{row.id}-measurements.json", "attachment")
+    return download(path, f"{row.id}-measurements.json", "attachment")
 
 
 def _file(context: Context, row: tables.Report, name: str, disposition: Literal["inline", "attachment"]) -> File:
@@ -101,10 +102,27 @@ def _file(context: Context, row: tables.Report, name: str, disposition: Literal[
     path = context.reports.path(sha256) if sha256 else None
     if path is None or not path.is_file():
         raise errors.NotFound(f"Report {row.id} has no {name}; it has {', '.join(sorted(row.files))}.")
-    return _download(path, f"{row.id}-{name}", disposition)
+    return download(path, f"{row.id}-{name}", disposition)
 
 
-def _download(path: Path, name: str, disposition: Literal["inline", "attachment"]) -> File:
+def why_none(job: Any, what: str, state: tuple[JobStatus, str | None] | None) -> str:
+    """What a client that asks for the report of a job too early, or in vain, is told.
+
+    Args:
+        job: Its row, with `id`, `status` and `error`.
+        what: `benchmark` or `training`, as in its path.
+        state: Status and error of the report, where one follows.
+    """
+    status, error = state or (job.status, job.error)
+    doing = "writing it" if state else f"the {what}"
+    verb = {"failed": "failed", "cancelled": "was cancelled"}.get(status, f"is {status}")
+    yet = " yet" if status in ("queued", "running") else ""
+    again = f" POST {V1}/{what}/{job.id}/report has it written." if job.status == "completed" and not yet else ""
+    return f"{what.capitalize()} {job.id} has no report{yet}: {doing} {verb}. {error or ''}".rstrip() + again
+
+
+def download(path: Path, name: str, disposition: Literal["inline", "attachment"]) -> File:
+    """A file of a report, with which no browser runs anything."""
     return File(
         path,
         filename=name,

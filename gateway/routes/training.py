@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from litestar import Response, Router, get, post
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
+from litestar.response import File
 
 from gateway import orders, schemas
 from gateway.context import Context
@@ -32,8 +33,9 @@ from gateway.routes.common import (
     respond,
     table,
 )
-from shared import clock
-from shared.db import idempotency, registry, trainings
+from gateway.routes.reports import download, why_none
+from shared import clock, errors
+from shared.db import connection, idempotency, registry, trainings
 from shared.specs import HyperParameters, JobStatus, TrainingSpec
 
 HEADING = (
@@ -49,6 +51,8 @@ last weights, the best and two moments of them, and in the end the new model's f
 
 First = Annotated[str, QueryParameter(description="The id of a training.")]
 Second = Annotated[str, QueryParameter(description="The id of another.")]
+
+Format = Literal["html", "json"]
 
 
 @post("/", status_code=202, responses=problems(404, 409, 415, 429))
@@ -97,6 +101,24 @@ async def get_training(training_id: FromPath[str], context: Injected) -> schemas
     return await context.store.read(_shown, training_id)
 
 
+@get("/{training_id:str}/report", responses=problems(404))
+async def get_report(training_id: FromPath[str], context: Injected, format: FromQuery[Format] = "html") -> File:
+    """What a training reached, for reading; `json` is all that the page is made from."""
+    files = await context.store.read(_report, training_id)
+    path = context.reports.path(files[f"report.{format}"])
+    if not path.is_file():
+        raise errors.NotFound(f"The report of training {training_id} is gone from the disk.")
+    return download(path, f"{training_id}-report.{format}", "inline")
+
+
+@post("/{training_id:str}/report", status_code=202, responses=problems(404, 409, 429))
+async def write_report(request: Http, training_id: FromPath[str], context: Injected) -> schemas.TrainingJob:
+    """Have a report written that is not there, of what the training reached; nothing is trained again."""
+    shown = await context.store.write(_write_report, context, training_id, request)
+    context.broker.doorbell("report")
+    return shown
+
+
 @post("/{training_id:str}/cancel", status_code=202, responses=problems(404, 409))
 async def cancel(request: Http, training_id: FromPath[str], context: Injected) -> schemas.TrainingJob:
     """Cancel a training: at once while it waits, within seconds while it runs. Engineers cancel their own."""
@@ -128,6 +150,23 @@ async def list_of_model(
 def _of_model(model_id: str, limit: int, cursor: str | None) -> bytes:
     registry.model(model_id)
     return _listed({"model_id": model_id}, limit, cursor)
+
+
+def _report(training_id: str) -> dict[str, str]:
+    """Its files."""
+    row = trainings.find(training_id)
+    found = trainings.report(training_id)
+    if found is None:
+        raise errors.NotFound(why_none(row, "training", trainings.report_state(training_id)))
+    files: dict[str, str] = found.files
+    return files
+
+
+def _write_report(context: Context, training_id: str, request: Http) -> schemas.TrainingJob:
+    limit = context.settings.max_queued_jobs
+    with connection.write(durable=True, name="accept"):
+        trainings.report_again(trainings.find(training_id), account_of(request).id, limit, origin_of(request))
+        return _shown(training_id)
 
 
 def _listed(wanted: dict[str, Any], limit: int, cursor: str | None) -> bytes:
@@ -217,5 +256,9 @@ def _training(row: Any) -> schemas.TrainingJob:
     )
 
 
-router = Router("/training", route_handlers=[order, list_trainings, compare, get_training, cancel], tags=["training"])
+router = Router(
+    "/training",
+    route_handlers=[order, list_trainings, compare, get_training, get_report, write_report, cancel],
+    tags=["training"],
+)
 of_models = Router("/models/{model_id:str}/training", route_handlers=[list_of_model], tags=["models"])

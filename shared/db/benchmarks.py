@@ -73,10 +73,7 @@ def report_state(row: Any) -> tuple[JobStatus, str | None] | None:
         return "completed", None
     if row.status != "completed":
         return None
-    with connection.read():
-        jobs_of = Job.select().where((Job.kind == "report") & (Job.parent_id == row.id))
-        found = jobs_of.order_by(Job.id.desc()).first()
-    return None if found is None else (cast(JobStatus, found.status), found.error)
+    return jobs.report_of(row.id)
 
 
 def report_again(row: Any, user_id: str, limit: int, origin: Origin) -> None:
@@ -86,12 +83,8 @@ def report_again(row: Any, user_id: str, limit: int, origin: Origin) -> None:
         errors.Conflict: There is nothing to report, or the report is there, or on its way.
         errors.QueueFull: `limit` jobs are waiting already.
     """
-    if row.status != "completed":
-        raise errors.Conflict(f"Benchmark {row.id} is {row.status}: there is nothing to report. Order a new one.")
-    if (state := report_state(row)) is not None and state[0] not in ("failed", "cancelled"):
-        raise errors.Conflict(f"The report of benchmark {row.id} is {state[0]}; only one that failed is written again.")
     spec = ReportSpec(benchmark_id=row.id)
-    jobs.insert("report", spec, user_id=user_id, origin=origin, follows=row.id, limit=limit)
+    jobs.report_again(row, report_state(row), spec, user_id=user_id, origin=origin, limit=limit)
 
 
 def results(benchmark_ids: list[str]) -> list[Any]:

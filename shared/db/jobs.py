@@ -16,7 +16,7 @@ import peewee
 from shared import clock, errors, ids
 from shared.db import connection, pages
 from shared.db.tables import Job, JobEvent
-from shared.specs import LANE_OF, JobKind, JobStatus, Lane
+from shared.specs import LANE_OF, JobKind, JobStatus, Lane, ReportSpec
 from shared.trace import Origin
 
 OPEN = ("queued", "running")
@@ -345,6 +345,34 @@ def find(job_id: str) -> Any:
     if not rows:
         raise errors.NotFound(f"There is no job {job_id[:80]!r}; GET /api/v1/jobs lists them.")
     return rows[0]
+
+
+def report_of(job_id: str) -> tuple[JobStatus, str | None] | None:
+    """Status and error of the newest report job that follows a job; None while none does."""
+    with connection.read():
+        following = Job.select().where((Job.kind == "report") & (Job.parent_id == job_id))
+        found = following.order_by(Job.id.desc()).first()
+    return None if found is None else (cast(JobStatus, found.status), found.error)
+
+
+def report_again(row: Any, state: tuple[JobStatus, str | None] | None, spec: ReportSpec, **order: Any) -> None:
+    """Order the report of an ended job once more, inside the caller's `write()`.
+
+    Args:
+        row: The job, a row with `id` and `status`.
+        state: Of its report so far, as of `report_of`.
+        spec: Of the report.
+        order: Who ordered, origin and limit, as of `insert`.
+
+    Raises:
+        errors.Conflict: There is nothing to report, or the report is there, or on its way.
+        errors.QueueFull: Too many jobs are waiting already.
+    """
+    if row.status != "completed":
+        raise errors.Conflict(f"Job {row.id} is {row.status}: there is nothing to report. Order a new one.")
+    if state is not None and state[0] not in ("failed", "cancelled"):
+        raise errors.Conflict(f"The report of job {row.id} is {state[0]}; only one that failed is written again.")
+    insert("report", spec, follows=row.id, **order)
 
 
 def history(job_id: str) -> list[JobEvent]:

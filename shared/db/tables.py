@@ -393,6 +393,20 @@ class Report(Table):
         table_name = "reports"
 
 
+class TrainingReport(Table):
+    """A written report of a training: files by name, as in `Report`."""
+
+    training_id = peewee.TextField(primary_key=True)
+    content_sha256 = peewee.TextField()
+    files = Json()
+    created_at_ms = peewee.IntegerField()
+
+    class Meta:
+        """Name."""
+
+        table_name = "training_reports"
+
+
 class Deployment(Table):
     """What somebody ordered to serve a model (`shared.db.deployments`); without one ONNX Runtime FP32 serves."""
 

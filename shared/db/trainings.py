@@ -9,7 +9,7 @@ import msgspec
 
 from shared import clock, errors, ids
 from shared.db import connection, datasets, jobs, pages, registry
-from shared.db.tables import Dataset, Job, Model, Training, TrainingEpoch
+from shared.db.tables import Dataset, Job, Model, Training, TrainingEpoch, TrainingReport
 from shared.specs import (
     Architecture,
     ConversionFacts,
@@ -17,6 +17,7 @@ from shared.specs import (
     JobStatus,
     Lineage,
     ModelDescription,
+    ReportSpec,
     Stored,
     Task,
     TrainingResult,
@@ -162,6 +163,28 @@ def result(training_id: str) -> str | None:
     """What a training reached (`TrainingResult`), as JSON; None before it has ended well."""
     rows = pages.stored(Training.select(Training.result).where(Training.id == training_id))
     return rows[0].result if rows else None
+
+
+def report(training_id: str) -> TrainingReport | None:
+    """The written report of a training; None before there is one."""
+    with connection.read():
+        return TrainingReport.get_or_none(TrainingReport.training_id == training_id)
+
+
+def report_state(training_id: str) -> tuple[JobStatus, str | None] | None:
+    """Status and error of a training's report; None while nothing follows the training."""
+    return ("completed", None) if report(training_id) else jobs.report_of(training_id)
+
+
+def report_again(row: Any, user_id: str, limit: int, origin: Origin) -> None:
+    """Order the report of a training (a row of `find`) once more, inside the caller's `write()`.
+
+    Raises:
+        errors.Conflict: There is nothing to report, or the report is there, or on its way.
+        errors.QueueFull: `limit` jobs are waiting already.
+    """
+    spec = ReportSpec(training_id=row.id)
+    jobs.report_again(row, report_state(row.id), spec, user_id=user_id, origin=origin, limit=limit)
 
 
 def epochs(training_id: str) -> list[EpochFigures]:

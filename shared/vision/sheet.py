@@ -11,6 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from shared.specs import Sample
+from shared.vision.decode import decode
+
 THUMB = 112
 """Pixels of a thumbnail's side; the whole image is in it."""
 
@@ -45,6 +48,19 @@ def thumbnail(image: Image.Image, boxes: Sequence[tuple[float, float, float, flo
         right, bottom = small.width - 1, small.height - 1
         draw.rectangle((x1 * right, y1 * bottom, x2 * right, y2 * bottom), outline=MARK, width=2)
     return small
+
+
+def thumbnail_of(data: bytes, sample: Sample) -> bytes:
+    """A thumbnail of a sample's image file with its boxes, as PNG.
+
+    Raises:
+        errors.BadImage: It cannot be decoded.
+    """
+    width, height = sample.width, sample.height
+    boxes = [(box.x1 / width, box.y1 / height, box.x2 / width, box.y2 / height) for box in sample.boxes]
+    buffer = io.BytesIO()
+    thumbnail(decode(data), boxes).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def sheet(title: str, subtitle: str, rows: Sequence[Row], more: str) -> bytes:

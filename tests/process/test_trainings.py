@@ -101,6 +101,12 @@ def test_a_network_and_images_become_a_served_model(
     ]
     assert [each["predictions"][0][0]["label"] for each in answers] == LABELS
     wait_for(lambda: folders(platform) == [], 10, "the end of its checkpoint")
+    path = f"/training/{found['id']}/report"
+    page = wait_for(lambda: (answer := client.get(path)).status_code == 200 and answer, 60, "its report")
+    assert page.headers["content-security-policy"].startswith("default-src 'none'")
+    assert page.text.count("data:image/png;base64,") == len(result.worst), "a picture of each of the worst"
+    assert client.get(path, params={"format": "json"}).json()["result"] == found["result"]
+    assert client.post(path).status_code == 409
 
 
 def test_one_that_makes_room_and_whose_processes_are_killed_ends_with_the_same_weights(

@@ -31,6 +31,7 @@ from shared.db.tables import (
     Report,
     Training,
     TrainingEpoch,
+    TrainingReport,
 )
 from shared.specs import (
     ClassCount,
@@ -56,7 +57,17 @@ ZIP = b"PK\x03\x04" + bytes(500)
 ROLES = ("viewer", "engineer", "admin")
 
 
-ABOUT_MODELS = (Idempotency, Deployment, EngineFile, Report, BenchmarkResult, Benchmark, TrainingEpoch, Training)
+ABOUT_MODELS = (
+    Idempotency,
+    Deployment,
+    EngineFile,
+    Report,
+    BenchmarkResult,
+    Benchmark,
+    TrainingReport,
+    TrainingEpoch,
+    Training,
+)
 """Tables whose rows go before those they name."""
 
 

@@ -51,6 +51,8 @@ POST /api/v1/training
 GET /api/v1/training
 GET /api/v1/training/compare
 GET /api/v1/training/{training_id}
+GET /api/v1/training/{training_id}/report
+POST /api/v1/training/{training_id}/report
 POST /api/v1/training/{training_id}/cancel
 POST /api/v1/benchmark
 GET /api/v1/benchmark

@@ -11,10 +11,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from reporter import Written
+from reporter.__main__ import WriteReport
 from shared import clock, config, nets
 from shared.artifacts import Outputs
 from shared.db import connection, jobs, registry, trainings
-from shared.db.tables import Job, Model, Training
+from shared.db.tables import Dataset, Job, Model, Training, TrainingReport
 from shared.specs import (
     Architecture,
     ClassCount,
@@ -329,6 +331,60 @@ def test_a_training_that_gets_further_each_time_is_never_given_up(gateway: Gatew
 
 
 # --- folders of checkpoints -------------------------------------------------------------------------------------------
+
+
+def test_a_report_follows_a_training_and_is_told_of_before_it_is_there(gateway: Gateway, ids: dict[str, str]) -> None:
+    training_id = order(gateway, ids)["id"]
+    path = f"/training/{training_id}/report"
+    assert "the training is queued" in problem(gateway.get(path), 404, "not_found")["detail"]
+    assert "is queued: there is nothing to report" in problem(gateway.post(path), 409, "conflict")["detail"]
+    end(gateway, training_id, reached())
+    assert "writing it is queued" in problem(gateway.get(path), 404, "not_found")["detail"]
+    assert "The report of job" in problem(gateway.post(path), 409, "conflict")["detail"]
+    [following] = Job.select().where(Job.parent_id == training_id)
+    assert (following.kind, following.spec) == ("report", {"training_id": training_id})
+    Job.update(status="failed", error="No room.", finished_at_ms=1).where(Job.id == following.id).execute()
+    detail = problem(gateway.get(path), 404, "not_found")["detail"]
+    assert f"No room. POST /api/v1{path} has it written" in detail
+    gateway.broker.rung.clear()
+    assert gateway.post(path).status_code == 202
+    assert gateway.broker.rung == ["report"]
+    problem(gateway.get("/training/job_0/report"), 404, "not_found")
+
+
+@pytest.mark.parametrize("deleted", [False, True], ids=["with its dataset", "without its dataset"])
+def test_what_the_reporter_writes_is_shown_and_nothing_in_it_runs(
+    gateway: Gateway, ids: dict[str, str], deleted: bool
+) -> None:
+    training_id = order(gateway, ids)["id"]
+    model_id = end(gateway, training_id, reached())
+    if deleted:
+        Dataset.update(deleted_at_ms=1).where(Dataset.id == ids["dataset_id"]).execute()
+    [following] = Job.select().where(Job.parent_id == training_id)
+    job, writer = jobs.claim("report", "reporter", clock.now_ms(), following.id), WriteReport(gateway.context.settings)
+    assert job
+    with Outputs("reporter") as outputs:
+        asked, _ = writer.order(job, outputs)
+        told = asked.training
+        assert (told.record.model, told.record.dataset, told.record.result_model_id) == (
+            "a network",
+            "images",
+            model_id,
+        )
+        assert (told.index is None, told.pack is None) == (deleted, deleted)
+        for name, fd in told.outputs.items():
+            with open(fd, "wb", closefd=False) as file:
+                file.write(name.encode())
+        result = Written(report_id=training_id, content_sha256="c", selected_engine=None, files={})
+        jobs.finish(job, writer.finish(job, result, outputs))
+    path = f"/training/{training_id}/report"
+    page = gateway.get(path)
+    assert (page.content, page.headers["content-type"]) == (b"report.html", "text/html; charset=utf-8")
+    assert page.headers["content-security-policy"].startswith("default-src 'none'")
+    assert gateway.get(f"{path}?format=json").content == b"report.json"
+    gateway.context.reports.path(TrainingReport.get().files["report.json"]).unlink()
+    assert "gone from the disk" in problem(gateway.get(f"{path}?format=json"), 404, "not_found")["detail"]
+    assert "is completed" in problem(gateway.post(path), 409, "conflict")["detail"]
 
 
 def test_a_folder_goes_when_its_training_has_ended_and_not_before(

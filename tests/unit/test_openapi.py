@@ -94,6 +94,7 @@ def send(gateway: kit.Gateway, case: Case) -> Any:
 
 OPAQUE = {
     ("GET", "/api/v1/benchmark/{benchmark_id}/report"),
+    ("GET", "/api/v1/training/{training_id}/report"),
     ("GET", "/api/v1/reports/{report_id}"),
     ("GET", "/api/v1/reports/{report_id}/view"),
     ("GET", "/api/v1/reports/{report_id}/export"),
