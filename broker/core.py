@@ -203,6 +203,7 @@ class Core:
             top_k=submit.top_k,
             frames_per_second=submit.frames_per_second,
             raw_outputs=submit.raw_outputs,
+            rows=submit.rows,
             traceparent=submit.traceparent,
         )
         self._send(worker.identity, assign, request.blobs)

@@ -28,6 +28,7 @@ from gateway.routes import (
     jobs,
     metrics,
     models,
+    open_inference,
     reports,
     system,
     training,
@@ -38,6 +39,9 @@ from shared import config
 
 JSON_BYTES = 2**20
 """Largest JSON body of a call; uploads and predictions have their own limits."""
+
+EXPOSED = ["X-Request-ID", "Location", "Retry-After", "Inference-Header-Content-Length"]
+"""Headers that pages of other origins may read."""
 
 
 def create_app(context: Context) -> Litestar:
@@ -57,7 +61,7 @@ def create_app(context: Context) -> Litestar:
         ],
     )
     app = Litestar(
-        [api, metrics.prometheus, system.root],
+        [api, open_inference.router, metrics.prometheus, system.root],
         middleware=[context.gate.around],
         dependencies={"context": Provide(lambda: context, sync_to_thread=False)},
         state=State({"context": context}),
@@ -85,4 +89,4 @@ async def _running(context: Context, _: Litestar) -> AsyncIterator[None]:
 def _cors(settings: config.Settings) -> CORSConfig | None:
     if not settings.origins:
         return None
-    return CORSConfig(allow_origins=settings.origins, expose_headers=["X-Request-ID", "Location", "Retry-After"])
+    return CORSConfig(allow_origins=settings.origins, expose_headers=EXPOSED)

@@ -32,7 +32,8 @@ With all the actions there are, some 80,000 rows a day.
 """
 
 DENIED = frozenset({401, 403})
-PREDICT = "POST /api/v1/inference/predict"
+PREDICTIONS = ("/api/v1/inference/predict", "/v2")
+"""How the paths of predictions begin, and of what their clients ask before they send one."""
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ def worth_an_entry(method: str, route: str | None, status: int) -> bool:
         return False
     if status in DENIED:
         return True
-    if f"{method} {route}" == PREDICT:
+    if route.startswith(PREDICTIONS):
         return False
     return method != "GET" or "{" in route
 

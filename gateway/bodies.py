@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
+import zlib
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,6 +23,12 @@ if TYPE_CHECKING:
     from litestar.typing import FieldDefinition
 
 T = TypeVar("T")
+
+INFLATE = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+"""Content encodings that are undone where a call says so."""
+
+PIECE = 2**20
+"""Bytes unpacked at a time, some milliseconds."""
 
 MISFITS = 20
 """Wrong fields that a refusal lists; it must not be many times the size of the request."""
@@ -52,6 +60,35 @@ async def chunks(receive: Receive, limit: int) -> AsyncIterator[bytes]:
             yield body
         if not message["more_body"]:
             return
+
+
+async def inflated(body: AsyncIterator[bytes], encoding: str, limit: int) -> AsyncIterator[bytes]:
+    """A body as it was before its `Content-Encoding`, in pieces; others get their turn between two of them.
+
+    Raises:
+        errors.UnsupportedMedia: Neither gzip nor deflate.
+        errors.InvalidInput: It is not what the encoding says, or not all of it.
+        errors.TooLarge: More than `limit` bytes came out.
+    """
+    if encoding not in INFLATE:
+        raise errors.UnsupportedMedia("A body may be compressed with gzip or deflate, once.")
+    inflate, total = zlib.decompressobj(INFLATE[encoding]), 0
+    async for chunk in body:
+        while chunk and not inflate.eof:
+            try:
+                piece = inflate.decompress(chunk, PIECE)
+            except zlib.error as error:
+                raise errors.InvalidInput(f"The body is not {encoding}: {error}.") from None
+            chunk = inflate.unconsumed_tail  # noqa: PLW2901  # what is left of it
+            total += len(piece)
+            if total > limit:
+                raise too_large(limit)
+            yield piece
+            await asyncio.sleep(0)
+        if inflate.unused_data or (inflate.eof and chunk):
+            raise errors.InvalidInput("Something follows the compressed body.")
+    if not inflate.eof:
+        raise errors.InvalidInput("The compressed body is not complete.")
 
 
 def too_large(limit: int) -> errors.TooLarge:

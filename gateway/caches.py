@@ -33,6 +33,8 @@ class Caches:
         self._finding_waits = asyncio.Lock()
         self.models: dict[str, registry.CatalogEntry] = {}
         """Ready models by id."""
+        self.named: dict[str, list[registry.CatalogEntry]] = {}
+        """The same by name, which need not be unique."""
 
     @property
     def current(self) -> bool:
@@ -50,6 +52,9 @@ class Caches:
             self._credentials.forget()
         if revisions.get("models") != self._revisions.get("models"):
             self.models = {entry.model_id: entry for entry in await self._store.read(registry.catalog)}
+            self.named = {}
+            for entry in self.models.values():
+                self.named.setdefault(entry.name, []).append(entry)
         self._revisions = revisions
         self._seen_s = time.monotonic()
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin, YamlRenderPlugin
 from litestar.openapi.spec import (
@@ -18,12 +19,12 @@ from litestar.openapi.spec import (
     Operation,
     Parameter,
     PathItem,
-    Reference,
     RequestBody,
     Schema,
     SecurityScheme,
 )
 from litestar.openapi.spec.enums import OpenAPIFormat, OpenAPIType
+from litestar.types.internal_types import PathParameterDefinition
 
 from gateway import docs_examples, docs_shapes, docs_words
 from gateway.access import IN_WORDS, TABLE, Minimum
@@ -39,7 +40,8 @@ SIGNED_IN: list[dict[str, list[str]]] = [{"bearer": []}, {"apiKey": []}, {"cooki
 
 DESCRIPTION = (
     "Upload a model, benchmark it on the engines of this machine, read the decision, and predict. "
-    "Sign in with `POST /api/v1/auth/login`, or send an API key. Every failure is `application/problem+json`."
+    "Sign in with `POST /api/v1/auth/login`, or send an API key. Every failure is `application/problem+json`; below "
+    '`/v2`, which is the Open Inference Protocol, it is `{"error": ...}`.'
 )
 TENSORS = {"model_id": docs_examples.MODEL, "inputs": [[0.25, 0.5, 0.75]], "top_k": 1}
 UPLOAD = {
@@ -86,6 +88,26 @@ class DatasetUploadOperation(Operation):
         self.request_body = _upload(DATASET, about, DATASET_UPLOAD)
 
 
+@dataclass
+class InferOperation(Operation):
+    """Inference by the Open Inference Protocol: JSON, or JSON with binary data behind it."""
+
+    def __post_init__(self) -> None:
+        """Describe what the handler reads itself."""
+        length = Parameter(
+            name="Inference-Header-Content-Length",
+            param_in="header",
+            schema=Schema(type=OpenAPIType.INTEGER, minimum=0),
+            description="Bytes of the JSON at the start of the body, where binary data follow it.",
+        )
+        self.parameters = [*(self.parameters or []), length]
+        head = OpenAPIMediaType(schema=docs_shapes.reference("InferRequest"))
+        binary = OpenAPIMediaType(schema=docs_shapes.BYTES)
+        self.request_body = RequestBody(
+            required=True, content={"application/json": head, "application/octet-stream": binary}
+        )
+
+
 def _upload(kind: Kind[Any], about: str, example: dict[str, Any]) -> RequestBody:
     """A form: the fields of its struct, some of them as JSON text, and the file."""
     name = kind.form.__name__
@@ -124,12 +146,16 @@ def config(version: str) -> OpenAPIConfig:
         description=DESCRIPTION,
         path="/schema",
         use_handler_docstrings=True,
-        operation_id_creator=lambda handler, _method, _path: (
-            f"{sorted(handler.resolve_tags())[0]}_{handler.handler_name}"
-        ),
+        operation_id_creator=_operation_id,
         components=Components(security_schemes=schemes),  # type: ignore[arg-type]  # schemes or references
         render_plugins=[Page(path="/"), JsonRenderPlugin(path="/openapi.json"), YamlRenderPlugin(path="/openapi.yaml")],
     )
+
+
+def _operation_id(handler: HTTPRouteHandler, _method: Any, path: list[str | PathParameterDefinition]) -> str:
+    """By tag and function; a call that also takes the version in its path is two."""
+    versioned = any(not isinstance(part, str) and part.name == "version" for part in path)
+    return f"{sorted(handler.resolve_tags())[0]}_{handler.handler_name}{'_of_version' if versioned else ''}"
 
 
 def complete(openapi: OpenAPI) -> None:
@@ -147,7 +173,8 @@ def complete(openapi: OpenAPI) -> None:
         told = operation.description or ""
         operation.summary = re.split(r"[.:;](?:\s|$)", told, maxsplit=1)[0]
         operation.description = f"{told}\n{_who(role)}"
-        (operation.responses or {}).pop("400", None)
+        if not isinstance(operation, InferOperation):
+            (operation.responses or {}).pop("400", None)
         if isinstance(empty := (operation.responses or {}).get("204"), OpenAPIResponse):
             empty.content = None
     docs_shapes.complete(openapi)
@@ -273,7 +300,7 @@ def _predict_answer() -> OpenAPIResponse:
 
 
 def _refusals(meanings: dict[int, str]) -> dict[str, OpenAPIResponse]:
-    problem = {PROBLEM_JSON: OpenAPIMediaType(schema=Reference(ref=docs_shapes.REF.format(name="Problem")))}
+    problem = {PROBLEM_JSON: OpenAPIMediaType(schema=docs_shapes.reference("Problem"))}
     return {
         str(status): OpenAPIResponse(description=description, content=dict(problem))
         for status, description in meanings.items()

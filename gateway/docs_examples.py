@@ -25,6 +25,7 @@ from shared.specs import (
     TensorInfo,
     TrainingSpec,
 )
+from shared.wire.open_inference import InferRequest, InputTensor, OutputParameters, RequestedOutput
 
 MODEL, DATASET, JOB, REPORT = (f"{prefix}_0193a5b2c7e04f1c9a2b7d" for prefix in ("mdl", "dst", "job", "rep"))
 REQUEST = "req_0193a5b2c7e04f1c9a2b7d"
@@ -311,6 +312,28 @@ BODIES: tuple[msgspec.Struct, ...] = (
         precision="fp32",
         batch_size=8,
     ),
+    schemas.OpenServer(name="cv-platform", version="0.1.0", extensions=["binary_tensor_data"]),
+    schemas.OpenLive(live=True),
+    schemas.OpenReady(ready=True),
+    schemas.OpenModelReady(name="cats and dogs", ready=True),
+    schemas.OpenModel(
+        name="cats and dogs",
+        versions=["1"],
+        platform="onnxruntime_onnx",
+        inputs=[schemas.OpenTensor(name="image", datatype="FP32", shape=[-1, 3, 224, 224])],
+        outputs=[schemas.OpenTensor(name="logits", datatype="FP32", shape=[-1, 2])],
+    ),
+    InferRequest(
+        id="7",
+        inputs=[InputTensor(name="x", shape=[1, 1, 2, 2], datatype="FP32", data=msgspec.Raw(b"[0.1, 0.2, 0.3, 0.4]"))],
+        outputs=[RequestedOutput(name="y", parameters=OutputParameters(binary_data=False))],
+    ),
+    schemas.OpenAnswer(
+        model_name="cats and dogs",
+        model_version="1",
+        id="7",
+        outputs=[schemas.OpenOutput(name="y", datatype="FP32", shape=[1, 2], data=msgspec.Raw(b"[0.2, 0.8]"))],
+    ),
     schemas.InferenceHealth(
         status="ok",
         workers=schemas.Workers(total=2, busy=1, idle=1, lost=0),
@@ -352,7 +375,7 @@ BODIES: tuple[msgspec.Struct, ...] = (
     ),
     schemas.Setting(name="PORT", value="8080", origin="default", meaning="Port the gateway listens on."),
 )
-EXAMPLES: dict[str, Any] = {type(body).__name__: msgspec.to_builtins(body) for body in BODIES}
+EXAMPLES: dict[str, Any] = {type(body).__name__: msgspec.json.decode(msgspec.json.encode(body)) for body in BODIES}
 
 
 def complete(openapi: OpenAPI) -> None:

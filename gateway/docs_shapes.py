@@ -12,11 +12,17 @@ from litestar.openapi.spec.enums import OpenAPIFormat, OpenAPIType
 
 from gateway import errors, schemas
 from shared import specs
+from shared.wire import open_inference
 
 REF = "#/components/schemas/{name}"
 ANY_OBJECT = Schema(type=OpenAPIType.OBJECT)
 TEXT = Schema(type=OpenAPIType.STRING)
 BYTES = Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.BINARY)
+
+INFERRED: dict[str, Schema | type[msgspec.Struct]] = {
+    "application/json": schemas.OpenAnswer,
+    "application/octet-stream": BYTES,
+}
 
 ANSWERS: dict[tuple[str, str], dict[str, Schema | type[msgspec.Struct]]] = {
     ("POST", "/api/v1/models"): {"application/json": schemas.Model},
@@ -45,6 +51,8 @@ ANSWERS: dict[tuple[str, str], dict[str, Schema | type[msgspec.Struct]]] = {
         "application/json": ANY_OBJECT,
         "text/csv": TEXT,
     },
+    ("POST", "/v2/models/{model}/infer"): INFERRED,
+    ("POST", "/v2/models/{model}/versions/{version}/infer"): INFERRED,
 }
 """Successful answers of handlers that return ready bytes or files, whose type says nothing about them."""
 
@@ -60,12 +68,18 @@ class StructSchema(Schema):
         return self.described
 
 
+def reference(name: str) -> Reference:
+    """Where a struct is described."""
+    return Reference(ref=REF.format(name=name))
+
+
 def complete(openapi: OpenAPI) -> None:
     """Describe every struct by msgspec, and the answers that Litestar cannot see."""
     components = openapi.components
     assert isinstance(components, Components)
     _describe(components, [struct for name, struct in _structs().items() if name in components.schemas])
     _describe(components, [specs.Preprocessing])  # in the form of an upload, as JSON text
+    _describe(components, [open_inference.InferRequest])
     for (method, path), contents in ANSWERS.items():
         operation: Operation | None = getattr((openapi.paths or {}).get(path), method.lower(), None)
         for response in (operation.responses or {}).items() if operation else ():

@@ -11,6 +11,8 @@ MEANINGS = {
     "key_id": "The id of an API key.",
     "user_id": "The id of a user.",
     "model_id": "The id of a model.",
+    "model": "The id of a model, or a name that only it has.",
+    "version": "The version of a model: `1`, the only one there is.",
     "model_type": "Only presets, or only what users uploaded.",
     "preset": "The name of a preset: yolov8n, yolov8s, resnet50, efficientnet_b0 or cnn32.",
     "dataset_id": "The id of a dataset.",

@@ -1,4 +1,4 @@
-"""The one map from an exception to an answer: `application/problem+json` for every failure."""
+"""The one map from an exception to an answer: `application/problem+json` for every failure, below /v2 its own form."""
 
 from __future__ import annotations
 
@@ -17,6 +17,11 @@ from shared import errors, wording
 PROBLEM_JSON = "application/problem+json"
 MISFIT = "The request does not fit; see `errors`."
 NO_SUCH_PATH = "There is no such path; /schema lists every call."
+OPEN_INFERENCE = "/v2"
+NOT_HERE = (
+    "There is no such path. Of the Open Inference Protocol there are health, metadata and inference with binary data, "
+    "neither shared memory nor repository, configuration, statistics, trace or generate; /schema lists every call."
+)
 CLIENT_CLOSED = 499
 """What the log shows for a client that left before its answer; nothing is sent."""
 
@@ -40,6 +45,12 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     code: str
     request_id: str
     errors: list[FieldError] | None = None
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a call below /v2 was refused, as the Open Inference Protocol has it."""
+
+    error: str
 
 
 class ClientGone(Exception):
@@ -89,6 +100,8 @@ def answer(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]
     if known is None:
         logger.error("unexpected failure", exc_info=error, extra={"request_id": request_id, "path": request.url.path})
         known = errors.AppError("Something unexpected failed on our side. Quote the request id when you report it.")
+    if is_open_inference(request.scope["path"]):
+        return _open_inference(known, error)
     problem = Problem(
         type=f"urn:cv-platform:problem:{known.code}",
         title=known.title,
@@ -103,6 +116,23 @@ def answer(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]
         status_code=known.status,
         media_type=PROBLEM_JSON,
         headers=_headers(known, error),
+    )
+
+
+def is_open_inference(path: str) -> bool:
+    """Whether a path belongs to the Open Inference Protocol, which has its own form of refusals."""
+    return path == OPEN_INFERENCE or path.startswith(f"{OPEN_INFERENCE}/")
+
+
+def _open_inference(known: errors.AppError, cause: Exception) -> Response[bytes]:
+    """The protocol has one sentence, and 400 for what does not fit."""
+    bad_request = known.status == HTTPStatus.UNPROCESSABLE_ENTITY
+    message = NOT_HERE if known.message == NO_SUCH_PATH else known.message
+    return Answer(
+        msgspec.json.encode(Refusal(error=message)),
+        status_code=HTTPStatus.BAD_REQUEST if bad_request else known.status,
+        media_type="application/json",
+        headers=_headers(known, cause),
     )
 
 

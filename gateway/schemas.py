@@ -34,6 +34,7 @@ from shared.specs import (
     TensorInfo,
     TrainingResult,
 )
+from shared.wire.open_inference import Datatype
 
 Role = Literal["admin", "engineer", "viewer"]
 
@@ -610,6 +611,76 @@ class ServedModel(View, frozen=True, kw_only=True):
     engine: EngineName
     precision: Precision
     batch_size: int
+
+
+class OpenServer(View, frozen=True, kw_only=True):
+    """This server, as the Open Inference Protocol introduces one."""
+
+    name: str
+    version: str
+    extensions: list[str]
+
+
+class OpenLive(View, frozen=True, kw_only=True):
+    """The process runs."""
+
+    live: bool
+
+
+class OpenReady(View, frozen=True, kw_only=True):
+    """Requests may be sent here."""
+
+    ready: bool
+
+
+class OpenTensor(View, frozen=True, kw_only=True):
+    """An input or output of a model."""
+
+    name: str
+    datatype: Datatype
+    shape: Annotated[list[int], Meta(description="-1 for an axis of any length; the first is the batch.")]
+
+
+class OpenModel(View, frozen=True, kw_only=True):
+    """A model, as the Open Inference Protocol describes one."""
+
+    name: Annotated[str, Meta(description="As it was asked for: the id or the name.")]
+    versions: list[str]
+    platform: Annotated[str, Meta(description="The engine that serves it, and the form of its file.")]
+    inputs: list[OpenTensor]
+    outputs: list[OpenTensor]
+
+
+class OpenBinary(View, frozen=True, kw_only=True):
+    """That the values of an output are behind the JSON."""
+
+    binary_data_size: int
+
+
+class OpenOutput(View, frozen=True, kw_only=True, omit_defaults=True):
+    """An output of an inference: `data`, a flat list, or `parameters` with the size of its binary data."""
+
+    name: str
+    datatype: Datatype
+    shape: list[int]
+    parameters: OpenBinary | UnsetType = UNSET
+    data: msgspec.Raw | UnsetType = UNSET
+
+
+class OpenAnswer(View, frozen=True, kw_only=True, omit_defaults=True):
+    """The answer to an inference; binary data follow it in the order of its outputs."""
+
+    model_name: str
+    model_version: str
+    id: Annotated[str | UnsetType, Meta(description="Of the request, where it has one.")] = UNSET
+    outputs: list[OpenOutput]
+
+
+class OpenModelReady(View, frozen=True, kw_only=True):
+    """A model that takes predictions."""
+
+    name: str
+    ready: bool
 
 
 class LoadedModel(View, frozen=True, kw_only=True):

@@ -26,7 +26,8 @@ class Request(NamedTuple):
     @property
     def images(self) -> int:
         """Its share of a batch; what is not known before it is read counts as one row of JSON, or as a whole video."""
-        return {"images": len(self.blobs), "tensors": 1, "video": MOST_FRAMES}[self.assign.form]
+        known = {"images": len(self.blobs), "tensors": 1, "video": MOST_FRAMES, "raw": self.assign.rows}
+        return known[self.assign.form]
 
     @property
     def deadline(self) -> Deadline:

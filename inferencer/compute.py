@@ -10,12 +10,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from inferencer import tensors
 from inferencer.batcher import Request
 from shared import errors, trace
 from shared.clock import Monotonic
 from shared.engines import Tensor
 from shared.runtime import NO_SOURCE, Runtime, Source, rows
+from shared.wire import open_inference
 from shared.wire.messages import Done, Failed
+from shared.wire.open_inference import InferRequest
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +38,8 @@ class _Ready(NamedTuple):
     request: Request
     feeds: Feeds
     source: Source = NO_SOURCE
+    asked: InferRequest | None = None
+    """What a request of raw tensors wants back."""
 
 
 class _Ran(NamedTuple):
@@ -48,6 +53,7 @@ class _Ran(NamedTuple):
     began_s: float
     inference_ms: float
     source: Source = NO_SOURCE
+    asked: InferRequest | None = None
 
 
 def answer(runtime: Runtime, requests: Sequence[Request], clock: Monotonic) -> Iterator[Answer]:
@@ -120,6 +126,10 @@ def _read(runtime: Runtime, request: Request, clock: Monotonic) -> _Ready:
                 return _Ready(request, *runtime.sample(request.blobs[0], request.assign.frames_per_second, expired))
             case "tensors":
                 return _Ready(request, runtime.parse_tensors(request.blobs[0]))
+            case "raw":
+                head, binary = request.blobs
+                asked = open_inference.decode(head)
+                return _Ready(request, tensors.read(runtime, asked, memoryview(binary), expired), asked=asked)
     except MemoryError:
         raise errors.TooLarge("These inputs need more memory than there is; send fewer at once.") from None
 
@@ -149,7 +159,7 @@ def _run(runtime: Runtime, group: Sequence[_Ready], clock: Monotonic) -> Iterato
         return
     inference_ms = (clock() - begin_s) * 1000
     for one, count, part in zip(group, counts, _parted(outputs, counts), strict=True):
-        yield _Ran(one.request, part, count, sum(counts), begin_s, inference_ms, one.source)
+        yield _Ran(one.request, part, count, sum(counts), begin_s, inference_ms, one.source, one.asked)
 
 
 def _joined(feeds: Sequence[Feeds]) -> Feeds:
@@ -172,7 +182,10 @@ def _presented(runtime: Runtime, ran: _Ran, started_s: float, decode_ms: float) 
     try:
         if isinstance(ran.outputs, Exception):
             raise ran.outputs
-        body = runtime.present(ran.outputs, ran.rows, assign.top_k, assign.raw_outputs, ran.source)
+        if ran.asked is not None:
+            blobs = tensors.write(ran.outputs, ran.asked.wanted(list(ran.outputs)))
+        else:
+            blobs = [runtime.present(ran.outputs, ran.rows, assign.top_k, assign.raw_outputs, ran.source)]
     except Exception as error:
         return failed(ran.request, error)
     done = Done(
@@ -184,4 +197,4 @@ def _presented(runtime: Runtime, ran: _Ran, started_s: float, decode_ms: float) 
         decode_ms=round(decode_ms, 3),
         inference_ms=round(ran.inference_ms, 3),
     )
-    return Answer(done, [body])
+    return Answer(done, blobs)

@@ -199,11 +199,19 @@ class Runtime:
         given = _json(text, dict[str, msgspec.Raw]) if named else {infos[0].name: msgspec.Raw(text)}
         if set(given) != {info.name for info in infos}:
             raise errors.BadTensor(f"The model takes {self._takes()}; given {', '.join(map(repr, given))}.")
-        feeds = {info.name: _array(info, given[info.name]) for info in infos}
-        check_feeds(infos, feeds, any_batch=self.splits)
+        feeds = {info.name: numbers(info, given[info.name], len(info.shape)) for info in infos}
+        self.check(feeds)
+        return feeds
+
+    def check(self, feeds: Feeds) -> None:
+        """See that tensors are what the model takes, of as many rows each.
+
+        Raises:
+            errors.BadTensor: A name, dtype, shape or number of rows does not fit.
+        """
+        check_feeds(self.serving.inputs, feeds, any_batch=self.splits)
         if self.splits and len({len(array) for array in feeds.values()}) > 1:
             raise errors.BadTensor("The inputs must have the same number of rows, one for each image.")
-        return feeds
 
     def infer(self, feeds: Feeds, expired: Callable[[], bool] = lambda: False) -> dict[str, Tensor]:
         """Run any number of rows, `batch_size` at a time; no engine call starts once `expired()` is true.
@@ -383,8 +391,8 @@ def _json(text: bytes | msgspec.Raw, kind: Any) -> Any:
         raise errors.BadTensor(f"`inputs` is not JSON: {error}.") from error
 
 
-def _array(info: TensorInfo, body: msgspec.Raw) -> Tensor:
-    """JSON numbers -> an array of the input's dtype. Only numbers, nested as deep as the input, reach NumPy.
+def numbers(info: TensorInfo, body: msgspec.Raw, depth: int) -> Tensor:
+    """JSON numbers -> an array of the input's dtype. Only numbers, nested `depth` lists deep, reach NumPy.
 
     Raises:
         errors.BadTensor: Ragged, nested otherwise, not numbers, or numbers the dtype cannot hold.
@@ -392,19 +400,17 @@ def _array(info: TensorInfo, body: msgspec.Raw) -> Tensor:
     wanted = f"Input {info.name!r} must be {describe(info)}, as nested lists of numbers"
     dtype = np.dtype(info.dtype)
     nested: Any = {"b": bool, "f": float}.get(dtype.kind, int)
-    for _ in info.shape:
+    for _ in range(depth):
         nested = list[nested]
     try:
-        given = np.array(_json(body, nested))
+        with np.errstate(over="ignore"):
+            array = np.array(_json(body, nested), dtype)
     except msgspec.ValidationError as error:
         raise errors.BadTensor(f"{wanted}; {error}.") from error
-    except (ValueError, OverflowError) as error:
+    except ValueError as error:
         raise errors.BadTensor(f"{wanted}; the lists given are ragged.") from error
-    if given.dtype.kind not in ("b" if dtype.kind == "b" else "iuf"):  # integers beyond 64 bits
-        raise errors.BadTensor(f"{wanted}; some of the numbers do not fit that type.")
-    with np.errstate(over="ignore", invalid="ignore"):
-        array = given.astype(dtype)
-    kept = np.isfinite(array) if dtype.kind == "f" else array == given
-    if not np.all(kept):
+    except OverflowError as error:
+        raise errors.BadTensor(f"{wanted}; some of the numbers do not fit that type.") from error
+    if not np.all(np.isfinite(array)):
         raise errors.BadTensor(f"{wanted}; some of the numbers do not fit that type.")
     return array

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import aclosing
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -37,6 +37,8 @@ UNTYPED = ("", "application/octet-stream", "application/x-www-form-urlencoded")
 """What clients send that do not say what they send (curl --data-binary among them): then the first bytes decide."""
 HEIF = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1", b"avif", b"avis")
 """What follows `ftyp` where a file in the container of MP4 is a picture."""
+
+T = TypeVar("T")
 
 _counter = itertools.count()
 
@@ -103,34 +105,47 @@ async def predict(scope: Scope, receive: Receive, send: Send) -> None:
     """Predict; documented in `gateway.docs`."""
     http: HTTPScope = scope  # type: ignore[assignment]  # this path is not routed for WebSockets
     context: Context = http["litestar_app"].state["context"]
-    try:
-        body = await _answer(context, http, receive)
-    except ClientGone:
-        raise
-    except Exception as error:
-        context.tally.prediction_failed(error.code if isinstance(error, errors.AppError) else errors.AppError.code)
-        raise
+    body = await counted(context, _answer(context, http, receive))
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
+async def counted(context: Context, answering: Awaitable[T]) -> T:
+    """What `answering` a prediction gives; a failure is counted."""
+    try:
+        return await answering
+    except ClientGone:
+        raise
+    except Exception as error:
+        context.tally.prediction_failed(error.code if isinstance(error, errors.AppError) else errors.AppError.code)
+        raise
+
+
 async def _answer(context: Context, http: HTTPScope, receive: Receive) -> bytes:
     started_s = time.perf_counter()
-    if not context.broker.alive:
-        raise errors.Unavailable("The broker is not running; try again in a moment.", retry_after_s=1)
+    check_broker(context)
     options = _options(http)
     if options.model_id:
-        await _served(context, options.model_id)  # before the body is read
+        await served(context, options.model_id)  # before the body is read
     with context.budget.share() as share:
         ask = await _read(http, share.metered(bodies.chunks(receive, BODY_BYTES)), options)
-        entry = await _served(context, ask.options.model_id)
-        request_id: str = http["state"]["request_id"]
-        answer = await context.broker.submit(_submit(context, http, request_id, ask), ask.blobs)
+        entry = await served(context, ask.options.model_id)
+        answer = await context.broker.submit(_submit(context, http, ask), ask.blobs)
     done, blobs = answer
     total_ms = (time.perf_counter() - started_s) * 1000
     context.tally.predicted(done.queue_ms, done.decode_ms, done.inference_ms, total_ms)
-    return _prediction(request_id, entry.model_id, done, blobs, total_ms) + b"\n"
+    return _prediction(http["state"]["request_id"], entry.model_id, done, blobs, total_ms) + b"\n"
+
+
+def check_broker(context: Context) -> None:
+    """Stands before the body is read.
+
+    Raises:
+        errors.Unavailable: There is no broker to send it to.
+    """
+    if not context.broker.alive:
+        raise errors.Unavailable("The broker is not running; try again in a moment.", retry_after_s=1)
 
 
 def _options(scope: HTTPScope) -> Options:
@@ -140,8 +155,15 @@ def _options(scope: HTTPScope) -> Options:
     return bodies.decode_texts(dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True)), Options)
 
 
-async def _served(context: Context, model_id: str) -> registry.CatalogEntry:
-    """The model, from memory; the database is asked only to say why it is not there."""
+async def served(context: Context, model_id: str) -> registry.CatalogEntry:
+    """The model, from memory; the database is asked only to say why it is not there.
+
+    Raises:
+        errors.InvalidInput: None is named.
+        errors.NotFound: There is no such model.
+        errors.Conflict: It is not ready.
+        errors.Unavailable: It is not served yet.
+    """
     entry = context.caches.models.get(model_id)
     if entry is not None:
         return entry
@@ -237,10 +259,14 @@ def _image(data: bytes, name: str = "The image") -> bytes:
     raise errors.BadImage(f"{name} is {'no JPEG, PNG or WebP' if data else 'empty'}.")
 
 
-def _submit(context: Context, scope: HTTPScope, request_id: str, ask: Ask) -> Submit:
+def wire_id(scope: Scope) -> str:
+    """What names the request on the wire: a client may reuse its request id."""
+    return f"{scope['state']['request_id']}.{next(_counter)}"
+
+
+def _submit(context: Context, scope: HTTPScope, ask: Ask) -> Submit:
     return Submit(
-        # A client may reuse its request id; on the wire an id names one request.
-        request_id=f"{request_id}.{next(_counter)}",
+        request_id=wire_id(scope),
         model_id=ask.options.model_id,
         form=ask.form,
         queue_ttl_ms=context.settings.queue_timeout_s * 1000,

@@ -70,11 +70,8 @@ async def live() -> schemas.Probe:
 @get("/health/ready", responses=ANYBODY | {503: ResponseSpec(schemas.Probe, description="Not ready, with why.")})
 async def ready(context: Injected) -> Response[schemas.Probe]:
     """Requests may be sent here: the database, the broker and an inference process answer, and we are not stopping."""
-    why_not = _why_not_ready(context)
-    if why_not:
-        return Answer(
-            schemas.Probe(status="unavailable", detail=why_not), status_code=503, headers={"Retry-After": "1"}
-        )
+    if why := why_not_ready(context):
+        return Answer(schemas.Probe(status="unavailable", detail=why), status_code=503, headers={"Retry-After": "1"})
     return Answer(schemas.Probe(status="ok"))
 
 
@@ -162,7 +159,8 @@ def _disk(settings: config.Settings) -> schemas.Component:
     return schemas.Component(status=state, detail=f"{free_mb} MB free")
 
 
-def _why_not_ready(context: Context) -> str:
+def why_not_ready(context: Context) -> str:
+    """What keeps requests from being answered here; empty when nothing does."""
     if context.draining.is_set():
         return "stopping"
     if not context.caches.current:

@@ -21,7 +21,7 @@ Name = Annotated[str, Meta(max_length=256)]
 """Ids, topics and the like. Bounded, so that a header the broker writes anew stays as small as the one it read."""
 
 
-Form = Literal["images", "tensors", "video"]
+Form = Literal["images", "tensors", "video", "raw"]
 """What the blobs of a prediction are."""
 
 
@@ -35,7 +35,8 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag=True
 class Submit(Message, frozen=True, kw_only=True):
     """One prediction request.
 
-    Blobs: the images (`form="images"`), one JSON document of inputs (`"tensors"`), or one video (`"video"`).
+    Blobs: the images (`form="images"`), one JSON document of inputs (`"tensors"`), one video (`"video"`), or a head of
+    the Open Inference Protocol and the bytes that follow it (`"raw"`).
     """
 
     request_id: Name
@@ -47,6 +48,8 @@ class Submit(Message, frozen=True, kw_only=True):
     frames_per_second: float = 1.0
     """Of a video: how many of its frames are looked at."""
     raw_outputs: bool = False
+    rows: int = 1
+    """Of raw tensors: the length of their batch, as their head says it."""
     traceparent: Name = ""
 
 
@@ -144,7 +147,10 @@ class Bye(Message, frozen=True, kw_only=True):
 
 
 class Done(Message, frozen=True, kw_only=True):
-    """A finished request, worker to broker and broker to client. Blob: the JSON of `predictions` and `outputs`."""
+    """A finished request, worker to broker and broker to client.
+
+    Blob: the JSON of `predictions` and `outputs`; of raw tensors the list of outputs, and the bytes of the binary ones.
+    """
 
     request_id: Name
     engine: str
@@ -184,6 +190,8 @@ class Assign(Message, frozen=True, kw_only=True):
     frames_per_second: float = 1.0
     """Of a video: how many of its frames are looked at."""
     raw_outputs: bool = False
+    rows: int = 1
+    """Of raw tensors, as in `Submit`."""
     traceparent: Name = ""
 
 

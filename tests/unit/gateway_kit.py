@@ -78,6 +78,8 @@ class FakeBroker:
         self.alive = True
         self.failure: errors.AppError | None = None
         self.results: dict[str, Any] = {"predictions": [[{"class_id": 6, "label": "six", "confidence": 0.5}]]}
+        self.outputs: list[dict[str, Any]] = [{"name": "y", "datatype": "FP32", "shape": [1, 1], "data": [0.5]}]
+        self.binary = b""
         self.submitted: list[tuple[Submit, list[bytes]]] = []
         self.published: list[tuple[str, dict[str, Any]]] = []
         self.alerts: list[dict[str, Any]] = []  # apart: they depend on the machine the tests run on
@@ -116,6 +118,8 @@ class FakeBroker:
             decode_ms=2.0,
             inference_ms=3.0,
         )
+        if request.form == "raw":
+            return done, [msgspec.json.encode(self.outputs), self.binary]
         return done, [msgspec.json.encode(self.results)]
 
     def publish(self, topic: str, body: dict[str, Any]) -> None:
@@ -156,7 +160,7 @@ class Gateway:
         headers = dict(options.pop("headers", {}))
         if role is not None:
             headers["X-API-Key"] = self.keys[role]
-        url = path if path.startswith("/schema") else f"/api/v1{path}"
+        url = path if path.startswith(("/schema", "/v2")) else f"/api/v1{path}"
         return self.client.request(method, url, headers=headers, **options)
 
     def get(self, path: str, role: str | None = "engineer", **options: Any) -> httpx.Response:

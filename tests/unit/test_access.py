@@ -23,6 +23,8 @@ GET /
 GET /schema
 GET /schema/openapi.json
 GET /schema/openapi.yaml
+GET /v2/health/live
+GET /v2/health/ready
 """
 VIEWER = """
 POST /api/v1/auth/logout
@@ -33,6 +35,13 @@ POST /api/v1/auth/api-keys
 DELETE /api/v1/auth/api-keys/{key_id}
 POST /api/v1/inference/predict
 GET /api/v1/inference/models
+GET /v2
+GET /v2/models/{model}
+GET /v2/models/{model}/versions/{version}
+GET /v2/models/{model}/ready
+GET /v2/models/{model}/versions/{version}/ready
+POST /v2/models/{model}/infer
+POST /v2/models/{model}/versions/{version}/infer
 """
 ENGINEER = """
 POST /api/v1/models
@@ -138,6 +147,8 @@ def test_route_by_role(gateway: Gateway, method: str, path: str, role: str | Non
     if RANKS[role] >= needed:
         assert response.status_code not in (403, 405), response.text
         assert response.status_code != 401 or path.endswith(("/login", "/session")), response.text
+    elif path.startswith("/v2"):
+        assert (response.status_code, list(response.json())) == (401, ["error"])
     elif role is None:
         problem(response, 401, "unauthorized")
         assert response.headers["www-authenticate"] == "Bearer"

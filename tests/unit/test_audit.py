@@ -122,7 +122,7 @@ def test_predictions_are_counted_and_not_written_down(gateway: Gateway) -> None:
 
 @pytest.mark.parametrize(("method", "path"), sorted(TABLE))
 def test_each_call_by_rule(method: str, path: str) -> None:
-    expected = (method != "GET" or "{" in path) and path != PREDICT
+    expected = (method != "GET" or "{" in path) and path != PREDICT and not path.startswith("/v2")
     assert worth_an_entry(method, path, 200) == expected
     assert worth_an_entry(method, path, 401) and worth_an_entry(method, path, 403)
     assert not worth_an_entry("BREW", path, 405)

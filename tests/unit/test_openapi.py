@@ -66,6 +66,8 @@ def real(gateway: kit.Gateway, monkeypatch: pytest.MonkeyPatch) -> dict[str, str
     training_id = gateway.post("/training", json=order).json()["id"]
     return {
         "model_id": model_id,
+        "model": model_id,
+        "version": "1",
         "dataset_id": dataset["id"],
         "benchmark_id": benchmark_id,
         "training_id": training_id,
