@@ -26,7 +26,7 @@ from shared import config, process
 READY_BOUND_S = 60.0
 DRAIN_BOUND_S = 40.0
 """A little more than supervisord gives one program to drain (`stopwaitsecs`)."""
-STAGES = (("gateway", "trainer", "benchmarker", "preparer", "reporter"), ("inferencer",), ("broker",))
+STAGES = (("gateway", "trainer", "coordinator", "benchmarker", "preparer", "reporter"), ("inferencer",), ("broker",))
 """Who is stopped together, and before whom: the gateway finishes its answers while all that help are still there."""
 
 Say = Callable[[str], None]

@@ -175,7 +175,7 @@ def _program(row: dict[str, Any]) -> Program:
 
 
 def _order(group: str) -> int:
-    order = ("broker", "inferencer", "gateway", "trainer", "benchmarker", "preparer", "reporter")
+    order = ("broker", "inferencer", "gateway", "trainer", "coordinator", "benchmarker", "preparer", "reporter")
     return order.index(group) if group in order else len(order)
 
 

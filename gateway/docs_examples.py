@@ -9,6 +9,7 @@ import msgspec
 from litestar.openapi.spec import Example, OpenAPI, OpenAPIMediaType, OpenAPIResponse, Reference, RequestBody, Schema
 
 from gateway import schemas
+from shared.genes import TrainingOrder
 from shared.specs import (
     BenchmarkSpec,
     Candidate,
@@ -23,7 +24,6 @@ from shared.specs import (
     Preprocessing,
     Resize,
     TensorInfo,
-    TrainingSpec,
 )
 from shared.wire.open_inference import InferRequest, InputTensor, OutputParameters, RequestedOutput
 
@@ -36,7 +36,7 @@ OUTPUTS = [TensorInfo(name="logits", dtype="float32", shape=["batch", 2])]
 CONTRACT = Preprocessing(resize=Resize(height=224, width=224), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 LIMIT = Constraint(metric="latency_p95_ms", op="<=", value=20.0)
 ORDER = BenchmarkSpec(model_id=MODEL, dataset_id=DATASET, batch_sizes=(1, 8), constraints=(LIMIT,))
-TRAINING = TrainingSpec(
+TRAINING = TrainingOrder(
     model_id=MODEL, dataset_id=DATASET, max_epochs=20, hyperparams=HyperParameters(learning_rate=0.001, batch_size=64)
 )
 PERSON = schemas.UserRef(id="usr_0193a5b2c7e04f1c9a2b7d", username="ana", role="engineer")

@@ -12,8 +12,10 @@ from pathlib import Path
 import msgspec
 import psutil
 
-SERVICES = frozenset({"broker", "inferencer", "trainer", "benchmarker", "preparer", "reporter", "gateway"})
-FOR_JOBS = ("preparer", "trainer", "benchmarker", "reporter")
+SERVICES = frozenset(
+    {"broker", "inferencer", "trainer", "coordinator", "benchmarker", "preparer", "reporter", "gateway"}
+)
+FOR_JOBS = ("preparer", "trainer", "coordinator", "benchmarker", "reporter")
 """Services without which jobs of some kinds wait for ever."""
 SUPERVISOR = "supervisord"
 SCRIBE = "shared.scribe"
@@ -117,14 +119,16 @@ class Host:
 
 
 def service_of(command: Iterable[str]) -> str:
-    """Which service a command line belongs to: `python -m benchmarker.child` is the benchmarker's."""
+    """Which service a command line belongs to: `python -m benchmarker.child` is the benchmarker's, and `python -m
+    trainer.coordinator` the coordinator's.
+    """
     words = list(command)
     module = words[words.index("-m") + 1] if "-m" in words[:-1] else ""
     if module == SCRIBE:
         module = words[-1].partition("-")[0]  # it is told whose words it writes down
-    package = module.partition(".")[0]
-    if package in SERVICES:
-        return package
+    for name in (module.rpartition(".")[2], module.partition(".")[0]):
+        if name in SERVICES:
+            return name
     started_as = [module.rpartition(".")[2], *(Path(word).name for word in words[:2])]
     return SUPERVISOR if SUPERVISOR in started_as else OTHER
 

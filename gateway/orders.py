@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from gateway.errors import MISFIT
 from gateway.schemas import ON_ONE_LINE
 from shared import errors, nets
+from shared.genes import SearchSpec, TrainingOrder, genes_of
 from shared.specs import (
     DEFAULT_BATCHES,
     ENGINES,
@@ -20,7 +21,6 @@ from shared.specs import (
     MetricName,
     ModelDescription,
     ServiceLoad,
-    TrainingSpec,
 )
 
 MAX_CANDIDATES = 64
@@ -71,19 +71,34 @@ def check(spec: BenchmarkSpec, cores: int) -> None:
         raise errors.InvalidInput(MISFIT, errors=found)
 
 
-def check_training(spec: TrainingSpec) -> None:
-    """Refuse a training that cannot be carried out by this installation, or is called what nobody can read.
+def check_training(spec: TrainingOrder) -> None:
+    """Refuse a training that cannot be carried out by this installation, or is called what nobody can read, and a
+    search over what no training takes.
 
     Raises:
-        errors.InvalidInput: The name has control characters.
+        errors.InvalidInput: The name has control characters, or a gene is wrong.
         errors.Conflict: PyTorch is not installed.
     """
+    if spec.ga is not None:
+        _check_genes(spec.ga)
     if spec.name is not None and not re.search(ON_ONE_LINE, spec.name):
         raise errors.InvalidInput(
             MISFIT, errors=[_wrong("name", "must be text on one line, without control characters")]
         )
     if lacks := nets.missing("order again"):
         raise errors.Conflict(lacks)
+
+
+def _check_genes(search: SearchSpec) -> None:
+    if len(search.objectives) > 1:
+        message = (
+            "only accuracy can be searched for yet; leave out latency_ms, and benchmark the model that comes of it"
+        )
+        raise errors.InvalidInput(MISFIT, errors=[_wrong("ga.objectives", message)])
+    try:
+        genes_of(search)
+    except ValueError as error:
+        raise errors.InvalidInput(MISFIT, errors=[_wrong("ga.search_space", str(error))]) from error
 
 
 def check_deployment(order: DeploymentOrder, model: ModelDescription, cores: int) -> None:

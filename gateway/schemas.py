@@ -8,6 +8,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from gateway.passwords import MAX_LENGTH, MIN_LENGTH
+from shared.genes import Genes
 from shared.gpu import Gpu
 from shared.specs import (
     Candidate,
@@ -34,6 +35,7 @@ from shared.specs import (
     TensorInfo,
     TrainingResult,
 )
+from shared.trials import Outcome
 from shared.wire.open_inference import Datatype
 
 Role = Literal["admin", "engineer", "viewer"]
@@ -472,9 +474,21 @@ class JobLog(View, frozen=True, kw_only=True):
     attempts: list[AttemptLog]
 
 
+class SearchState(View, frozen=True, kw_only=True):
+    """A search for hyper-parameters: what it varies, and what it has found."""
+
+    genes: Annotated[Genes, Meta(description="All that it varies.")]
+    outcome: Annotated[
+        Outcome | None, Meta(description="After the last trial that ended; values in the order of `ga.objectives`.")
+    ]
+    last_training_id: Annotated[
+        str | None, Meta(description="The training with the best hyper-parameters; its model is the search's.")
+    ]
+
+
 class TrainingJob(View, frozen=True, kw_only=True):
-    """A training as ordered and as it stands; what it reached once it is completed. `epochs` and `result` where one is
-    asked for.
+    """A training as ordered and as it stands; what it reached once it is completed. `epochs`, `result` and `search`
+    where one is asked for.
     """
 
     id: str
@@ -504,6 +518,9 @@ class TrainingJob(View, frozen=True, kw_only=True):
     finished_at: str | None
     epochs: Annotated[list[EpochFigures] | UnsetType, Meta(description="The learning curves so far.")] = UNSET
     result: TrainingResult | UnsetType | None = UNSET
+    search: Annotated[
+        SearchState | UnsetType | None, Meta(description="Of a training with `ga`: its trials have `search_id`.")
+    ] = UNSET
 
 
 class TrainingDifference(View, frozen=True, kw_only=True):

@@ -21,6 +21,7 @@ TRANSACTIONS = frozenset(
         "recover",
         "retry",
         "revert",
+        "search",
         "stale",
     }
 )

@@ -6,13 +6,14 @@ A spec that exists can be carried out: whatever is wrong with it is refused when
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
-from shared.specs import Spec
+from shared import wording
+from shared.specs import HyperParameters, Spec, TrainingSpec
 
 MAX_GENES = 32
 MAX_CHOICES = 64
@@ -166,3 +167,51 @@ def with_defaults(genes: Genes, known: Collection[str]) -> Genes:
     if len(merged) > MAX_GENES:
         raise ValueError(f"A search varies at most {MAX_GENES} genes, the usual ones among them, not {len(merged)}.")
     return merged
+
+
+def genes_of(search: SearchSpec) -> Genes:
+    """All the genes of a search, each value of which a training takes. Raises ValueError as `with_defaults` does, and
+    for a gene with values that no training takes.
+    """
+    genes = with_defaults(search.search_space, HyperParameters.__struct_fields__)
+    for name, gene in genes.items():
+        for value in _extremes(gene):
+            try:
+                applied(HyperParameters(), {name: value})
+            except msgspec.ValidationError as error:
+                wanted = wording.of_text(wording.explained(HyperParameters, str(error))[1])
+                raise ValueError(f"The gene {name} may become {value!r}, but {name} {wanted}.") from None
+    return genes
+
+
+def applied(hyperparams: HyperParameters, genome: Mapping[str, Scalar]) -> HyperParameters:
+    """Hyper-parameters with the values of a genome in their places. Raises msgspec.ValidationError where they do not
+    fit.
+    """
+    return msgspec.convert(msgspec.structs.asdict(hyperparams) | dict(genome), HyperParameters)
+
+
+def _extremes(gene: Gene) -> tuple[Scalar, ...]:
+    match gene:
+        case FloatGene() | IntGene():
+            return gene.low, gene.high
+        case ChoiceGene():
+            return gene.choices
+        case BoolGene():
+            return False, True
+
+
+class TrainingOrder(TrainingSpec, frozen=True, kw_only=True):
+    """A training as the API takes it, or a search for the best one."""
+
+    ga: Annotated[
+        SearchSpec | None,
+        Meta(
+            description="Search for the hyper-parameters first, genetically; what a gene varies is not taken from "
+            "`hyperparams`. The model comes from a last training with the best ones. For administrators."
+        ),
+    ] = None
+
+    def without_search(self) -> TrainingSpec:
+        """One training as it was ordered."""
+        return TrainingSpec(**{name: getattr(self, name) for name in TrainingSpec.__struct_fields__})

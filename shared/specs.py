@@ -964,18 +964,33 @@ class MeasurementSet(msgspec.Struct, frozen=True, kw_only=True):
 
 # --- jobs -----------------------------------------------------------------------------------------------------------
 
-JobKind = Literal["convert", "dataset", "activate", "train", "benchmark", "report"]
+JobKind = Literal["convert", "dataset", "activate", "train", "search", "trial", "benchmark", "report"]
 JobStatus = Literal["queued", "running", "completed", "failed", "cancelled"]
-Lane = Literal["accelerator", "cpu", "report"]
+Lane = Literal["accelerator", "cpu", "report", "search"]
 
 LANE_OF: dict[JobKind, Lane] = {
     "convert": "cpu",
     "dataset": "cpu",
     "activate": "cpu",
     "train": "accelerator",
+    "search": "search",
+    "trial": "accelerator",
     "benchmark": "accelerator",
     "report": "report",
 }
+
+
+class TrialSpec(TrainingSpec, frozen=True, kw_only=True):
+    """Train with hyper-parameters that a search asks about; there are figures of it, and no model."""
+
+    until_epoch: int
+    continues: str | None = None
+    """The trial's job whose checkpoint this one takes over, if it is still there."""
+
+    @property
+    def training(self) -> TrainingSpec:
+        """What is trained, however far: of it a checkpoint is."""
+        return TrainingSpec(**{name: getattr(self, name) for name in TrainingSpec.__struct_fields__})
 
 
 class ConvertSpec(Spec, frozen=True, kw_only=True):

@@ -12,6 +12,9 @@ _OR_NULL = ", or null"
 _WHERE = re.compile(r"(?P<what>.*) - at `(?:key in )?\$(?P<path>.*)`$", re.DOTALL)
 _STEP = re.compile(r"\.(?P<name>\w+)|\[(?P<index>\d*|\.\.\.)\]")
 _OBJECT = re.compile(r"Object (?P<what>missing required|contains unknown) field `(?P<name>.*)`$", re.DOTALL)
+_THEIRS = re.compile(r"Expected |Invalid |Object |Array |Integer |Number |Out of range|Not enough|Value ")
+"""How what msgspec itself says begins; anything else was said by a type of ours, in words."""
+
 _GOT = re.compile(r"got `(?P<kind>\w+)`$")
 _KINDS = {
     "str": "text",
@@ -41,6 +44,8 @@ def explained(type_: Any, refusal: str) -> tuple[str, str]:
         known = _fields(wanted)
         missing = match["what"] == "missing required"
         return f"{path}.{match['name'][:80]}", "required" if missing else unknown("field", known)
+    if not _THEIRS.match(what):
+        return path, what
     got = _GOT.search(what)
     instead = f", not {_KINDS[got['kind']]}" if got and got["kind"] in _KINDS else ""
     return path, f"must be {described(wanted)}{instead}"
@@ -63,8 +68,9 @@ def described(wanted: inspect.Type) -> str:
         case inspect.Metadata():
             return _told(wanted) or described(wanted.type)
         case inspect.UnionType():
-            options = [described(option) for option in wanted.types if not isinstance(option, inspect.NoneType)]
-            return " or ".join(options) + (_OR_NULL if len(options) < len(wanted.types) else "")
+            options = [option for option in wanted.types if not isinstance(option, inspect.NoneType)]
+            told = " or ".join(dict.fromkeys(map(described, options)))
+            return told + (_OR_NULL if len(options) < len(wanted.types) else "")
         case inspect.LiteralType():
             return _choice([str(value) for value in wanted.values])
         case inspect.IntType() | inspect.FloatType():
@@ -79,8 +85,10 @@ def described(wanted: inspect.Type) -> str:
             return "true or false"
         case inspect.NoneType():
             return "null"
-        case inspect.StructType() | inspect.DictType():
+        case inspect.StructType():
             return "an object"
+        case inspect.DictType():
+            return "an object" + _length(wanted.min_length, wanted.max_length, "fields")
     return "another value"
 
 
@@ -129,6 +137,8 @@ def _below(wanted: inspect.Type, name: str | None, index: str | None) -> inspect
     match wanted:
         case inspect.Metadata():
             return _below(wanted.type, name, index)
+        case inspect.UnionType() if tags := _tags(wanted, name):
+            return inspect.LiteralType(tags)
         case inspect.UnionType():
             return next((found for option in wanted.types if (found := _below(option, name, index))), None)
         case inspect.StructType():
@@ -140,6 +150,12 @@ def _below(wanted: inspect.Type, name: str | None, index: str | None) -> inspect
         case inspect.DictType():
             return wanted.value_type
     return None
+
+
+def _tags(wanted: inspect.UnionType, name: str | None) -> tuple[str | int, ...]:
+    """What the field that tells objects of several types apart may say, where that is its name."""
+    structs = [option for option in wanted.types if isinstance(option, inspect.StructType)]
+    return tuple(each.tag for each in structs if each.tag is not None and each.tag_field == name)
 
 
 def _fields(wanted: inspect.Type) -> list[str]:

@@ -18,7 +18,14 @@ from tests.unit.gateway_kit import context_at
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "REFERENCE.md"
-CARRIED_OUT_BY = {"cpu": "a preparer", "report": "the reporter", "train": "a trainer", "benchmark": "a benchmarker"}
+CARRIED_OUT_BY = {
+    "cpu": "a preparer",
+    "report": "the reporter",
+    "train": "a trainer",
+    "trial": "a trainer",
+    "search": "the coordinator",
+    "benchmark": "a benchmarker",
+}
 """By kind, or by lane where one service works it."""
 
 

@@ -20,7 +20,7 @@ def main(settings: config.Settings, stop: process.Stop) -> None:
     name = f"trainer-{sys.argv[1]}"
     if leftovers := ArtifactStore(settings.models).clear_staging(name):
         logger.info("removed what an interrupted training left behind", extra={"files": leftovers})
-    duties: dict[JobKind, Duty] = {"train": duty.Train(settings)}
+    duties: dict[JobKind, Duty] = {"train": duty.Train(settings), "trial": duty.Try(settings)}
     between = functools.partial(duty.sweep, settings.training)
     JobWorker(settings, name, "accelerator", duties, between, heard=duty.keep_epoch).run(stop)
 

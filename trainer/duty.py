@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 from pathlib import Path
@@ -12,7 +13,7 @@ import msgspec
 from shared import child, config, errors, nets
 from shared.artifacts import ArtifactStore, Outputs
 from shared.db import jobs, registry, trainings
-from shared.specs import EpochFigures, ReportSpec, TrainingSpec
+from shared.specs import EpochFigures, ReportSpec, TrainingSpec, TrialSpec
 from shared.worker import Commit
 from trainer import Trained, TrainOrder
 
@@ -82,6 +83,29 @@ class Train:
 
     def give_up(self, job: jobs.Claimed, reason: str) -> None:
         """A training that did not end well leaves its curves, and no model."""
+
+
+class Try(Train):
+    """Trains for a search: for as long as it asks for, from where an earlier trial ended, and only for the figures."""
+
+    def order(self, job: jobs.Claimed, outputs: Outputs) -> tuple[msgspec.Struct, child.Limits]:
+        """The same, without files to be made."""
+        trial = msgspec.json.decode(job.spec, type=TrialSpec)
+        order = self._order(trial.training, self._folder(job.id, trial.continues))
+        order = msgspec.structs.replace(order, until_epoch=trial.until_epoch)
+        return order, child.Limits(wall_s=job.max_runtime_s)
+
+    def _folder(self, job_id: str, continues: str | None) -> Path:
+        """Its own, or that of the trial it continues, which becomes its own. Where that is gone it begins anew."""
+        folder = self._folders / job_id
+        if continues is not None and not folder.exists():
+            with contextlib.suppress(FileNotFoundError):
+                (self._folders / continues).rename(folder)
+        return _made(folder)
+
+    def finish(self, job: jobs.Claimed, result: Trained, outputs: Outputs) -> Commit:
+        """What it reached; the search is told of it by the coordinator."""
+        return lambda: trainings.finish(job.id, result.result)
 
 
 def _made(folder: Path) -> Path:

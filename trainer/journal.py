@@ -47,10 +47,17 @@ def replay(lines: Iterable[bytes]) -> Search:
     _, first = next(numbered, (1, b""))
     if not first.endswith(b"\n"):
         raise JournalError("The journal has no first line; the search has not begun.")
-    search = start(_read(first, Order, 1))
-    for number, text in numbered:
-        if text.endswith(b"\n"):
-            _tell(search, _read(text, Told, number), number)
+    order = _read(first, Order, 1)
+    return resume(order, (_read(text, Told, number) for number, text in numbered if text.endswith(b"\n")))
+
+
+def resume(order: Order, told: Iterable[Told]) -> Search:
+    """The search of an order after these results, which stand in the order they were told in or in that of their
+    numbers. Raises as `replay` does.
+    """
+    search = start(order)
+    for number, each in enumerate(told, start=2):
+        _tell(search, each, number)
     search.hand_out_again()
     return search
 

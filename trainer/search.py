@@ -73,8 +73,7 @@ class Search:
         trial = self._next()
         if trial is not None:
             self.trials.append(trial)
-            done = 0 if trial.continues is None else self.trials[trial.continues].epochs
-            self._spent[trial.stage] += trial.epochs - done
+            self._spent[trial.stage] += self._cost(trial)
         self.finished = trial is None and len(self.results) == len(self.trials)
         return trial
 
@@ -92,6 +91,28 @@ class Search:
                 result = Result(reason=f"The values are no numbers: {', '.join(map(str, result.values))}.")
         self.results[number] = result
         return result
+
+    def continuable(self) -> set[int]:
+        """Numbers of the trials that were told and whose last checkpoint another trial may yet go on from.
+
+        It is a forecast: where a trial fails late, one that is none of them may take its place, and begins anew.
+        """
+        if self.finished or any(trial.stage != "search" for trial in self.trials):
+            return set()
+        best = {individual.number for rung in range(len(self.rungs) - 1) for individual in self._hopeful(rung)}
+        last = {trial.individual: trial.number for trial in self.trials if trial.individual in best}
+        fresh = {
+            trial.number
+            for trial in self.trials[self._settled :]
+            if trial.epochs < self.rungs[-1] and trial.number in self.results and self.results[trial.number].values
+        }
+        return fresh | set(last.values())
+
+    def _hopeful(self, rung: int) -> list[Individual]:
+        """The individuals of a rung that may yet go on to the next."""
+        most = max(1, self.spec.evaluations // REDUCTION ** (rung + 1))
+        peers, promoted = self._rungs[rung], self._promoted[rung]
+        return ranked([one for one in peers.values() if one.number not in promoted])[:most]
 
     def hand_out_again(self) -> None:
         """Ask anew for the trials that were at work, those that came first, first: nobody works at them any more."""
@@ -307,6 +328,26 @@ class Search:
             baseline_best=self._values(ranked(by_chance)[0].losses) if by_chance else None,
             stopped=self.stopped,
         )
+
+    @property
+    def tried(self) -> int:
+        """Genomes of which something is known, be it that they fail; those of chance not counted."""
+        return len({self.trials[each].individual for each in self.results if self.trials[each].stage == "search"})
+
+    def epochs_done(self) -> int:
+        """Of all trials that were told, whatever came of them."""
+        return sum(self._cost(self.trials[number]) for number in self.results)
+
+    def epochs_planned(self) -> int:
+        """Of all trials, if none fails and nothing ends early."""
+        whole, births = self.rungs[-1], self.spec.evaluations
+        steps = zip((0, *self.rungs), self.rungs, strict=False)
+        searched = sum(max(1, births // REDUCTION**rung) * (to - done) for rung, (done, to) in enumerate(steps))
+        stages = 2 if self.spec.baseline else 1
+        return stages * (searched + self.spec.finalists * FINAL_SEEDS * whole)
+
+    def _cost(self, trial: Trial) -> int:
+        return trial.epochs - (0 if trial.continues is None else self.trials[trial.continues].epochs)
 
     def _history(self, trained: list[Individual]) -> list[tuple[float, ...] | None]:
         history: list[tuple[float, ...] | None] = []

@@ -24,6 +24,7 @@ from shared.artifacts import ArtifactStore
 from shared.db import connection, idempotency, jobs, registry
 from shared.db.accounts import Account
 from shared.db.pages import Page
+from shared.specs import LANE_OF
 from shared.trace import Origin
 from shared.verdict.figures import cell
 
@@ -203,6 +204,7 @@ async def cancelled(request: Http, context: Context, job_id: str, find: Callable
     row: Any = await context.store.read(find, job_id)
     told = {"id": job_id, "kind": row.kind, "status": row.status, "progress": msgspec.json.decode(row.progress)}
     context.broker.publish(f"job.{job_id}", told | {"request_id": row.request_id})
+    context.broker.doorbell(LANE_OF[row.kind])
     return cast(Row, row)
 
 

@@ -35,8 +35,11 @@ from gateway.routes.common import (
 )
 from gateway.routes.reports import download, why_none
 from shared import clock, errors
-from shared.db import connection, idempotency, registry, trainings
-from shared.specs import HyperParameters, JobStatus, TrainingSpec
+from shared.db import connection, idempotency, registry, searches, trainings
+from shared.genes import TrainingOrder
+from shared.specs import HyperParameters, JobStatus
+from shared.trace import Origin
+from shared.trials import Order, Outcome
 
 HEADING = (
     *("training_id", "created_at", "status", "model_id", "model_name", "dataset_id", "dataset_name", "search_id"),
@@ -57,14 +60,18 @@ Format = Literal["html", "json"]
 
 @post("/", status_code=202, responses=problems(404, 409, 415, 429))
 async def order(
-    request: Http, data: JSONBody[TrainingSpec], context: Injected, idempotency_key: IdempotencyKey = None
+    request: Http, data: JSONBody[TrainingOrder], context: Injected, idempotency_key: IdempotencyKey = None
 ) -> Response[bytes]:
-    """Train a model on a dataset; what comes of it is another model, with the weights of the best epoch."""
+    """Train a model on a dataset; what comes of it is another model, with the weights of the best epoch. With `ga` an
+    administrator orders a search first, for the best hyper-parameters.
+    """
+    if data.ga is not None and account_of(request).role != "admin":
+        raise errors.Forbidden("A search takes the machine for long; an administrator may order it. Leave out `ga`.")
     orders.check_training(data)
     body_sha256 = hashlib.sha256(await request.body()).hexdigest()
     key = key_of(request, idempotency_key)
     answer = await context.store.write(_order, context, data, request, key, body_sha256)
-    context.broker.doorbell("accelerator")
+    context.broker.doorbell("accelerator" if data.ga is None else "search")
     return respond(answer)
 
 
@@ -126,17 +133,24 @@ async def cancel(request: Http, training_id: FromPath[str], context: Injected) -
 
 
 def _order(
-    context: Context, spec: TrainingSpec, request: Http, key: idempotency.Key | None, body_sha256: str
+    context: Context, spec: TrainingOrder, request: Http, key: idempotency.Key | None, body_sha256: str
 ) -> idempotency.Answer:
     """Job, training and remembered answer in one transaction."""
     context.models.check_room(CHECKPOINTS * (registry.model(spec.model_id).onnx_size or 0))
 
     def place() -> tuple[schemas.TrainingJob, str]:
         limit = context.settings.max_queued_jobs
-        training_id = trainings.order(spec, account_of(request).id, limit, origin_of(request))
+        training_id = _ordered(spec, account_of(request).id, limit, origin_of(request))
         return _shown(training_id), f"{V1}/training/{training_id}"
 
     return once(key, body_sha256, place)
+
+
+def _ordered(spec: TrainingOrder, user_id: str, limit: int, origin: Origin) -> str:
+    if spec.ga is None:
+        return trainings.order(spec.without_search(), user_id, limit, origin)
+    trainings.check(spec)
+    return searches.order(spec, spec.ga, user_id, limit, origin)
 
 
 @get("/", responses=problems(404))
@@ -176,7 +190,16 @@ def _listed(wanted: dict[str, Any], limit: int, cursor: str | None) -> bytes:
 def _shown(training_id: str) -> schemas.TrainingJob:
     shown = _training(trainings.find(training_id))
     epochs, result = trainings.epochs(training_id), trainings.result(training_id)
-    return msgspec.structs.replace(shown, epochs=epochs, result=raw(result))
+    return msgspec.structs.replace(shown, epochs=epochs, result=raw(result), search=_search(training_id))
+
+
+def _search(training_id: str) -> schemas.SearchState | None:
+    row = searches.found(training_id)
+    if row is None:
+        return None
+    genes = msgspec.json.decode(row.opening, type=Order).genes
+    outcome = msgspec.json.decode(row.outcome, type=Outcome) if row.outcome else None
+    return schemas.SearchState(genes=genes, outcome=outcome, last_training_id=row.final_id)
 
 
 def _table(wanted: dict[str, Any], limit: int, cursor: str | None) -> Response[Any]:

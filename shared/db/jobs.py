@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, cast, get_args
+from typing import Any, NamedTuple, cast, get_args
 
 import msgspec
 import peewee
@@ -27,7 +27,7 @@ AGEING_MS = 300_000
 BACKGROUND = -100
 """Priority, in the CPU lane, of what no user ordered: it starts when nothing else could, and stops for what comes."""
 
-RESUMABLE: frozenset[JobKind] = frozenset({"train"})
+RESUMABLE: frozenset[JobKind] = frozenset({"train", "trial"})
 """Kinds that leave checkpoints and go on from them: a measurement need not wait until they have ended."""
 
 LEISURE = 3
@@ -49,6 +49,8 @@ MAX_RUNTIME_S: dict[JobKind, float] = {
     "dataset": 4 * 3600.0,
     "activate": 900.0,
     "train": 7 * 24 * 3600.0,
+    "search": 30 * 24 * 3600.0,
+    "trial": 24 * 3600.0,
     "benchmark": 3 * 3600.0,
     "report": 300.0,
 }
@@ -76,6 +78,11 @@ class Ticket(msgspec.Struct, frozen=True):
     def background(self) -> bool:
         """Whether no user waits for it."""
         return self.lane == "cpu" and self.priority == BACKGROUND
+
+    @property
+    def works(self) -> bool:
+        """Whether it takes of the machine now; a search that runs only orders trials."""
+        return self.status == "running" and self.lane != "search"
 
 
 class Claimed(msgspec.Struct, frozen=True, kw_only=True):
@@ -149,6 +156,8 @@ def pick(open_jobs: Iterable[Ticket], lane: Lane, now_ms: int, quiet_since_ms: i
     Of heavy jobs one of a kind runs at a time, so that they leave workers to the others, and memory. An exclusive job
     that waits for a heavy one, or for a training, does not keep those others waiting with it.
 
+    A search that runs is no work, and keeps nobody waiting: its trials do.
+
     Args:
         open_jobs: Every queued and running job.
         lane: The lane of the free worker.
@@ -156,7 +165,7 @@ def pick(open_jobs: Iterable[Ticket], lane: Lane, now_ms: int, quiet_since_ms: i
         quiet_since_ms: When a job last ended.
     """
     jobs = list(open_jobs)
-    running = [job for job in jobs if job.status == "running"]
+    running = [job for job in jobs if job.works]
     if any(job.isolation == "exclusive" for job in running):
         return None
     holder = _holder(jobs, now_ms)
@@ -253,7 +262,7 @@ def waiting_for(open_jobs: Iterable[Ticket], now_ms: int, quiet_since_ms: int = 
     does), or one its own lane works on. A job that waits out its back-off waits for nobody.
     """
     jobs = list(open_jobs)
-    running = sorted((job for job in jobs if job.status == "running"), key=lambda job: job.isolation != "exclusive")
+    running = sorted((job for job in jobs if job.works), key=lambda job: job.isolation != "exclusive")
     ready = [job for lane in get_args(Lane) for job in _ready(jobs, lane, now_ms)]
     if running and running[0].isolation == "exclusive":
         return {job.id: running[0].id for job in ready}
@@ -442,6 +451,24 @@ def _claimed(job: Job, attempt: int) -> Claimed:
     return msgspec.convert(row | {"attempt": attempt, "spec": msgspec.json.encode(job.spec)}, Claimed)
 
 
+class Running(NamedTuple):
+    """A running job, as it was claimed."""
+
+    job: Claimed
+    cancel: bool
+    """Whether it is to be cancelled."""
+    started_at_ms: int
+
+
+def running(lane: Lane) -> list[Running]:
+    """The jobs of a lane that run, oldest first."""
+    with connection.read():
+        rows = Job.select().where((Job.status == "running") & (Job.lane == lane)).order_by(Job.id)
+        return [
+            Running(_claimed(job, job.attempt), bool(job.cancel_requested), int(job.started_at_ms or 0)) for job in rows
+        ]
+
+
 def report_progress(job: Claimed, progress: dict[str, object]) -> bool:
     """Store progress; returns whether cancelling is wished.
 
@@ -538,6 +565,20 @@ def has_to_make_room(job: Claimed, now_ms: int, *, since_ms: int, wait_ms: float
         return room_for(_tickets(), job.id, now_ms, since_ms=since_ms, wait_ms=wait_ms) is not None
 
 
+def place_of_more(job: Claimed, now_ms: int, wait_ms: float) -> int:
+    """When more work of a running job counts as ordered: with it, or just after the exclusive job at the head of the
+    accelerator lane where that has waited for `wait_ms`, since a search brings forth work for hours.
+    """
+    with connection.read():
+        waiting = [each for each in _tickets() if each.lane == "accelerator" and each.isolation == "exclusive"]
+    head = min((each for each in waiting if each.status == "queued"), key=_rank, default=None)
+    return job.ordered_at_ms if head is None or now_ms - head.ordered_at_ms < wait_ms else _behind(head, job)
+
+
+def _behind(ahead: Ticket, job: Claimed) -> int:
+    return max(job.ordered_at_ms, ahead.ordered_at_ms + (job.priority - ahead.priority) * AGEING_MS + 1)
+
+
 def put_back(job: Claimed, why: str, *, behind_exclusive: bool = False) -> None:
     """Return a running job to the queue, since its worker stops or it gives way; the attempt does not count.
 
@@ -551,9 +592,7 @@ def put_back(job: Claimed, why: str, *, behind_exclusive: bool = False) -> None:
     """
     with connection.write(durable=True, name="put_back"):
         ahead = _exclusive_head(_tickets(), clock.now_ms()) if behind_exclusive else None
-        place = job.ordered_at_ms
-        if ahead is not None:
-            place = max(place, ahead.ordered_at_ms + (job.priority - ahead.priority) * AGEING_MS + 1)
+        place = job.ordered_at_ms if ahead is None else _behind(ahead, job)
         _mine(job, status="queued", worker=None, attempt=job.attempt - 1, progress={}, ordered_at_ms=place)
         _note(job.id, job.attempt, "put back", why, request_id=job.request_id)
 
@@ -583,6 +622,8 @@ def request_cancel(job_id: str, request_id: str | None = None) -> JobStatus:
 def recover(is_dead: Callable[[str], bool], now_ms: int, give_up: Mapping[str, GiveUp]) -> list[tuple[str, str]]:
     """Deal with running jobs whose worker is dead: back to the queue, or ended after `max_attempts` or a cancellation.
 
+    Not with searches: they are their rows, with which the next coordinator goes on.
+
     Args:
         is_dead: Whether the named worker's lock is free.
         now_ms: Wall clock.
@@ -592,7 +633,8 @@ def recover(is_dead: Callable[[str], bool], now_ms: int, give_up: Mapping[str, G
         `(job id, new status)` of each.
     """
     with connection.read():
-        suspects = [(job.id, str(job.worker)) for job in Job.select(Job.id, Job.worker).where(Job.status == "running")]
+        running = Job.select(Job.id, Job.worker).where((Job.status == "running") & (Job.lane != "search"))
+        suspects = [(job.id, str(job.worker)) for job in running]
     dead = [(job_id, worker) for job_id, worker in suspects if is_dead(worker)]
     settled = [(job_id, _take_back(job_id, worker, now_ms, give_up)) for job_id, worker in dead]
     return [(job_id, status) for job_id, status in settled if status is not None]
@@ -644,12 +686,23 @@ def _end(job: Claimed, status: JobStatus, error: str | None = None) -> None:
     _note(job.id, job.attempt, status, error or "", request_id=job.request_id)
 
 
-def _mine(job: Claimed, **changes: object) -> None:
-    query: peewee.Update = Job.update(**changes).where(
-        (Job.id == job.id) & (Job.attempt == job.attempt) & (Job.status == "running")
-    )
-    if query.execute() != 1:
+def check_ours(job: Claimed) -> None:
+    """Within a `write()` of what a running job brings forth.
+
+    Raises:
+        Fenced: The job is no longer ours.
+    """
+    if not Job.select().where(_is_ours(job)).exists():
         raise Fenced(job.id)
+
+
+def _mine(job: Claimed, **changes: object) -> None:
+    if Job.update(**changes).where(_is_ours(job)).execute() != 1:
+        raise Fenced(job.id)
+
+
+def _is_ours(job: Claimed) -> Any:
+    return (Job.id == job.id) & (Job.attempt == job.attempt) & (Job.status == "running")
 
 
 def _note(job_id: str, attempt: int, event: str, detail: str = "", *, request_id: str | None) -> None:

@@ -207,7 +207,7 @@ def _add(stored: Stored, user_id: str, *, status: str = "converting", **fields: 
     return model_id
 
 
-WORK_WITH: dict[str, str] = {"benchmark": "benchmarks", "train": "trains"}
+WORK_WITH: dict[str, str] = {"benchmark": "benchmarks", "train": "trains", "search": "searches with"}
 """Jobs that a model is needed for until they end, and what they do with it."""
 
 SERVING = ("active", "stale")

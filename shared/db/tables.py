@@ -312,6 +312,36 @@ class TrainingEpoch(Table):
         primary_key = peewee.CompositeKey("training_id", "epoch")
 
 
+class Search(Table):
+    """Details of a search beside its `Training`; shares its id with the job."""
+
+    id = peewee.TextField(primary_key=True)
+    opening = Json()
+    outcome = Json(null=True)
+    final_id = peewee.TextField(null=True)
+
+    class Meta:
+        """Name."""
+
+        table_name = "searches"
+
+
+class SearchTrial(Table):
+    """A trial that a search asked for, the job that trains it, and what came of it."""
+
+    search_id = peewee.TextField()
+    number = peewee.IntegerField()
+    job_id = peewee.TextField()
+    trial = Json()
+    result = Json(null=True)
+
+    class Meta:
+        """Name and key."""
+
+        table_name = "search_trials"
+        primary_key = peewee.CompositeKey("search_id", "number")
+
+
 class Benchmark(Table):
     """Details of a benchmark job; shares its id with the job."""
 

@@ -6,10 +6,12 @@ from collections.abc import Iterable
 from typing import Any, cast
 
 import msgspec
+import peewee
 
 from shared import clock, errors, ids
 from shared.db import connection, datasets, jobs, pages, registry
 from shared.db.tables import Dataset, Job, Model, Training, TrainingEpoch, TrainingReport
+from shared.genes import SearchSpec
 from shared.specs import (
     Architecture,
     ConversionFacts,
@@ -78,8 +80,10 @@ def order(spec: TrainingSpec, user_id: str, limit: int, origin: Origin | None = 
     return training_id
 
 
-def add(job_id: str, spec: TrainingSpec, user_id: str, search_id: str | None = None) -> None:
-    """Insert the details of a job that trains, inside the `write()` that inserts it."""
+def add(
+    job_id: str, spec: TrainingSpec, user_id: str, *, search_id: str | None = None, ga: SearchSpec | None = None
+) -> None:
+    """Insert the details of a job that trains, or searches, inside the `write()` that inserts it."""
     Training.insert(
         id=job_id,
         model_id=spec.model_id,
@@ -87,6 +91,7 @@ def add(job_id: str, spec: TrainingSpec, user_id: str, search_id: str | None = N
         user_id=user_id,
         search_id=search_id,
         hyperparams=spec.hyperparams,
+        ga_config=ga,
         max_epochs=spec.max_epochs,
         validation_split=spec.validation_split,
         created_at_ms=clock.now_ms(),
@@ -275,7 +280,13 @@ def add_model(
 
 
 def open_among(training_ids: Iterable[str]) -> set[str]:
-    """Those whose job has not ended."""
+    """Those whose job has not ended, or that a search which has not ended may still go on from."""
+    search = Job.alias()
+    query = (
+        Job.select(Job.id)
+        .join(search, peewee.JOIN.LEFT_OUTER, on=(search.id == Job.parent_id))
+        .where(Job.id.in_(list(training_ids)))
+        .where(Job.status.in_(jobs.OPEN) | ((Job.kind == "trial") & search.status.in_(jobs.OPEN)))
+    )
     with connection.read():
-        query = Job.select(Job.id).where(Job.id.in_(list(training_ids)) & Job.status.in_(jobs.OPEN))
         return {row.id for row in query}

@@ -46,6 +46,7 @@ def main(settings, stop):
 process.service("gateway", main)
 """
 
+COORDINATOR = IDLE.replace('"-".join([__package__, *sys.argv[1:]])', '"coordinator"')
 ADMIN = "import sys; sys.argv[1] == 'ensure' and print('Created the user admin with the password pa55word')"
 
 
@@ -59,6 +60,7 @@ class Machine:
             (packages / name / "__init__.py").touch()
             (packages / name / "__main__.py").write_text(GATEWAY if name == "gateway" else IDLE)
         (packages / "gateway" / "admin.py").write_text(ADMIN)
+        (packages / "trainer" / "coordinator.py").write_text(COORDINATOR)
         self.env = os.environ | {
             "DATA_DIR": str(root / "data"),
             "PORT": str(port),
@@ -120,6 +122,7 @@ def test_up_starts_everything_and_prints_the_first_password(machine: Machine):
         "benchmarker-0",
         "benchmarker-1",
         "broker",
+        "coordinator",
         "gateway",
         "inferencer-0",
         "preparer-0",

@@ -24,6 +24,7 @@ from shared.db import accounts, benchmarks, connection, datasets, deployments, j
 from shared.db.accounts import Account
 from shared.specs import BenchmarkSpec, ConvertSpec, TrainingSpec
 from shared.trace import Origin
+from tests import search_kit
 from tests.process.platform import DIGITS, ROOT, family, wait_for
 from tests.process.preparer_that import DESCRIPTION
 from tests.process.trainer_that import FILES
@@ -59,6 +60,7 @@ CANCELLING, DELETING, OFFERING = commits("cancel"), commits("delete"), commits("
 SAVING = [("backup.before_rename", 1), ("backup.after_rename", 1)]
 BRINGING_BACK = [*(("restore.before_move", hit) for hit in range(1, 10)), ("restore.after_moves", 1)]
 REVERTING, MARKING = commits("revert"), commits("stale")
+SEARCHING = commits("search")
 DEPLOYING = commits("accept", hits=(2,))
 ACTIVATING = commits("claim", "finish", hits=(1,))
 LEARNING = [
@@ -81,6 +83,7 @@ KILLS = [
         *OFFERING,
         *SAVING,
         *BRINGING_BACK,
+        *SEARCHING,
     ),
 ]
 """Every kill of the tests below; `test_there_is_no_point_without_its_kills` holds it against all points there are."""
@@ -244,6 +247,28 @@ def test_a_job_that_kills_its_worker_every_time_is_given_up(
     assert violations(settings, models) == []
     (model,) = tables.Model.select()
     assert (model.status, "3 times" in model.error) == ("failed", True)
+
+
+@pytest.mark.parametrize("kill", SEARCHING, ids=named)
+def test_a_search_whose_coordinator_dies_asks_for_the_same_trials_and_ends(kill: Kill, admin: Account, start: Start):
+    few = {"population_size": 2, "generations": 2, "finalists": 1}
+    search_id = search_kit.order(admin.id, seed=5, **few)
+    processes = [start("tests.process.coordinator_that", failpoint=kill)]
+
+    def carried_on() -> str | None:
+        for trial in search_kit.waiting(search_id):
+            search_kit.end_trial(search_id, trial)
+        if processes[-1].poll() is not None:
+            assert died(processes[-1])
+            processes.append(start("tests.process.coordinator_that"))
+        return search_kit.last_training(search_id)
+
+    last = wait_for(carried_on, 30, "the end of the trials")
+    search_kit.end(last, 0.75)
+    wait_for(settled, 30, "the end of the search")
+    assert len(processes) == 2
+    assert search_kit.status(search_id) == ("completed", None)
+    assert search_kit.trials(search_id) == search_kit.straight(5, **few)[0]
 
 
 @pytest.mark.parametrize("kill", RECOVERING, ids=named)

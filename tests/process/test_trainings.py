@@ -168,3 +168,30 @@ def learns_on(client: httpx.Client, training_id: str, beyond: int) -> int:
         return len(found["epochs"]) if len(found["epochs"]) > beyond else 0
 
     return int(wait_for(epochs, 60, "the next epoch"))
+
+
+def test_a_search_ends_with_a_model(client: httpx.Client, ids: Made, platform: Platform) -> None:
+    fixed = {
+        "optimizer": {"type": "choice", "choices": ["adamw"]},
+        "batch_size": {"type": "int", "low": 16, "high": 16},
+    }
+    rates = {"learning_rate": {"type": "float", "low": 1e-4, "high": 1e-2, "log": True}}
+    wanted = {"population_size": 3, "generations": 1, "finalists": 0, "halving": True, "search_space": fixed | rates}
+    search = order(client, ids, ga=wanted, max_epochs=3, name="the best of three")
+    found = trained(client, search["id"])
+    trials = client.get("/training", params={"search_id": search["id"]}).json()["items"]
+    assert [each["status"] for each in trials] == ["completed"] * len(trials)
+    last, *rest = trials
+    assert last["id"] == found["search"]["last_training_id"]
+    assert {each["config"]["until_epoch"] for each in rest} == {1, 3}
+    longer = [client.get(f"/training/{each['id']}").json() for each in rest if each["config"]["continues"]]
+    assert longer
+    for each in longer:
+        before = client.get(f"/training/{each['config']['continues']}").json()
+        assert each["epochs"][:1] == before["epochs"], "it went on from the checkpoint"
+    best = found["search"]["outcome"]["best"]
+    assert {name: last["hyperparams"][name] for name in best} == best
+    assert found["result_model_id"] == last["result_model_id"]
+    made = client.get(f"/models/{found['result_model_id']}").json()
+    assert (made["status"], made["name"], made["lineage"]["search_id"]) == ("ready", "the best of three", search["id"])
+    assert list((platform.data_dir / "training").iterdir()) == [], "no checkpoint is left"

@@ -29,6 +29,8 @@ from shared.db.tables import (
     JobEvent,
     Model,
     Report,
+    Search,
+    SearchTrial,
     Training,
     TrainingEpoch,
     TrainingReport,
@@ -66,6 +68,8 @@ ABOUT_MODELS = (
     Benchmark,
     TrainingReport,
     TrainingEpoch,
+    SearchTrial,
+    Search,
     Training,
 )
 """Tables whose rows go before those they name."""

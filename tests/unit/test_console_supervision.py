@@ -21,6 +21,7 @@ EVERY_PROGRAM = [
     "benchmarker-0",
     "benchmarker-1",
     "broker",
+    "coordinator",
     "gateway",
     "inferencer-0",
     "inferencer-1",

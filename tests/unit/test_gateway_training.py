@@ -247,7 +247,7 @@ def test_a_finished_training_leaves_a_ready_model_that_says_what_it_learned_from
     assert gateway.get(f"/models/{model_id}/onnx").content == f"onnx of {made['id']}".encode()
     again = order(gateway, {"model_id": model_id, "dataset_id": ids["dataset_id"]})
     assert gateway.get(f"/models/{model_id}/training").json()["items"] == [
-        {name: value for name, value in again.items() if name not in ("epochs", "result")}
+        {name: value for name, value in again.items() if name not in ("epochs", "result", "search")}
     ]
     gateway.post(f"/training/{again['id']}/cancel")
     assert gateway.delete(f"/models/{model_id}").is_success

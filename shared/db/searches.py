@@ -1,0 +1,194 @@
+"""Genetic searches as rows: the journal, the jobs of their trials, and what they ended with.
+
+What a trial and its result are made of is the trainer's business; here they are JSON.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import msgspec
+import peewee
+
+from shared.db import connection, jobs, pages, trainings
+from shared.db.tables import Job, Search, SearchTrial, Training
+from shared.genes import SearchSpec, TrainingOrder, genes_of
+from shared.specs import JobKind, JobStatus, TrainingResult, TrainingSpec, TrialSpec
+from shared.trace import Origin
+from shared.trials import Order
+
+TAKEN = ("result_model_id", "hyperparams", "final_accuracy", "final_loss", "best_epoch", "result")
+"""What of its last training is a search's as well."""
+
+_RESULT = msgspec.json.Decoder(TrainingResult)
+
+
+class Asked(NamedTuple):
+    """A trial as it was asked for, and what it was told, both as JSON."""
+
+    number: int
+    job_id: str
+    trial: str
+    result: str | None
+
+
+class Last(NamedTuple):
+    """The training that ends a search."""
+
+    id: str
+    status: JobStatus
+    error: str | None
+
+
+class Ended(NamedTuple):
+    """The job of a trial that has ended, and has not been told to its search."""
+
+    number: int
+    job_id: str
+    status: JobStatus
+    error: str | None
+    result: TrainingResult | None
+
+
+def order(spec: TrainingOrder, ga: SearchSpec, user_id: str, limit: int, origin: Origin | None = None) -> str:
+    """Insert the search of an order and its job inside the caller's `write()`; returns their id. The order was checked.
+
+    Raises:
+        errors.QueueFull: `limit` jobs are waiting already.
+        ValueError: A gene has values that no training takes.
+    """
+    opening = Order(spec=ga, genes=genes_of(ga), epochs=spec.max_epochs, seed=spec.seed)
+    search_id = jobs.insert("search", spec, user_id=user_id, priority=spec.priority, origin=origin, limit=limit)
+    trainings.add(search_id, spec, user_id, ga=ga)
+    Search.insert(id=search_id, opening=opening).execute()
+    return search_id
+
+
+def hand_out(search: jobs.Claimed, number: int, trial: msgspec.Struct, spec: TrialSpec) -> str:
+    """Note a trial and order its training, for good; returns the id of its job.
+
+    Raises:
+        jobs.Fenced: The search has ended.
+    """
+    with connection.write(durable=True, name="search"):
+        jobs.check_ours(search)
+        job_id = _follow_up("trial", spec, spec, search)
+        SearchTrial.insert(search_id=search.id, number=number, job_id=job_id, trial=trial).execute()
+    return job_id
+
+
+def tell(search: jobs.Claimed, number: int, result: msgspec.Struct, outcome: msgspec.Struct) -> None:
+    """Note what came of a trial, and what the search has found by now, for good.
+
+    Raises:
+        jobs.Fenced: The search has ended.
+    """
+    with connection.write(durable=True, name="search"):
+        jobs.check_ours(search)
+        told = (SearchTrial.search_id == search.id) & (SearchTrial.number == number)
+        SearchTrial.update(result=result).where(told).execute()
+        Search.update(outcome=outcome).where(Search.id == search.id).execute()
+
+
+def train_best(search: jobs.Claimed, spec: TrainingSpec, outcome: msgspec.Struct) -> str:
+    """Order the training whose model is the search's, for good; returns its id.
+
+    Raises:
+        jobs.Fenced: The search has ended.
+    """
+    with connection.write(durable=True, name="search"):
+        jobs.check_ours(search)
+        job_id = _follow_up("train", spec, spec, search)
+        Search.update(outcome=outcome, final_id=job_id).where(Search.id == search.id).execute()
+    return job_id
+
+
+def _follow_up(kind: JobKind, spec: msgspec.Struct, training: TrainingSpec, search: jobs.Claimed) -> str:
+    job_id = jobs.insert(kind, spec, user_id=search.created_by, priority=search.priority, parent=search)
+    trainings.add(job_id, training, search.created_by, search_id=search.id)
+    return job_id
+
+
+def journal(search_id: str) -> tuple[str, list[Asked]]:
+    """A search's first line, and its trials by number."""
+    (search,) = pages.stored(Search.select(Search.opening).where(Search.id == search_id))
+    columns = (SearchTrial.number, SearchTrial.job_id, SearchTrial.trial, SearchTrial.result)
+    asked = SearchTrial.select(*columns).where(SearchTrial.search_id == search_id).order_by(SearchTrial.number)
+    return search.opening, [Asked(*row) for row in pages.stored(asked)]
+
+
+def ended(search_id: str) -> list[Ended]:
+    """The trials to be told, by number."""
+    query = (
+        SearchTrial.select(SearchTrial.number, Job.id, Job.status, Job.error, Training.result)
+        .join(Job, on=(Job.id == SearchTrial.job_id))
+        .join(Training, on=(Training.id == Job.id))
+        .where((SearchTrial.search_id == search_id) & SearchTrial.result.is_null() & Job.status.not_in(jobs.OPEN))
+        .order_by(SearchTrial.number)
+    )
+    return [
+        Ended(row.number, row.id, row.status, row.error, row.result and _RESULT.decode(row.result))
+        for row in pages.stored(query)
+    ]
+
+
+def seconds(search_id: str) -> float:
+    """How long the trials of a search that have ended ran, all together."""
+    spent = peewee.fn.SUM(Job.finished_at_ms - Job.started_at_ms)
+    with connection.read():
+        query = Job.select(spent).join(SearchTrial, on=(SearchTrial.job_id == Job.id))
+        done = (SearchTrial.search_id == search_id) & Job.finished_at_ms.is_null(False)
+        return (query.where(done).scalar() or 0) / 1000
+
+
+def last(search_id: str) -> Last | None:
+    """The last training of a search; None before there is one."""
+    query = Job.select(Job.id, Job.status, Job.error).join(Search, on=(Search.final_id == Job.id))
+    return next((Last(*row) for row in pages.stored(query.where(Search.id == search_id))), None)
+
+
+def complete(search: jobs.Claimed, training_id: str) -> None:
+    """End a search: what its last training made is its result.
+
+    Raises:
+        jobs.Fenced: It has ended.
+    """
+
+    def commit() -> None:
+        best = Training.get_by_id(training_id)
+        taken = {name: getattr(best, name) for name in TAKEN}
+        ran_ms = Job.select(Job.finished_at_ms - Job.started_at_ms).where(Job.id == search.id).scalar()
+        duration_s = ran_ms / 1000
+        Training.update(duration_s=duration_s, **taken).where(Training.id == search.id).execute()
+
+    jobs.finish(search, commit)
+
+
+def cancel(search: jobs.Claimed) -> list[str]:
+    """End a search as cancelled, and have the jobs end that it ordered; returns their ids.
+
+    Raises:
+        jobs.Fenced: It has ended.
+    """
+    stopped: list[str] = []
+
+    def commit() -> None:
+        stopped.extend(stop_all(search.id))
+
+    jobs.cancelled(search, commit)
+    return stopped
+
+
+def stop_all(search_id: str) -> list[str]:
+    """Inside the caller's `write()`: have what a search ordered end; returns the ids of its jobs."""
+    mine = (Job.parent_id == search_id) & Job.status.in_(jobs.OPEN)
+    found = [job.id for job in Job.select(Job.id).where(mine)]
+    for job_id in found:
+        jobs.request_cancel(job_id)
+    return found
+
+
+def found(search_id: str) -> Any:
+    """The row of a search, as `pages.stored`; None for a training that is none."""
+    rows = pages.stored(Search.select().where(Search.id == search_id))
+    return rows[0] if rows else None
