@@ -79,3 +79,5 @@ class TrainingRecord(msgspec.Struct, frozen=True, kw_only=True):
     result: TrainingResult
     search: SearchRecord | None = None
     """The search whose best hyper-parameters these are."""
+    before: TrainingRecord | None = None
+    """The last training of the same model with the same dataset, without what was before that."""

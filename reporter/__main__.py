@@ -113,9 +113,25 @@ def _told(training_id: str) -> tuple[TrainingRecord, Dataset | None]:
             raise errors.NotFound(f"Training {training_id} has no result to report on.")
         model = Model.get_by_id(row.model_id)
         dataset = Dataset.get_by_id(row.dataset_id)
-        spec = msgspec.convert(Job.get_by_id(training_id).spec, TrainingSpec)
-    record = TrainingRecord(
-        id=training_id,
+        earlier = _earlier_training(row)
+    before = None if earlier is None else _recorded(earlier, model, dataset)
+    record = msgspec.structs.replace(_recorded(row, model, dataset), before=before)
+    return record, None if dataset.deleted_at_ms else dataset
+
+
+def _earlier_training(row: Training) -> Training | None:
+    """The last one of the same model and dataset that reached something, but for trials."""
+    alike = (Training.model_id == row.model_id) & (Training.dataset_id == row.dataset_id)
+    done = Training.result.is_null(False) & Training.search_id.is_null() & (Training.id < row.id)
+    found: Training | None = Training.select().where(alike & done).order_by(Training.id.desc()).first()
+    return found
+
+
+def _recorded(row: Training, model: Model, dataset: Dataset) -> TrainingRecord:
+    with connection.read():
+        spec = msgspec.convert(Job.get_by_id(row.id).spec, TrainingSpec)
+    return TrainingRecord(
+        id=row.id,
         created_at=clock.iso(row.created_at_ms),
         task_type=cast(Task, model.task_type),
         model_id=model.id,
@@ -127,7 +143,6 @@ def _told(training_id: str) -> tuple[TrainingRecord, Dataset | None]:
         spec=spec,
         result=row.result,
     )
-    return record, None if dataset.deleted_at_ms else dataset
 
 
 def _benchmark(job: jobs.Claimed) -> Benchmark:

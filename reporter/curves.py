@@ -22,7 +22,7 @@ LEAST_LOSS = 1e-3
 """Where a linear scale of losses ends at the least: smaller ones are nothing."""
 MOST_TICKS = 6
 COLOURS = ("onnxruntime", "openvino")
-"""Of the first and the second training: names among `shapes.COLOURS`."""
+"""Of a training, and of one to compare with: names among `shapes.COLOURS`."""
 
 Get = Callable[[EpochFigures], float | None]
 
@@ -56,11 +56,11 @@ def curves(result: TrainingResult, metric: str) -> Drawing:
 
 
 def overlaid(results: Sequence[TrainingResult], names: Sequence[str], metric: str) -> Drawing:
-    """Loss and accuracy on validation images of two trainings, each best epoch marked."""
+    """Loss and accuracy on validation images of two trainings, the one to compare with first; best epochs marked."""
     losses, accuracies = (
         [
             Line(name, _of(result, get), colour, 1.6, result.best_epoch)
-            for result, name, colour in zip(results, names, COLOURS, strict=True)
+            for result, name, colour in zip(results, names, reversed(COLOURS), strict=True)
         ]
         for get in (lambda each: each.val_loss, lambda each: each.val_accuracy)
     )

@@ -13,10 +13,11 @@ from reportlab.graphics.shapes import Drawing
 
 from reporter import SearchRecord, TrainingRecord, search
 from reporter.confusion import matrix
-from reporter.curves import curves
+from reporter.curves import curves, overlaid
 from reporter.figures import Figure, figures, overview_figure, service_figure
 from reporter.history import history
 from reporter.lookup import heading
+from reporter.pair import pair
 from reporter.simple import SimpleView
 from reporter.svg import svg
 from reporter.technical import TechnicalView
@@ -86,6 +87,7 @@ def training_page(record: TrainingRecord, pictures: Sequence[bytes | None] = ())
             curves=_shown(_curves(record)),
             matrix=_shown(_matrix(record)),
             search=None if record.search is None else _search(record.search),
+            pair=None if record.before is None else _pair(record.before, record),
             pictures=shown or [None] * len(view.worst),
             sha256=hashlib.sha256(canonical_json(record)).hexdigest(),
         )
@@ -118,6 +120,18 @@ def _matrix(record: TrainingRecord) -> Figure | None:
         "mix-ups. Numbers are validation images.",
         told="The confusion matrix; the table below has the least recognised classes.",
     )
+
+
+def _pair(before: TrainingRecord, after: TrainingRecord) -> dict[str, object]:
+    """What the page says and shows of the training before."""
+    found = pair(before, after)
+    curves = Figure(
+        title="",
+        drawings=[overlaid([before.result, after.result], found.names, metric(after))],
+        caption="Both on their validation images, epoch by epoch; a ring is the epoch whose weights were kept.",
+        told="Loss and accuracy of both trainings; the table below has what they reached.",
+    )
+    return {"told": found.told, "tables": found.tables, "curves": _shown(curves)}
 
 
 def _search(record: SearchRecord) -> dict[str, object]:

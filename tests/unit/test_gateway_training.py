@@ -356,7 +356,9 @@ def test_a_report_follows_a_training_and_is_told_of_before_it_is_there(gateway: 
 def test_what_the_reporter_writes_is_shown_and_nothing_in_it_runs(
     gateway: Gateway, ids: dict[str, str], deleted: bool
 ) -> None:
-    training_id = order(gateway, ids)["id"]
+    before, training_id = (order(gateway, ids)["id"] for _ in range(2))
+    end(gateway, before, reached())
+    Job.update(status="cancelled", finished_at_ms=1).where(Job.parent_id == before).execute()
     model_id = end(gateway, training_id, reached())
     if deleted:
         Dataset.update(deleted_at_ms=1).where(Dataset.id == ids["dataset_id"]).execute()
@@ -366,11 +368,10 @@ def test_what_the_reporter_writes_is_shown_and_nothing_in_it_runs(
     with Outputs("reporter") as outputs:
         asked, _ = writer.order(job, outputs)
         told = asked.training
-        assert (told.record.model, told.record.dataset, told.record.result_model_id) == (
-            "a network",
-            "images",
-            model_id,
-        )
+        record = told.record
+        assert (record.model, record.dataset, record.result_model_id) == ("a network", "images", model_id)
+        assert record.before is not None
+        assert (record.before.id, record.before.before) == (before, None)
         assert (told.index is None, told.pack is None) == (deleted, deleted)
         for name, fd in told.outputs.items():
             with open(fd, "wb", closefd=False) as file:
@@ -382,7 +383,7 @@ def test_what_the_reporter_writes_is_shown_and_nothing_in_it_runs(
     assert (page.content, page.headers["content-type"]) == (b"report.html", "text/html; charset=utf-8")
     assert page.headers["content-security-policy"].startswith("default-src 'none'")
     assert gateway.get(f"{path}?format=json").content == b"report.json"
-    gateway.context.reports.path(TrainingReport.get().files["report.json"]).unlink()
+    gateway.context.reports.path(TrainingReport.get_by_id(training_id).files["report.json"]).unlink()
     assert "gone from the disk" in problem(gateway.get(f"{path}?format=json"), 404, "not_found")["detail"]
     assert "is completed" in problem(gateway.post(path), 409, "conflict")["detail"]
 

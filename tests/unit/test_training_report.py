@@ -13,8 +13,9 @@ from reportlab.graphics.shapes import Drawing
 from reporter import search
 from reporter.advice import Level, judged, next_steps
 from reporter.confusion import MOST_DRAWN, classes, matrix, mixups
-from reporter.curves import curves
+from reporter.curves import curves, overlaid
 from reporter.html import training_page
+from reporter.pair import pair
 from reporter.training import duration, training_view
 from shared.specs import EpochFigures, HyperParameters, TrainingSpec
 from tests.unit.test_report_render import HOSTILE, Page
@@ -182,6 +183,38 @@ def test_hyperparameters_say_who_chose_them() -> None:
 @pytest.mark.parametrize(("seconds", "words"), [(4.21, "4.2 s"), (125, "2 min 5 s"), (11_000, "3 h 3 min")])
 def test_durations(seconds: float, words: str) -> None:
     assert duration(seconds) == words
+
+
+# --- beside the one before ------------------------------------------------------------------------------------------
+
+
+def test_two_trainings_are_told_apart_by_order_and_result() -> None:
+    used = HyperParameters(learning_rate=0.01, weight_decay=0.01, dropout_rate=0.2, augmentation="light", image_size=32)
+    before = record(result([0.7] * 10, hyperparams=used, stopped_early=True), id="job_0")
+    found = pair(before, record())
+    assert found.told == ["Its accuracy is 25.8 points higher (between 20.6 and 31.1)."]
+    different, reached = ({row.name: [cell.text for cell in row.cells] for row in each.rows} for each in found.tables)
+    assert different == {"Learning rate": ["0.01", "0.001"], "Patience, epochs": ["–", "5"]}
+    assert reached["Best epoch"] == ["20 of 20", "20 of 20"]
+    page = Page(training_page(record(before=before))).words
+    assert "Beside the training before" in page
+    assert "before: job_0" in page
+
+
+def test_what_does_not_compare_is_said() -> None:
+    same = pair(record(), record())
+    assert "Its accuracy is the same." in same.told
+    assert "Nothing that counts was different" in same.told[1]
+    assert [table.title for table in same.tables] == ["What came of it"]
+    told = " ".join(pair(record(dataset_sha256="cd" * 32), record()).told)
+    assert "different validation images" in told
+    found = result(confusion=[], final_accuracy=0.4, worst=[])
+    boxes = record(found, task_type="detection")
+    assert "the same; how much" in pair(boxes, boxes).told[0]
+
+
+def test_curves_of_two_trainings_stay_on_the_page() -> None:
+    inside(overlaid([result(curve=epochs(3)), result(curve=epochs(40))], ["a" * 99, "b" * 99], "accuracy"))
 
 
 # --- searches -------------------------------------------------------------------------------------------------------
