@@ -12,7 +12,8 @@ from shared import child, clock, config, errors, process
 from shared.artifacts import ArtifactStore, Outputs
 from shared.db import connection, jobs, registry
 from shared.db.tables import Benchmark, Dataset, Job, Model, Report, Training, TrainingReport
-from shared.specs import JobKind, ReportSpec, Task, TrainingSpec
+from shared.genes import TrainingOrder as OrderedTraining
+from shared.specs import JobKind, ReportSpec, Task
 from shared.worker import Commit, Duty, JobWorker
 
 MEMORY_MB = 4096
@@ -129,7 +130,7 @@ def _earlier_training(row: Training) -> Training | None:
 
 def _recorded(row: Training, model: Model, dataset: Dataset) -> TrainingRecord:
     with connection.read():
-        spec = msgspec.convert(Job.get_by_id(row.id).spec, TrainingSpec)
+        spec = msgspec.convert(Job.get_by_id(row.id).spec, OrderedTraining).without_search()
     return TrainingRecord(
         id=row.id,
         created_at=clock.iso(row.created_at_ms),

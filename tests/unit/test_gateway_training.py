@@ -359,6 +359,8 @@ def test_what_the_reporter_writes_is_shown_and_nothing_in_it_runs(
     before, training_id = (order(gateway, ids)["id"] for _ in range(2))
     end(gateway, before, reached())
     Job.update(status="cancelled", finished_at_ms=1).where(Job.parent_id == before).execute()
+    as_a_search = Job.get_by_id(before).spec | {"ga": {"population_size": 2}}
+    Job.update(spec=as_a_search).where(Job.id == before).execute()
     model_id = end(gateway, training_id, reached())
     if deleted:
         Dataset.update(deleted_at_ms=1).where(Dataset.id == ids["dataset_id"]).execute()
