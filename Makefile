@@ -41,7 +41,7 @@ $(TENSORFLOW)/.installed-tensorflow: deploy/tensorflow.txt
 run: setup  ## start everything, run the main job on real input, stay up until Ctrl-C
 	@$(BIN)/cvp demo --start --keep
 
-run-train: setup  ## the whole mission: digits to train on, INT8 that must keep the accuracy, the choice (needs setup-train)
+run-train: setup  ## the whole mission: digits, a search trains on them, INT8 that must keep the accuracy, the choice (needs setup-train)
 	@$(BIN)/cvp demo --train --start --keep
 
 demo: setup  ## the same, then stop; for scripts

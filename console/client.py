@@ -12,7 +12,8 @@ import httpx
 import msgspec
 
 from shared import config, errors
-from shared.specs import BenchmarkSpec, DeploymentOrder, TrainingSpec
+from shared.genes import TrainingOrder
+from shared.specs import BenchmarkSpec, DeploymentOrder
 
 Json = dict[str, Any]
 Noun = Literal["models", "datasets"]
@@ -153,8 +154,8 @@ class Client:
         """Order a benchmark."""
         return self._call("POST", "benchmark", json=msgspec.to_builtins(spec))
 
-    def train(self, spec: TrainingSpec) -> Json:
-        """Order a training."""
+    def train(self, spec: TrainingOrder) -> Json:
+        """Order a training, or a search for the best one."""
         return self._call("POST", "training", json=msgspec.to_builtins(spec))
 
     def trainings(self, **wanted: str | None) -> Iterator[Json]:

@@ -38,6 +38,10 @@ def _doing(at: Json) -> str:
         return f"round {at['round']}/{at['rounds']}  {at['candidate']}  {outcome}"
     if "checking" in at:
         return f"checking {at['checking']}"
+    if "generation" in at:
+        best = [f"best {name} {value:.3f}" for name, value in (at["best"] or {}).items()]
+        tried = f"generation {at['generation']}/{at['generations']}  {at['evaluations']}/{at['max_evaluations']} tried"
+        return "  ".join([at["stage"], tried, *best])
     if at.get("stage") == "training":
         figures = [f"{name} {at[name]:.3f}" for name in ("loss", "accuracy") if name in at]
         return "  ".join([f"epoch {at['epoch']}/{at['max_epochs']}", *figures])

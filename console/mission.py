@@ -16,7 +16,9 @@ from console.job import EXAMPLE, decided, predict, save, sign_in, taken_back, ty
 from console.jobs import progress
 from console.screen import Screen
 from shared import config, errors, nets
-from shared.specs import BenchmarkSpec, Constraint, DeploymentOrder, HyperParameters, TrainingResult, TrainingSpec
+from shared.genes import SearchSpec, TrainingOrder
+from shared.specs import BenchmarkSpec, Constraint, DeploymentOrder, HyperParameters, TrainingResult
+from shared.trials import Outcome
 from shared.verdict.figures import plural
 from shared.verdict.report import Report
 
@@ -54,14 +56,15 @@ def require_pytorch() -> None:
         raise click.ClickException(f"{lacks} It takes some 5 GB; `make run` shows what there is without it.")
 
 
-def training_order(model_id: str, dataset_id: str) -> TrainingSpec:
-    """What is trained: at 16 x 16, twice the digits' own size and a quarter of the preset's work."""
-    return TrainingSpec(
+def training_order(model_id: str, dataset_id: str) -> TrainingOrder:
+    """What is trained: at 16 x 16, twice the digits' own size and a quarter of the preset's work; a search of eight."""
+    return TrainingOrder(
         model_id=model_id,
         dataset_id=dataset_id,
-        max_epochs=6,
+        max_epochs=4,
         name=MODEL_NAME,
         hyperparams=HyperParameters(image_size=16),
+        ga=SearchSpec(population_size=4, generations=2, finalists=0),
     )
 
 
@@ -130,7 +133,7 @@ def _preset(client: Client, screen: Screen) -> Json:
     return model
 
 
-def _trained(client: Client, spec: TrainingSpec, screen: Screen, fresh: bool) -> str:
+def _trained(client: Client, spec: TrainingOrder, screen: Screen, fresh: bool) -> str:
     """The model that the training makes, or made earlier."""
     if not fresh and (earlier := _earlier(client, spec)):
         screen.step("training", f"reused: model {earlier}, of the same order (--fresh trains again)")
@@ -144,14 +147,16 @@ def _trained(client: Client, spec: TrainingSpec, screen: Screen, fresh: bool) ->
     result = msgspec.convert(done["result"], TrainingResult)
     epochs = plural(len(result.epochs), "epoch")
     screen.step("training", f"{epochs} over {result.num_train:,} images; a new model: {done['result_model_id']}")
+    if done["search"]:
+        printout.search(msgspec.convert(done["search"]["outcome"], Outcome), screen)
     printout.training(result, screen)
     return str(done["result_model_id"])
 
 
-def _earlier(client: Client, spec: TrainingSpec) -> str | None:
+def _earlier(client: Client, spec: TrainingOrder) -> str | None:
     """The model of the latest training with the same order, if it is still there."""
     for done in client.trainings(model_id=spec.model_id, dataset_id=spec.dataset_id, status="completed"):
-        if msgspec.convert(done["config"], TrainingSpec) != spec:
+        if msgspec.convert(done["config"] | {"ga": done["ga"]}, TrainingOrder) != spec:
             continue
         try:
             return str(client.item("models", done["result_model_id"])["id"])

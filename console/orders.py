@@ -10,7 +10,9 @@ from console.jobs import PATIENCE_S, check_id, wait, watching
 from console.screen import Screen
 from console.session import find, signed_in
 from shared import config
-from shared.specs import BenchmarkSpec, TrainingResult, TrainingSpec
+from shared.genes import TrainingOrder
+from shared.specs import BenchmarkSpec, TrainingResult
+from shared.trials import Outcome
 from shared.verdict.report import parse
 
 NOTHING_CHOSEN = 3
@@ -24,7 +26,7 @@ def train(
     screen: Screen,
     model: str,
     dataset: str,
-    spec: TrainingSpec,
+    spec: TrainingOrder,
     *,
     detach: bool,
     as_json: bool,
@@ -78,7 +80,7 @@ def follow(settings: config.Settings, screen: Screen, job_id: str, *, as_json: b
         job = client.job(job_id)
         if job["kind"] == "benchmark":
             return _measured(client, screen, job, as_json=as_json)
-        if job["kind"] == "train":
+        if job["kind"] in ("train", "search"):
             return _trained(client, screen, job_id, as_json=as_json)
         job = wait(client, screen, job["kind"], job_id)
     if as_json:
@@ -104,13 +106,15 @@ def _ordered(job: Json, screen: Screen, *, as_json: bool) -> None:
 
 
 def _trained(client: Client, screen: Screen, training_id: str, *, as_json: bool) -> int:
-    """Wait for a training, and tell what it reached."""
+    """Wait for a training or a search, and tell what it reached."""
     wait(client, screen, "train", training_id)
     done = client.training(training_id)
     if as_json:
         screen.json(done)
         return 0
     name = client.item("models", done["result_model_id"])["name"]
+    if done["search"]:
+        printout.search(msgspec.convert(done["search"]["outcome"], Outcome), screen)
     printout.training(msgspec.convert(done["result"], TrainingResult), screen)
     screen.line(f"Model {done['result_model_id']}, {name}: ready.")
     screen.line(f"`cvp benchmark {done['result_model_id']} --dataset {done['dataset_id']}` measures it, also in INT8.")

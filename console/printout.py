@@ -11,7 +11,9 @@ from rich.text import Text
 
 from console.client import Json
 from console.screen import Screen, duration
+from shared.genes import Scalar
 from shared.specs import Candidate, MetricName, TrainingResult
+from shared.trials import Outcome
 from shared.verdict.figures import ENGINE_TITLES, estimate, figure, listing, plural
 from shared.verdict.report import CandidateRecord, Report
 
@@ -121,6 +123,24 @@ def training(result: TrainingResult, screen: Screen) -> None:
     screen.line(f"  took      {duration(result.duration_s)}, {speed}")
     for note in result.notes:
         screen.line(f"  {note}", style="dim")
+
+
+def search(outcome: Outcome, screen: Screen) -> None:
+    """What a search found, beside what chance found where that was asked for."""
+    failed = f", {plural(outcome.failed, 'failure')}" if outcome.failed else ""
+    best = [values[0] for values in outcome.history if values]
+    ways = " → ".join(f"{value:.3f}" for value in best)
+    screen.line(f"  search    {plural(outcome.evaluations, 'genome')} tried{failed}; best by generation: {ways}")
+    if outcome.baseline_best is not None:
+        screen.line(f"  chance    {outcome.baseline_best[0]:.3f}, the best it found in as many epochs")
+    genome = ", ".join(f"{name} {_gene(value)}" for name, value in (outcome.best or {}).items())
+    screen.line(f"  chosen    {genome}")
+    if outcome.stopped:
+        screen.line(f"  It ended early: {outcome.stopped}", style="yellow")
+
+
+def _gene(value: Scalar) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def sparkline(values: list[float], width: int = 40) -> str:

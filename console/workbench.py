@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 
 from console.speech import Labels, Limit, Lists, Pairs, PlainSpoken, Several, understood
 from shared import config
+from shared.genes import TrainingOrder
 from shared.specs import (
     ENGINES,
     BenchmarkSpec,
@@ -18,15 +19,20 @@ from shared.specs import (
     JobStatus,
     Precision,
     Task,
-    TrainingSpec,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from console.client import Format, Noun
 
+Command = TypeVar("Command", bound="Callable[..., Any]")
 PRECISIONS = get_args(Precision)
 FORMATS = ("pdf", "html", "json", "csv", "measurements")
 """What a report can be saved as."""
+
+SHORT = {"population": "population_size"}
+"""Settings of a search by names that are easier to type."""
 
 PROGRAMS = "For programs: what the API answered."
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False, readable=True)
@@ -43,6 +49,13 @@ detach = click.option("--detach/--wait", help="Return at once; default: wait, an
 yes = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 
 
+def narrowed(*states: str) -> Callable[[Command], Command]:
+    """The options of a list of what has a task and one of these states."""
+    task = click.option("--task", "task_type", type=click.Choice(get_args(Task)), help="Only these.")
+    status = click.option("--status", type=click.Choice(states), help="Only these.")
+    return lambda command: task(status(limit(as_json(command))))
+
+
 # --- models and datasets --------------------------------------------------------------------------------------------
 
 
@@ -55,10 +68,7 @@ def models() -> None:
 
 
 @models.command("list")
-@click.option("--task", "task_type", type=click.Choice(get_args(Task)), help="Only these.")
-@click.option("--status", type=click.Choice(("converting", "ready", "failed")), help="Only these.")
-@limit
-@as_json
+@narrowed("converting", "ready", "failed")
 def list_models(**wanted: Any) -> None:
     """List models, newest first."""
     _list("models", **wanted)
@@ -108,10 +118,7 @@ def datasets() -> None:
 
 
 @datasets.command("list")
-@click.option("--task", "task_type", type=click.Choice(get_args(Task)), help="Only these.")
-@click.option("--status", type=click.Choice(("preprocessing", "ready", "failed")), help="Only these.")
-@limit
-@as_json
+@narrowed("preprocessing", "ready", "failed")
 def list_datasets(**wanted: Any) -> None:
     """List datasets, newest first."""
     _list("datasets", **wanted)
@@ -203,22 +210,30 @@ def _delete(noun: Noun, said: str, yes: bool) -> None:
     type=Pairs(),
     help=f"How the network learns; of {', '.join(HyperParameters.__struct_fields__)}.",
 )
+@click.option(
+    "--search",
+    metavar="NAME=VALUE",
+    type=Pairs(),
+    help="Search for the hyper-parameters first, such as population=12,generations=3; others of its settings too.",
+)
 @click.option("--name", help="Of the model that it makes; default: from those of model and dataset.")
 @click.option("--validation-split", type=float, help="Divide train and val anew, with this share for val.")
 @click.option("--seed", type=click.IntRange(0), help="The same seed trains the same way.")
 @detach
 @as_json
-def train(model: str, dataset: str, detach: bool, as_json: bool, **given: Any) -> None:
+def train(model: str, dataset: str, search: dict[str, Any] | None, detach: bool, as_json: bool, **given: Any) -> None:
     """Train MODEL on DATASET; a new model comes of it.
 
-    It needs PyTorch on the machine: `make setup-train`.
+    It needs PyTorch on the machine: `make setup-train`. With --search a genetic search trains population x generations
+    variants first, and the model comes of the best of them; what --set says holds where nothing is searched.
     """
     from console import orders
     from console.screen import Screen
 
     hyperparams = {name: value for pairs in given.pop("hyperparams") for name, value in pairs.items()}
-    order = {"model_id": model, "dataset_id": dataset, "hyperparams": hyperparams, **given}
-    spec = understood(TrainingSpec, order)
+    ga = search and {SHORT.get(name, name): value for name, value in search.items()}
+    order = {"model_id": model, "dataset_id": dataset, "hyperparams": hyperparams, "ga": ga, **given}
+    spec = understood(TrainingOrder, order)
     screen = Screen(stderr=as_json)
     sys.exit(orders.train(config.load(), screen, model, dataset, spec, detach=detach, as_json=as_json))
 

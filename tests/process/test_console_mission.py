@@ -12,7 +12,8 @@ from rich.console import Console
 from console import mission
 from console.screen import Screen
 from shared import config
-from shared.specs import BenchmarkSpec, TrainingSpec
+from shared.genes import SearchSpec, TrainingOrder
+from shared.specs import BenchmarkSpec
 from tests.conftest import needs
 from tests.process.platform import Platform, running
 
@@ -31,8 +32,9 @@ def platform() -> Iterator[Platform]:
 def small_orders(monkeypatch: pytest.MonkeyPatch) -> None:
     usual_training, usual_benchmark = mission.training_order, mission.order
 
-    def training_order(model_id: str, dataset_id: str) -> TrainingSpec:
-        return msgspec.structs.replace(usual_training(model_id, dataset_id), max_epochs=1)
+    def training_order(model_id: str, dataset_id: str) -> TrainingOrder:
+        search = SearchSpec(population_size=2, generations=1, finalists=0)
+        return msgspec.structs.replace(usual_training(model_id, dataset_id), max_epochs=1, ga=search)
 
     def order(model_id: str, dataset_id: str) -> BenchmarkSpec:
         usual = usual_benchmark(model_id, dataset_id)
@@ -53,6 +55,8 @@ def test_images_become_a_model_that_serves_and_the_second_time_only_what_is_need
     text = told(platform)
     assert "checked and divided: 1,437 train, 180 val, 180 test" in text
     assert "training   1 epoch over 1,437 images; a new model: mdl_" in text
+    assert "search    2 genomes tried; best by generation: 0." in text
+    assert "chosen    " in text
     assert "ONNX Runtime INT8" in text and "accuracy" in text
     assert "activation served by onnxruntime in " in text
     assert int(text.partition("predict    ")[2].split()[0]) >= 15

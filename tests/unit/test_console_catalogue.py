@@ -18,7 +18,8 @@ from console import client as client_module
 from console import jobs as background
 from console.client import Client
 from shared import config
-from shared.specs import HyperParameters, TrainingSpec
+from shared.genes import SearchSpec, TrainingOrder
+from shared.specs import HyperParameters
 
 CREATED = "2026-01-31T08:15:30.250Z"
 MODELS = {name: f"mdl_01a20021a1eec2766a74{number:02x}" for number, name in enumerate(("old", "new", "broken", "only"))}
@@ -170,16 +171,18 @@ def test_checks_are_not_cancelled_and_it_is_said_what_ends_them(api: Api, runner
 
 def test_a_training_is_ordered_by_names_with_the_hyper_parameters_that_were_set(api: Api, runner: CliRunner):
     values = ["--set", "learning_rate=0.003,optimizer=sgd", "--set", "batch_size=64", "--seed", "7"]
+    values += ["--search", "population=12,generations=3,baseline=true"]
     done = runner.invoke(cli.main, ["train", "cnn", "cnn", "--epochs", "3", *values, "--detach", "--json"])
     assert (done.exit_code, json.loads(done.stdout)["id"]) == (0, JOB), done.output
-    spec = TrainingSpec(
+    spec = TrainingOrder(
         model_id=MODELS["only"],
         dataset_id=MODELS["only"],
         max_epochs=3,
         seed=7,
+        ga=SearchSpec(population_size=12, generations=3, baseline=True),
         hyperparams=HyperParameters(learning_rate=0.003, optimizer="sgd", batch_size=64),
     )
-    assert msgspec.convert(api.ordered, TrainingSpec) == spec
+    assert msgspec.convert(api.ordered, TrainingOrder) == spec
 
 
 @pytest.mark.parametrize("text", ['["a", "b"]', "a\nb\n", "a\r\nb"])

@@ -24,8 +24,9 @@ from console.screen import Pace, Screen, duration
 from shared import config
 from shared.db import benchmarks, connection
 from shared.machine import system_info
-from shared.specs import Constraint, EpochFigures, HyperParameters, NoiseFloor, Preprocessing, TrainingResult
+from shared.specs import Constraint, NoiseFloor, Preprocessing
 from shared.verdict.report import build, canonical
+from tests.unit import trainings
 from tests.unit.measurements import CONSTRAINTS, measurement_set
 
 LINE = '{"time":"2026-01-31T08:15:30.250Z","level":"warn","service":"gateway","message":"slow","ms":12}\n'
@@ -125,8 +126,15 @@ def test_a_curve_is_as_wide_as_it_may_be(values: list[float], drawn: str):
 
 
 def test_a_detector_is_told_by_its_map_and_a_classifier_by_its_accuracy():
-    result = trained([0.25, 0.5, 0.75])
-    for map50, expected in ((None, "accuracy  75.0% of 1 validation image"), (0.9, "mAP       0.750 (mAP50 0.900) on")):
+    curve = [
+        msgspec.structs.replace(each, val_accuracy=share)
+        for each, share in zip(trainings.epochs(3), (0.25, 0.5, 0.75), strict=True)
+    ]
+    result = trainings.result(curve=curve)
+    for map50, expected in (
+        (None, "accuracy  75.0% of 360 validation images"),
+        (0.9, "mAP       0.750 (mAP50 0.900) on"),
+    ):
         to, told = screen()
         printout.training(msgspec.structs.replace(result, final_map50=map50), to)
         assert told.getvalue().startswith(f"  {expected}")
@@ -134,31 +142,14 @@ def test_a_detector_is_told_by_its_map_and_a_classifier_by_its_accuracy():
         assert "▁▅█" in told.getvalue()
 
 
-def trained(accuracies: list[float]) -> TrainingResult:
-    epochs = [
-        EpochFigures(epoch=epoch, loss=1, accuracy=share, val_loss=1, val_accuracy=share, learning_rate=0.1, seconds=1)
-        for epoch, share in enumerate(accuracies, start=1)
-    ]
-    return TrainingResult(
-        classes=["a", "b"],
-        epochs=epochs,
-        best_epoch=len(epochs),
-        final_accuracy=accuracies[-1],
-        final_loss=1,
-        confusion=[],
-        worst=[],
-        hyperparams=HyperParameters(),
-        seed=0,
-        num_train=2,
-        num_val=1,
-        stopped_early=False,
-        duration_s=3,
-        images_per_s=1,
-        device="CPU",
-        threads=1,
-        versions={},
-        notes=[],
-    )
+def test_a_search_tells_its_way_beside_chance_and_what_it_chose():
+    found = trainings.search(generations=2).outcome
+    to, told = screen(width=120)
+    printout.search(found, to)
+    lines = told.getvalue().splitlines()
+    assert re.fullmatch(r"  search    24 genomes tried, 4 failures; best by generation: 0\.\d{3} → 0\.\d{3}", lines[0])
+    assert lines[1].startswith("  chance    0.")
+    assert "optimizer " in lines[2] and lines[2].startswith("  chosen    learning_rate 0.")
 
 
 def answer(label: str, predicted: str) -> printout.Answer:
@@ -198,6 +189,22 @@ def test_wrong_predictions_are_named_also_without_colour():
             {"status": "running", "progress": {"stage": "judging the best epoch", "epoch": 3, "max_epochs": 20}},
             1.0,
             "judging the best epoch",
+        ),
+        (
+            {
+                "status": "running",
+                "progress": {
+                    "stage": "searching",
+                    "generation": 2,
+                    "generations": 3,
+                    "evaluations": 14,
+                    "max_evaluations": 36,
+                    "best": {"accuracy": 0.9812},
+                    "fraction": 0.3,
+                },
+            },
+            0.3,
+            "searching  generation 2/3  14/36 tried  best accuracy 0.981",
         ),
         ({"status": "queued", "progress": {}, "waiting_for": "job_1"}, 0.0, "waiting for job_1"),
         ({"status": "completed", "kind": "dataset", "progress": {}}, 1.0, ""),
