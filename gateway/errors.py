@@ -20,7 +20,7 @@ NO_SUCH_PATH = "There is no such path; /schema lists every call."
 OPEN_INFERENCE = "/v2"
 NOT_HERE = (
     "There is no such path. Of the Open Inference Protocol there are health, metadata and inference with binary data, "
-    "neither shared memory nor repository, configuration, statistics, trace or generate; /schema lists every call."
+    "but no shared memory, repository, configuration, statistics, trace or generate; /schema lists every call."
 )
 CLIENT_CLOSED = 499
 """What the log shows for a client that left before its answer; nothing is sent."""

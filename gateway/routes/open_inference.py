@@ -1,4 +1,4 @@
-"""The Open Inference Protocol, version 2, over HTTP: what NVIDIA's tritonclient and KServe's clients speak.
+"""The Open Inference Protocol, version 2, over HTTP: what NVIDIA's tritonclient speaks.
 
 A model has the one version `1`. Inference goes the way of `predict`; only the tensors come and go as they are.
 """
@@ -115,7 +115,7 @@ async def takes(context: Injected, model: FromPath[str], version: FromPath[str] 
 async def infer(
     request: Http, context: Injected, model: FromPath[str], version: FromPath[str] = VERSION
 ) -> Response[bytes]:
-    """Infer on tensors. NVIDIA's `tritonclient` and KServe's clients speak this.
+    """Infer on tensors. NVIDIA's `tritonclient` speaks this.
 
     Values are in `data`, or binary behind the JSON, with `binary_data_size` in the `parameters` of their tensor;
     `binary_data` of an output and `binary_data_output` of the request ask for binary ones. BYTES are image files, for a

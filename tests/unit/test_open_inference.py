@@ -108,6 +108,8 @@ WRONG: dict[str, tuple[Any, bytes, str]] = {
     "no JSON": (b"{", b"", "JSON of the request cannot be read"),
     "deep": (b'{"inputs": [{"data": ' + b"[" * 100_000, b"", "nested too deeply"),
     "NaN": (b'{"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [NaN]}]}', b"", "cannot be read"),
+    "half a character": (b'{"id": "\\ud800"}', b"", "cannot be read"),
+    "true for one": (head(inputs=[X | {"shape": [True, 2], "data": [1, 2]}]), b"", "not true or false"),
     "a list": ([], b"", "must be an object"),
     "no inputs": ({}, b"", "`inputs`: required"),
     "an empty list": (head(inputs=[]), b"", "a list of 1 to 128 values"),
@@ -387,6 +389,7 @@ MISFITS: dict[str, tuple[dict[str, Any], bytes, str]] = {
     "nested otherwise": (X | {"data": [[1], [2]]}, b"", "must be 2 numbers"),
     "text": (X | {"data": ["a", "b"]}, b"", "must be float32 [batch, 2]"),
     "not a list": (X | {"data": {"a": 1, "b": 2}}, b"", "must be float32 [batch, 2]"),
+    "true for one": (X | {"data": [True, False]}, b"", "must be float32 [batch, 2]"),
     "beyond the type": (X | {"data": [1, 1e300]}, b"", "do not fit"),
     "fewer bytes": (raw("FP32", [1, 2], 7), bytes(7), "takes 8 bytes; given 7"),
     "more bytes": (raw("FP32", [1, 2], 9), bytes(9), "takes 8 bytes; given 9"),
@@ -401,6 +404,19 @@ def test_tensors_that_do_not_fit(file: Path, case: str) -> None:
     with pytest.raises(errors.BadTensor) as refused:
         read(echo(file, info("x")), {"inputs": [tensor]}, rest)
     assert sentence in refused.value.message
+
+
+def test_numbers_beyond_all_are_refused_and_nan_passes_as_bytes_alone(file: Path) -> None:
+    runtime = echo(file, info("x"))
+    with pytest.raises(errors.BadTensor):
+        tensors.read(
+            runtime, open_inference.decode(json.dumps(head()).replace("2.0", "1e400").encode()), memoryview(b"")
+        )
+    odd = np.array([[np.nan, -np.inf], [5e-324, -0.0]], np.float32).tobytes()
+    outputs = runtime.infer(read(runtime, {"inputs": [raw("FP32", [2, 2], 16)]}, odd))
+    assert tensors.write(outputs, {"x": True})[1] == odd
+    with pytest.raises(errors.BadOutput):
+        tensors.write(outputs, {"x": False})
 
 
 def test_more_refusals(file: Path) -> None:
@@ -421,9 +437,6 @@ def test_more_refusals(file: Path) -> None:
         tensors.write({"y": np.zeros(8_000_001, np.int8)}, {"y": False})
     with pytest.raises(errors.TooLarge, match="fewer rows"):
         tensors.write({"y": np.zeros(2**26 + 1, np.int8)}, {"y": True})
-    with pytest.raises(errors.BadOutput):
-        tensors.write({"y": np.array([np.nan])}, {"y": False})
-    assert tensors.write({"y": np.array([np.nan])}, {"y": True})[1] == np.array([np.nan]).tobytes()
 
 
 def texts(*values: bytes) -> bytes:
