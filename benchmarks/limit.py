@@ -26,11 +26,7 @@ class Loop(NamedTuple):
 
     engine: EngineName
     batch: int
-
-    @property
-    def name(self) -> str:
-        """In words."""
-        return f"bare loop, {self.engine}, batch {self.batch}"
+    name: str
 
 
 class Meeting(NamedTuple):
@@ -40,7 +36,13 @@ class Meeting(NamedTuple):
     found: Queue[Pace]
 
 
-LOOPS = (Loop("onnxruntime", 1), Loop("onnxruntime", 4), Loop("openvino", 1), Loop("openvino", 4))
+LOOPS = (
+    Loop("onnxruntime", 1, "bare loop, ONNX Runtime, batch 1"),
+    Loop("onnxruntime", 4, "bare loop, ONNX Runtime, batch 4"),
+    Loop("openvino", 1, "bare loop, OpenVINO, batch 1"),
+    Loop("openvino", 4, "bare loop, OpenVINO, batch 4"),
+)
+"""The first is what a peer's share of the limit refers to."""
 
 
 def model(path: Path, engine: EngineName) -> Model:

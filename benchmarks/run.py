@@ -89,7 +89,11 @@ class Platform:
     def up(self) -> float:
         """Start every process; returns how many seconds it took."""
         started = time.monotonic()
-        self._python("-m", "console.cli", "up")
+        try:
+            self._python("-m", "console.cli", "up")
+        except BaseException:  # interrupted half-way: what runs already has to go as well
+            self.down()
+            raise
         return time.monotonic() - started
 
     def _python(self, *arguments: str) -> str:

@@ -25,6 +25,7 @@ from types import FrameType
 from typing import NamedTuple
 
 import httpx
+import msgspec
 import psutil
 from rich.console import Console
 from rich.table import Table
@@ -68,6 +69,12 @@ class Cell(NamedTuple):
     generator_cores: float = 0.0
     p99_ms: float = 0.0
 
+    @property
+    def told(self) -> str:
+        """In words."""
+        pace = f"{self.rate:,.1f}/s, {self.cpu_ms:.2f} ms of CPU each"
+        return f"{pace}, {self.errors} errors, {self.right} of {self.checked} right" if self.checked else pace
+
 
 class Contender(NamedTuple):
     """A row of the table."""
@@ -86,6 +93,8 @@ class Contender(NamedTuple):
 
 Measured = dict[tuple[str, str], list[Cell]]
 """By contender and model, a cell a round."""
+Remarks = dict[tuple[str, str], str]
+"""By contender and model."""
 
 
 def main() -> None:
@@ -102,13 +111,15 @@ def main() -> None:
     last: list[str] = []
     with tempfile.TemporaryDirectory(prefix="cvp-serve-") as folder:
         ours = Ours(Path(folder))
-        for name in given.sections or SECTIONS:
-            console.print(f"[bold]{name}[/]: {SECTIONS[name].__doc__}")
-            found, lines = SECTIONS[name](ours, given.quick)
-            figures += found
-            last += lines
-    met = show(figures)
-    print("\n".join(last))
+        try:
+            for name in given.sections or SECTIONS:
+                console.print(f"[bold]{name}[/]: {SECTIONS[name].__doc__}", soft_wrap=True)
+                found, lines = SECTIONS[name](ours, given.quick)
+                figures += found
+                last += lines
+        finally:  # also what was found before something failed
+            met = show(figures)
+            print("\n".join(last))
     sys.exit(0 if met else 1)
 
 
@@ -122,42 +133,46 @@ def _end(number: int, _: FrameType | None) -> None:
 
 def throughput(ours: Ours, quick: bool) -> tuple[list[Figure], list[str]]:
     """Requests a second from 100 keep-alive clients: every server and the bare loop, rounds interleaved."""
-    seconds, rounds = (QUICK_SECONDS, QUICK_ROUNDS) if quick else (SECONDS, ROUNDS)
     measured: Measured = {}
-    absent: dict[tuple[str, str], str] = {}
+    absent: Remarks = {}
     given = [subjects.subject(name) for name in (NULL, SMALL, LARGE)]
     rows = list(contenders(ours, quick, absent, given))
+    try:
+        _rounds(rows, given, quick, measured, absent)
+    finally:  # interrupted, it shows what there is
+        judged = [Judged(subject.name, rows, measured) for subject in given]
+        for each in judged:
+            _table(each, absent | ours.remarks)
+    last = [f"ratio to best peer, {each.model}: {_number(each.ahead(each.default))}" for each in judged]
+    return [figure for each in judged for figure in each.figures()], last
+
+
+def _rounds(
+    rows: Sequence[Contender], given: Sequence[Subject], quick: bool, measured: Measured, absent: Remarks
+) -> None:
+    """Every row with every model, once a round, in an order drawn anew each time."""
     draw = random.Random(0)
-    for turn in range(rounds):
+    for turn in range(QUICK_ROUNDS if quick else ROUNDS):
         for subject in given:
+            console.print(f"  round {turn + 1}, {subject.name}", style="dim")
             for row in draw.sample(rows, len(rows)):
                 if (row.name, subject.name) in absent or (row.ours not in (None, DEFAULT) and subject.name == NULL):
                     continue
                 try:
-                    cell = row.run(subject, seconds[subject.name])
+                    cell = row.run(subject, (QUICK_SECONDS if quick else SECONDS)[subject.name])
                 except Absent as reason:
                     absent[row.name, subject.name] = str(reason)
-                    console.print(f"  {row.name}: {reason}", style="red", soft_wrap=True)
-                    continue
-                measured.setdefault((row.name, subject.name), []).append(cell)
-                told = (
-                    f"round {turn + 1}, {subject.name}, {row.name}: {cell.rate:.1f}/s, {cell.cpu_ms:.2f} ms of CPU each"
-                )
-                if cell.checked:
-                    told += f", {cell.errors} errors, {cell.right} of {cell.checked} right"
-                console.print(f"  {told} (load {os.getloadavg()[0]:.1f})", style="dim", soft_wrap=True)
-    figures, last = [], []
-    for subject in given:
-        judged = Judged(subject.name, rows, measured)
-        _table(judged, absent | ours.remarks)
-        figures += judged.figures()
-        last.append(f"ratio to best peer, {subject.name}: {_number(judged.ahead(judged.default))}")
-    return figures, last
+                    _tell(row, f"not measured: {reason}")
+                else:
+                    measured.setdefault((row.name, subject.name), []).append(cell)
+                    _tell(row, cell.told)
 
 
-def contenders(
-    ours: Ours, quick: bool, absent: dict[tuple[str, str], str], given: Sequence[Subject]
-) -> Iterator[Contender]:
+def _tell(row: Contender, what: str) -> None:
+    console.print(f"    {row.name}: {what} (load {os.getloadavg()[0]:.1f})", style="dim", soft_wrap=True)
+
+
+def contenders(ours: Ours, quick: bool, absent: Remarks, given: Sequence[Subject]) -> Iterator[Contender]:
     """The rows; what cannot be had is said in `absent`."""
     for loop in limit.LOOPS:
         yield Contender(loop.name, _looping(loop))
@@ -172,7 +187,6 @@ def contenders(
             servers.install(peer)
         except Absent as reason:
             absent.update({(peer.name, subject.name): str(reason) for subject in given})
-            console.print(f"  {peer.name}: {reason}", style="red", soft_wrap=True)
         yield Contender(peer.name, _serving(functools.partial(servers.running, peer)), peer=peer)
 
 
@@ -263,7 +277,7 @@ class Judged:
     def share(self, row: Contender) -> float | None:
         """Of the limit that the cores leave which the load generator did not use."""
         cells, cores = self.cells(row), os.cpu_count() or 1
-        if not cells:
+        if not cells or not self.limit:
             return None
         left = 1 - statistics.median(cell.generator_cores for cell in cells) / cores
         return statistics.median(cell.rate for cell in cells) / (self.limit * left)
@@ -274,6 +288,8 @@ class Judged:
         rate, known = self.rate(row), row.peer.share.get(self.model)
         if rate is None:
             return "not measured"
+        if failed := sum(cell.errors + cell.checked - cell.right for cell in self.cells(row)):
+            return f"does not count: {failed} errors or wrong replies"
         plain = next(self.rate(other) for other in self.rows if other.name == limit.LOOPS[0].name)
         if known is None or plain is None:
             return ""
@@ -312,7 +328,8 @@ class Judged:
         else:
             for row in self.rows:
                 if row.peer and row.name in ("FastAPI", "mosec"):
-                    found.append(_ratio(f"null model, times {row.name}", self.ahead(self.default, row), 1.0, ""))
+                    ratio = _ratio(f"null model, times {row.name}", self.ahead(self.default, row), 1.0, "")
+                    found.append(msgspec.structs.replace(ratio, missing=not self.cells(self.default)))
         served = [cell for row in self.rows if row.ours for cell in self.cells(row)]
         wrong = sum(cell.errors + cell.checked - cell.right for cell in served)
         checked = sum(cell.checked for cell in served)
@@ -324,7 +341,7 @@ def _ratio(name: str, value: float | None, goal: float, note: str) -> Figure:
     return Figure(name=name, value=value, unit="", goal=goal, at_most=False, note=note)
 
 
-def _table(judged: Judged, remarks: dict[tuple[str, str], str]) -> None:
+def _table(judged: Judged, remarks: Remarks) -> None:
     """Everything that was seen of one model."""
     table = Table(title=f"{judged.model}, {CLIENTS} clients, {os.cpu_count()} cores, {time.strftime('%F %H:%M')}")
     for heading in (

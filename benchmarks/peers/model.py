@@ -73,11 +73,11 @@ def prepared(image: Image.Image, contract: dict[str, Any]) -> Array:
         (start * scale, (start + side) * scale) for start, scale in zip(starts, scales, strict=True)
     )
     small = image.resize((side, side), Image.Resampling.BILINEAR, box=(left, top, right, bottom))
-    planes = np.asarray(small, np.float32)
-    mean, std = (np.asarray(contract[name], np.float32) for name in ("mean", "std"))
-    planes *= np.float32(contract["scale"]) / std
+    mean, std = (np.asarray(contract[name], np.float32)[:, None, None] for name in ("mean", "std"))
+    planes = np.empty((3, side, side), np.float32)
+    np.multiply(np.asarray(small).transpose(2, 0, 1), np.float32(contract["scale"]) / std, out=planes)
     planes -= mean / std
-    return np.ascontiguousarray(planes.transpose(2, 0, 1))
+    return planes
 
 
 def session(path: Path) -> Callable[[Array], Array]:

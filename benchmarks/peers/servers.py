@@ -29,7 +29,7 @@ INSTALL_S, START_S, STOP_S = 900, 120, 10
 MARK = "CVP_BENCH_PEER"
 """In the environment of everything a peer starts, so that all of it can be found and ended."""
 FIRST_ASK_S = 30
-COMING_UP = (404, 502, 503)
+COMING_UP = (400, 404, 502, 503)
 """What some answer before the model is there."""
 
 
