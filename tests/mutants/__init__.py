@@ -31,6 +31,7 @@ ACCURACY = ("tests/unit/test_verdict_accuracy.py",)
 GATE = ("tests/unit/test_gate.py",)
 SERVING = ("tests/unit/test_runtime.py",)
 DEPLOYED = ("tests/unit/test_deployments.py",)
+RAW = ("tests/unit/test_open_inference.py",)
 ROUNDS = ("tests/unit/test_verdict_rounds.py",)
 
 MUTANTS = (
@@ -334,5 +335,26 @@ MUTANTS = (
         original="    same = measured.system.fingerprint == fingerprint and (",
         mutated="    same = measured.system.fingerprint is not None and (",
         killed_by=DEPLOYED,
+    ),
+    Mutant(
+        name="every binary input is given the first one's bytes",
+        file="inferencer/tensors.py",
+        original="        yield binary[start:end]\n",
+        mutated="        yield binary[: end - start]\n",
+        killed_by=RAW,
+    ),
+    Mutant(
+        name="bytes that belong to no input are overlooked",
+        file="shared/wire/open_inference.py",
+        original="    if said != binary_bytes:\n",
+        mutated="    if said > binary_bytes:\n",
+        killed_by=RAW,
+    ),
+    Mutant(
+        name="a client's batch of tensors counts as one row",
+        file="inferencer/batcher.py",
+        original='"raw": self.assign.rows}',
+        mutated='"raw": 1}',
+        killed_by=RAW,
     ),
 )

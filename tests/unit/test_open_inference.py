@@ -27,12 +27,12 @@ from shared.db import connection
 from shared.db.tables import Model
 from shared.engines.base import Feeds, Tensor
 from shared.engines.fake import Fake
-from shared.runtime import Runtime, Serving
+from shared.runtime import Runtime
 from shared.specs import Preprocessing, Resize, TensorInfo
 from shared.wire import open_inference
 from shared.wire.messages import Assign, Done, Failed
 from tests.unit.gateway_kit import Gateway, ready_model
-from tests.unit.test_inferencer import png
+from tests.unit.test_inferencer import png, serving
 
 X = {"name": "x", "shape": [1, 2], "datatype": "FP32"}
 HEAD_LENGTH = "Inference-Header-Content-Length"
@@ -289,23 +289,9 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def echo(file: Path, *infos: TensorInfo, batch_size: int = 4, **changes: Any) -> Runtime:
-    serving = Serving(
-        model_id="m",
-        name="m",
-        task_type="classification",
-        onnx=file,
-        inputs=list(infos),
-        outputs=list(infos),
-        dynamic_batch=True,
-        preprocessing=None,
-        labels=None,
-        scores="logits",
-        engine="onnxruntime",
-        precision="fp32",
-        batch_size=batch_size,
-        threads=1,
-    )
-    runtime = Runtime(msgspec.structs.replace(serving, **changes), engine=Echo(file, list(infos)))
+    told = {"inputs": list(infos), "outputs": list(infos), "preprocessing": None} | changes
+    given = msgspec.structs.replace(serving("m", file, batch_size), **told)
+    runtime = Runtime(given, engine=Echo(file, list(infos)))
     runtime.activate()
     return runtime
 
