@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed-$(EXTRA)
 TRAIN := $(VENV)/.with-train
 TENSORFLOW := .venv-tensorflow
 
-.PHONY: help setup setup-train setup-tensorflow run run-train demo test gpu-check check bench bench-dataset bench-convert bench-referee bench-search bench-serve bench-train wrk chaos coverage mutants clean
+.PHONY: help setup setup-train setup-tensorflow run run-train demo test gpu-check check bench bench-dataset bench-convert bench-referee bench-search bench-search-live bench-serve bench-train wrk chaos coverage mutants clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | while IFS='|' read -r name text; \
@@ -73,6 +73,9 @@ bench-dataset: setup  ## a generated dataset through the API (GB=10: that large)
 # RIVALS=30 runs Optuna's TPE and PyGAD for as many seeds first, where that is not kept: an hour of processor time.
 bench-search: setup $(if $(RIVALS),$(VENV)/.with-rivals)  ## the genetic search against chance, TPE and PyGAD, on LCBench
 	@$(if $(RIVALS),$(BIN)/python -m benchmarks.rivals $(RIVALS) &&) $(BIN)/python -m benchmarks.search
+
+bench-search-live: setup-train  ## the genetic search against chance on the digits, really trained (SEEDS=1: so many): a quarter of an hour
+	@$(BIN)/python -m benchmarks.live $(SEEDS)
 
 $(VENV)/.with-rivals: $(STAMP)
 	@PYTHON="$(PYTHON)" deploy/setup.sh $(VENV) $(EXTRA) rivals && touch $@

@@ -399,9 +399,14 @@ def checked(path: Path, task: Task = "classification") -> Files:
 
 def digits(folder: Path) -> Files:
     """The digits that come with the platform."""
+    return checked(digits_archive(folder))
+
+
+def digits_archive(folder: Path) -> Path:
+    """The same as they are uploaded."""
     path = folder / "digits.zip"
     subprocess.run([sys.executable, DIGITS, path], check=True, capture_output=True)
-    return checked(path)
+    return path
 
 
 def order(folder: Path, data: Files, architecture: str, *, side: int, epochs: int) -> TrainOrder:

@@ -6,14 +6,15 @@ from typing import cast
 
 import msgspec
 
-from reporter import ReportOrder, TrainingOrder, TrainingRecord, WriteOrder, Written
+from reporter import ReportOrder, SearchRecord, TrainingOrder, TrainingRecord, WriteOrder, Written
 from reporter.housekeeping import Housekeeping
 from shared import child, clock, config, errors, process
 from shared.artifacts import ArtifactStore, Outputs
-from shared.db import connection, jobs, registry
+from shared.db import connection, jobs, registry, searches
 from shared.db.tables import Benchmark, Dataset, Job, Model, Report, Training, TrainingReport
 from shared.genes import TrainingOrder as OrderedTraining
 from shared.specs import JobKind, ReportSpec, Task
+from shared.trials import Order, Outcome
 from shared.worker import Commit, Duty, JobWorker
 
 MEMORY_MB = 4096
@@ -143,6 +144,20 @@ def _recorded(row: Training, model: Model, dataset: Dataset) -> TrainingRecord:
         result_model_id=row.result_model_id,
         spec=spec,
         result=row.result,
+        search=_search(row.search_id or row.id),
+    )
+
+
+def _search(search_id: str) -> SearchRecord | None:
+    """All there is to tell of a search; None for what is none."""
+    row = searches.found(search_id)
+    if row is None or row.outcome is None:
+        return None
+    opening, asked = searches.journal(search_id)
+    return SearchRecord(
+        order=msgspec.json.decode(opening, type=Order),
+        told=searches.told(asked),
+        outcome=msgspec.json.decode(row.outcome, type=Outcome),
     )
 
 

@@ -19,7 +19,7 @@ from shared.db import jobs, registry, searches
 from shared.db.connection import open_db
 from shared.genes import SearchSpec, TrainingOrder, applied
 from shared.specs import Lane, TrainingSpec, TrialSpec
-from shared.trials import Order, Outcome, Result, Told, Trial
+from shared.trials import Order, Outcome, Result, Trial
 from shared.wire.client import Publisher
 from shared.wire.events import EventFeed
 from trainer import journal
@@ -77,12 +77,7 @@ class Directed:
         self.job_ids = {each.number: each.job_id for each in asked}
         """Of the trials that were ordered."""
         ordered = [msgspec.json.decode(each.trial, type=Trial) for each in asked]
-        told = [
-            Told(trial=trial, result=msgspec.json.decode(each.result, type=Result))
-            for trial, each in zip(ordered, asked, strict=True)
-            if each.result is not None
-        ]
-        self.search: Search = journal.resume(msgspec.json.decode(opening, type=Order), told)
+        self.search: Search = journal.resume(msgspec.json.decode(opening, type=Order), searches.told(asked))
         self._take_up(ordered[each] for each in self.job_ids if each not in self.search.results)
         self.cleared: set[int] = set()
         """Trials whose checkpoints were removed."""

@@ -1,10 +1,11 @@
 """Genetic searches as rows: the journal, the jobs of their trials, and what they ended with.
 
-What a trial and its result are made of is the trainer's business; here they are JSON.
+What a trial and its result are made of is described in `shared.trials`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import msgspec
@@ -13,9 +14,9 @@ import peewee
 from shared.db import connection, jobs, pages, trainings
 from shared.db.tables import Job, Search, SearchTrial, Training
 from shared.genes import SearchSpec, TrainingOrder, genes_of
-from shared.specs import JobKind, JobStatus, TrainingResult, TrainingSpec, TrialSpec
+from shared.specs import JobKind, JobStatus, ReportSpec, TrainingResult, TrainingSpec, TrialSpec
 from shared.trace import Origin
-from shared.trials import Order
+from shared.trials import Order, Result, Told, Trial
 
 TAKEN = ("result_model_id", "hyperparams", "final_accuracy", "final_loss", "best_epoch", "result")
 """What of its last training is a search's as well."""
@@ -117,6 +118,15 @@ def journal(search_id: str) -> tuple[str, list[Asked]]:
     return search.opening, [Asked(*row) for row in pages.stored(asked)]
 
 
+def told(asked: Iterable[Asked]) -> list[Told]:
+    """The trials whose result is known, with it."""
+    return [
+        Told(trial=msgspec.json.decode(each.trial, type=Trial), result=msgspec.json.decode(each.result, type=Result))
+        for each in asked
+        if each.result is not None
+    ]
+
+
 def ended(search_id: str) -> list[Ended]:
     """The trials to be told, by number."""
     query = (
@@ -160,6 +170,7 @@ def complete(search: jobs.Claimed, training_id: str) -> None:
         ran_ms = Job.select(Job.finished_at_ms - Job.started_at_ms).where(Job.id == search.id).scalar()
         duration_s = ran_ms / 1000
         Training.update(duration_s=duration_s, **taken).where(Training.id == search.id).execute()
+        jobs.insert("report", ReportSpec(training_id=search.id), user_id=search.created_by, parent=search)
 
     jobs.finish(search, commit)
 

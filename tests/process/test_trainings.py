@@ -199,3 +199,10 @@ def test_a_search_ends_with_a_model(client: httpx.Client, ids: Made, platform: P
     made = client.get(f"/models/{found['result_model_id']}").json()
     assert (made["status"], made["name"], made["lineage"]["search_id"]) == ("ready", "the best of three", search["id"])
     assert list((platform.data_dir / "training").iterdir()) == [], "no checkpoint is left"
+    path, wanted = f"/training/{search['id']}/report", {"format": "json"}
+    wait_for(lambda: client.get(path, params=wanted).status_code == 200, TRAINED_S, "the report")
+    record = client.get(path, params=wanted).json()["search"]
+    assert [each["trial"]["epochs"] for each in record["told"]] == [
+        each["config"]["until_epoch"] for each in rest[::-1]
+    ]
+    assert record["outcome"] == found["search"]["outcome"]
