@@ -43,7 +43,7 @@ PROBES, AS_USUAL = 10, 3.0
 """Service is back to normal with the first of ten answers in a row that take at most three times as long as before."""
 KILL_EVERY_S, KILLING_S, QUICK_KILLING_S = 10.0, 300, 30
 KILLED_RIGHT = 0.9999
-CYCLES, QUICK_CYCLES, CYCLES_WITHIN = 200, 20, 0.05
+CYCLES, QUICK_CYCLES, CYCLES_WITHIN = 200, 12, 0.05
 LRU_MODELS, LRU_FIT, LRU_S, LRU_RATE, LRU_ORDER = 10, 4, 60, 50.0, 500
 LRU_SETTING = "INFERENCE_MEMORY_MB"
 MB = 2**20

@@ -25,5 +25,5 @@ class Peer(LitAPI):
 
 
 if __name__ == "__main__":
-    server = LitServer(Peer(), accelerator="cpu", workers_per_device=2)
+    server = LitServer(Peer(), accelerator="cpu", workers_per_device=2, timeout=60)
     server.run(host="127.0.0.1", port=int(sys.argv[1]), generate_client_file=False, log_level="warning")
