@@ -27,7 +27,7 @@ from rich.console import Console
 from benchmarks import shapes
 from preparer import DatasetFile, DatasetOrder
 from preparer.dataset import check
-from shared import child, config
+from shared import child, config, nursery
 from shared.specs import Augmentation, HyperParameters, Preprocessing, Resize, Task, TrainingSpec
 from shared.vision import boxes
 from shared.vision.decode import decode
@@ -263,7 +263,7 @@ def child_of(asked: TrainOrder, kill_after_s: float | None = None) -> Trained | 
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         pass_fds=list(asked.outputs.values()),
-        env=os.environ | {child.PARENT_ENV: str(os.getpid())},
+        env=os.environ | {nursery.PARENT_ENV: str(os.getpid())},
     ) as running:
         try:
             said, _ = running.communicate(msgspec.json.encode(asked), timeout=kill_after_s)

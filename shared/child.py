@@ -25,6 +25,7 @@ from typing import IO, Any, TypeVar
 import msgspec
 
 from shared import config, errors, failpoints, log, process, scribe, trace
+from shared.nursery import PARENT_ENV, Barren, Born, Nursery
 
 GRACE_S = 2.0
 LEAVE_S = 0.2
@@ -36,7 +37,6 @@ ANSWER_BYTES = 64 * 2**20
 REFUSAL_CHARACTERS = 4000
 """Of a refusal's message, which is stored: engines repeat names out of a model, and those may be megabytes."""
 
-PARENT_ENV = "CVP_PARENT_PID"
 FROM_OUTSIDE = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGKILL})
 """Signals that no work brings upon itself; a crash or a limit (SIGSEGV, SIGXCPU) would only come again."""
 
@@ -107,6 +107,7 @@ def run(
     *,
     limits: Limits,
     python: Path | None = None,
+    nursery: Nursery | None = None,
     pass_fds: Sequence[int] = (),
     on_progress: Report = lambda body: None,
     interrupted: Callable[[], str | None] = lambda: None,
@@ -120,7 +121,8 @@ def run(
         result_type: What the result is decoded to.
         limits: Resource limits; `wall_s` bounds the whole call.
         python: Of another environment, which runs our code with its own packages; None for this one.
-        pass_fds: Descriptors the child inherits (slot locks).
+        nursery: Has imported what the module needs, and forks the child; where it cannot, it is started as always.
+        pass_fds: Descriptors the child inherits (slot locks); from a nursery under other numbers.
         on_progress: Called for every progress line.
         interrupted: Asked every `TICK_S`; a text ends the child.
         on_log: Called with level and text of every line of its standard error.
@@ -132,7 +134,10 @@ def run(
         Interrupted: `interrupted()` said so.
     """
     span = trace.Span(f"process {module}", trace.current())
-    with span, _Running(module, order, limits, python=python, pass_fds=pass_fds, on_log=on_log) as child:
+    with (
+        span,
+        _Running(module, order, limits, python=python, nursery=nursery, pass_fds=pass_fds, on_log=on_log) as child,
+    ):
         end = time.monotonic() + limits.wall_s
         for line in child.lines():
             match line:
@@ -156,6 +161,14 @@ def _environment() -> dict[str, str]:
     return kept | {PARENT_ENV: str(os.getpid())}
 
 
+def _born(nursery: Nursery | None, pass_fds: Sequence[int]) -> Born | None:
+    try:
+        return None if nursery is None else nursery.bear(pass_fds, _environment())
+    except Barren as barren:
+        logger.warning("a child is started without the imports made before", extra={"reason": str(barren)})
+        return None
+
+
 class _Running:
     """A live child in a process group of its own; leaving the block ends the whole group."""
 
@@ -166,12 +179,13 @@ class _Running:
         limits: Limits,
         *,
         python: Path | None,
+        nursery: Nursery | None,
         pass_fds: Sequence[int],
         on_log: Callable[[str, str], None],
     ) -> None:
-        self._on_log = on_log
+        self._on_log, self._nursery = on_log, nursery
         self._tail: collections.deque[str] = collections.deque(maxlen=TAIL_LINES)
-        self._process = subprocess.Popen(
+        self._process: Born | subprocess.Popen[bytes] = _born(nursery, pass_fds) or subprocess.Popen(
             [python or sys.executable, "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -190,6 +204,8 @@ class _Running:
 
     def __exit__(self, *_: object) -> None:
         self._end()
+        if self._nursery is not None and self._process.returncode != 0:
+            self._nursery.close()  # whatever ended its child may be in what it imported
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
             with contextlib.suppress(BrokenPipeError):
                 self._pipe(pipe).close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar, get_args
 
 import msgspec
@@ -14,6 +14,7 @@ from shared import child, clock, config, errors, log, process, trace
 from shared.artifacts import Outputs
 from shared.db import jobs
 from shared.db.connection import open_db
+from shared.nursery import Nursery
 from shared.specs import JobKind, Lane
 from shared.wire.client import Publisher
 from shared.wire.events import EventFeed
@@ -116,6 +117,7 @@ class JobWorker:
         duties: What it does with them.
         between: Called after every job, and every `LOOK_S` without one.
         heard: Called with all that a child tells of its job.
+        nurseries: Where the children of a kind come from that wait for no import.
     """
 
     def __init__(
@@ -127,10 +129,12 @@ class JobWorker:
         between: Callable[[], None] | None = None,
         *,
         heard: Heard = lambda job, body: None,
+        nurseries: Mapping[JobKind, Nursery] | None = None,
     ) -> None:
         open_db(settings.db_file)
         self.name, self.lane, self.duties = name, lane, duties
         self._between, self._heard = between, heard
+        self._nurseries = nurseries or {}
         self._run_dir = settings.run
         self._exclusive_wait_ms = 1000 * settings.exclusive_wait_s
         self._slots = Slots(settings) if lane == "accelerator" else None
@@ -244,6 +248,7 @@ class JobWorker:
             order,
             duty.result_type,
             limits=limits,
+            nursery=self._nurseries.get(job.kind),
             pass_fds=[*(lock.fd for lock in held), *outputs.fds],
             on_progress=watch.progress,
             interrupted=watch.interrupted,

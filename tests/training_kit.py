@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import shapes
-from shared import child
+from shared import child, nursery
 from shared.specs import EpochFigures, HyperParameters, Preprocessing, Resize, TrainingResult, TrainingSpec
 from tests.dataset_kit import Checked, Content, check_here, zipped
 from trainer import Trained, TrainOrder
@@ -106,7 +106,7 @@ def here(
 def run_until(asked: TrainOrder, kill: Callable[[dict[str, Any]], bool]) -> Trained | None:
     """The training's child; None where `kill`, which sees every progress body, had it killed."""
     command = [sys.executable, "-m", "trainer.enclosed"]
-    environment = os.environ | {child.PARENT_ENV: str(os.getpid())}
+    environment = os.environ | {nursery.PARENT_ENV: str(os.getpid())}
     decoder = msgspec.json.Decoder(child.Progress | child.Result | child.Refused)
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as process:
         assert process.stdin is not None and process.stdout is not None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import sys
 
 from shared import config, process
 from shared.artifacts import ArtifactStore
+from shared.nursery import Nursery
 from shared.specs import JobKind
 from shared.worker import Duty, JobWorker
 from trainer import duty
@@ -21,8 +21,19 @@ def main(settings: config.Settings, stop: process.Stop) -> None:
     if leftovers := ArtifactStore(settings.models).clear_staging(name):
         logger.info("removed what an interrupted training left behind", extra={"files": leftovers})
     duties: dict[JobKind, Duty] = {"train": duty.Train(settings), "trial": duty.Try(settings)}
-    between = functools.partial(duty.sweep, settings.training)
-    JobWorker(settings, name, "accelerator", duties, between, heard=duty.keep_epoch).run(stop)
+    warm = Nursery("trainer.warm")
+
+    def between() -> None:
+        duty.sweep(settings.training)
+        warm.rest()
+
+    try:
+        worker = JobWorker(
+            settings, name, "accelerator", duties, between, heard=duty.keep_epoch, nurseries={"trial": warm}
+        )
+        worker.run(stop)
+    finally:
+        warm.close()
 
 
 if __name__ == "__main__":

@@ -23,13 +23,18 @@ def enclosed(order: TrainOrder, report: child.Report) -> Trained:
     if not any(Path("/dev").glob(_GPUS)):
         files = [Path(path) for path in (order.weights, order.index, order.pack)]
         sandbox.enter([Path(__file__).parent, *files], scratch=Path(order.folder))
-    nets.settle()
-    os.environ["OMP_WAIT_POLICY"] = "passive"  # threads that spin while they wait keep others, and one another, waiting
+    settle()
     tempfile.tempdir = order.folder
     report({"stage": "loading PyTorch"})
     from trainer import training  # its libraries start threads, which must be inside as well
 
     return training.train(order, report)
+
+
+def settle() -> None:
+    """What must be said before PyTorch is imported."""
+    nets.settle()
+    os.environ["OMP_WAIT_POLICY"] = "passive"  # threads that spin while they wait keep others, and one another, waiting
 
 
 if __name__ == "__main__":
