@@ -32,6 +32,14 @@ OUTAGE_S = 30.0
 """How long a wait puts up with a gateway that does not answer: longer than a restart takes."""
 
 
+def ended_badly(what: str, job: Json) -> str:
+    """The sentence about an order that failed, with the reason, or was cancelled."""
+    reason = job["error"]
+    if job["status"] == "cancelled":
+        return f"{what} was cancelled{f': {reason}' if reason else '.'}"
+    return f"{what} failed: {reason or 'no reason given'}"
+
+
 def address(settings: config.Settings) -> str:
     """Where this machine reaches the gateway, e.g. `http://127.0.0.1:8080`."""
     host = settings.local_host
@@ -177,7 +185,7 @@ class Client:
         for job in self._watch(f"benchmark/{job_id}", bound_s, "the benchmark"):
             on_progress(job)
             if job["status"] in ("failed", "cancelled"):
-                raise errors.EngineFailed(f"Benchmark {job_id} {job['status']}: {job['error'] or 'no reason given'}")
+                raise errors.EngineFailed(ended_badly(f"Benchmark {job_id}", job))
             if job["status"] != "completed":
                 continue
             if job["report_id"]:

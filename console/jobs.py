@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from console.client import ENDED, Client, Json
+from console.client import ENDED, Client, Json, ended_badly
 from console.screen import Screen
 from console.session import clock, signed_in
 from shared import config, errors, ids
@@ -80,7 +80,7 @@ def wait(client: Client, screen: Screen, title: str, job_id: str) -> Json:
     with watching(screen, title, job) as on_state:
         job = client.wait_for_job(job_id, PATIENCE_S, on_state)
     if job["status"] != "completed":
-        raise errors.EngineFailed(f"Job {job_id} {job['status']}: {job['error'] or 'no reason given'}")
+        raise errors.EngineFailed(ended_badly(f"Job {job_id}", job))
     return job
 
 

@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from console import printout
-from console.client import Client, Json
+from console.client import Client, Json, ended_badly
 from console.job import EXAMPLE, decided, predict, save, sign_in, taken_back, typed
 from console.jobs import progress
 from console.screen import Screen
@@ -142,7 +142,7 @@ def _trained(client: Client, spec: TrainingOrder, screen: Screen, fresh: bool) -
     with taken_back(client, screen, "training", job["id"]), screen.bar("training") as advance:
         job = client.wait_for_job(job["id"], TRAINING_BOUND_S, lambda state: advance(*progress(state)))
     if job["status"] != "completed":
-        raise errors.EngineFailed(f"Training {job['id']} {job['status']}: {job['error'] or 'no reason given'}")
+        raise errors.EngineFailed(ended_badly(f"Training {job['id']}", job))
     done = client.training(job["id"])
     result = msgspec.convert(done["result"], TrainingResult)
     epochs = plural(len(result.epochs), "epoch")

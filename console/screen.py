@@ -140,24 +140,29 @@ def _table_width(widths: Mapping[str, int]) -> int:
 
 
 class Pace:
-    """How long the rest of a step takes, by what was watched of it: it may have been under way before."""
+    """How long the rest of a step takes, by what was watched of it: it may have been under way before.
+
+    Its clock starts with the first part done: a wait for its turn, and what is prepared, are no slowness.
+    """
 
     def __init__(self) -> None:
-        self._first: tuple[float, float] | None = None
+        self._first = (0.0, 0.0)
         self._end: float | None = None
         self._part = 0.0
 
     def rest(self, part: float) -> str:
         """`about 40 s left`, given how far the step is (0..1); empty where that cannot be told."""
         now = time.monotonic()
-        if self._first is None or part < self._part:
+        if not self._part or part < self._part:
             self._first, self._end = (now, part), None
         elif part > self._part:
             began, already = self._first
             done = part - already
             self._end = now + (now - began) * (1 - part) / done if done >= SEEN else None
         self._part = part
-        return "" if self._end is None or part >= 1 else f"about {duration(max(1.0, self._end - now))} left"
+        if self._end is None or now >= self._end or part >= 1:  # slower than before: the next part tells a new end
+            return ""
+        return f"about {duration(max(1.0, self._end - now))} left"
 
 
 def duration(seconds: float) -> str:

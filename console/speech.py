@@ -97,13 +97,16 @@ class Pairs(click.ParamType[dict[str, Any]]):
 
     name = "pairs"
 
+    def __init__(self, example: str) -> None:
+        self._example = example
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
         """Numbers and truth values as such, anything else as text."""
         found = {}
         for pair in str(value).split(","):
             name, equals, text = (part.strip() for part in pair.partition("="))
             if not (name and equals and text):
-                self.fail(f"{pair!r} is no NAME=VALUE, such as learning_rate=0.001.", param, ctx)
+                self.fail(f"{pair!r} is no NAME=VALUE, such as {self._example}.", param, ctx)
             try:
                 found[name] = msgspec.json.decode(text)
             except msgspec.DecodeError:

@@ -207,13 +207,13 @@ def _delete(noun: Noun, said: str, yes: bool) -> None:
     "hyperparams",
     metavar="NAME=VALUE",
     multiple=True,
-    type=Pairs(),
+    type=Pairs("learning_rate=0.001"),
     help=f"How the network learns; of {', '.join(HyperParameters.__struct_fields__)}.",
 )
 @click.option(
     "--search",
     metavar="NAME=VALUE",
-    type=Pairs(),
+    type=Pairs("population=12"),
     help="Search for the hyper-parameters first, such as population=12,generations=3; others of its settings too.",
 )
 @click.option("--name", help="Of the model that it makes; default: from those of model and dataset.")
@@ -225,7 +225,8 @@ def train(model: str, dataset: str, search: dict[str, Any] | None, detach: bool,
     """Train MODEL on DATASET; a new model comes of it.
 
     It needs PyTorch on the machine: `make setup-train`. With --search a genetic search trains population x generations
-    variants first, and the model comes of the best of them; what --set says holds where nothing is searched.
+    variants first, then the best three again with three seeds each (finalists=0 leaves that out), and the model comes
+    of the best of them; what --set says holds where nothing is searched.
     """
     from console import orders
     from console.screen import Screen
@@ -397,7 +398,7 @@ def follow(job: str, as_json: bool) -> None:
 @click.argument("job")
 @as_json
 def cancel(job: str, as_json: bool) -> None:
-    """End a benchmark or a training."""
+    """End a benchmark, a training or a search."""
     from console import jobs as background
     from console.screen import Screen
 

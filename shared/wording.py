@@ -19,7 +19,7 @@ _GOT = re.compile(r"got `(?P<kind>\w+)`$")
 _KINDS = {
     "str": "text",
     "int": "a whole number",
-    "float": "a number",
+    "float": "a decimal number",
     "bool": "true or false",
     "null": "null",
     "array": "a list",

@@ -163,6 +163,12 @@ def test_a_job_that_failed_is_exit_code_1_with_its_reason(api: Api, runner: CliR
     assert (done.exit_code, done.stderr) == (1, f"Error: Job {JOB} failed: It took too long. Try a smaller one.\n")
 
 
+def test_a_job_that_was_taken_back_asks_for_no_reason(api: Api, runner: CliRunner):
+    api.states = [api.job("cancelled")]
+    done = runner.invoke(cli.main, ["jobs", "follow", JOB])
+    assert (done.exit_code, done.stderr) == (1, f"Error: Job {JOB} was cancelled.\n")
+
+
 def test_checks_are_not_cancelled_and_it_is_said_what_ends_them(api: Api, runner: CliRunner):
     done = runner.invoke(cli.main, ["jobs", "cancel", JOB])
     assert done.exit_code == 1

@@ -111,6 +111,9 @@ def test_commands_that_ask_the_platform_say_how_to_start_it(runner: CliRunner, c
         (["deploy", "m", "--report", "rep_1", "--default"], "Say what is to serve"),
         (["models", "add", "no-such-file.onnx"], "does not exist"),
         (["models", "add", __file__, "--task", "sorting"], "'sorting' is not one of"),
+        (["train", "m", "d", "--set", "patience"], "'patience' is no NAME=VALUE, such as learning_rate=0.001."),
+        (["train", "m", "d", "--search", "yes"], "'yes' is no NAME=VALUE, such as population=12."),
+        (["train", "m", "d", "--set", "batch_size=1.5"], "from 2 to 4096, not a decimal number."),
         (["datasets", "ad"], "No such command 'ad'"),
     ],
 )

@@ -242,8 +242,23 @@ def test_the_rest_is_told_by_what_was_watched_and_counts_down(monkeypatch: pytes
     assert pace.rest(0.6) == "about 2 min left"
     now[0] += 30
     assert pace.rest(0.6) == "about 1 min 30 s left"
+    now[0] += 91
+    assert pace.rest(0.6) == ""  # it is not there at the time that was told
+    now[0] += 49
+    assert pace.rest(0.9) == "about 50 s left"
     assert pace.rest(1.0) == ""
     assert pace.rest(0.1) == ""  # another attempt, from the start
+
+
+def test_a_wait_for_its_turn_is_no_slowness(monkeypatch: pytest.MonkeyPatch):
+    now = [100.0]
+    monkeypatch.setattr("console.screen.time.monotonic", lambda: now[0])
+    pace = Pace()
+    told = []
+    for part, seconds in ((0.0, 600), (0.0, 5), (0.1, 10), (0.2, 0)):
+        told.append(pace.rest(part))
+        now[0] += seconds
+    assert told == ["", "", "", "about 1 min 20 s left"]
 
 
 @pytest.mark.parametrize(
