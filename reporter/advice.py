@@ -49,7 +49,8 @@ RULES: dict[Task, list[str]] = {
     ],
 }
 ADVICE = [
-    f"Train longer: the best epoch is among the last {plain.hundredths(LATE)} % of the epochs, or the very last.",
+    f"Train longer: the best epoch is among the last {plain.hundredths(LATE)} % of the epochs, or the very last. A "
+    "detector that found nothing useful, too, if its validation loss was lowest in the last epoch.",
     f"Learned by heart: in the best epoch the training images are recognised {plain.points(GAP)} better than others, "
     "or more; the figure is taken while they are varied and values are dropped, so the real gap is larger.",
     f"Too little learned: fewer than {plain.hundredths(HARD)} % of the training images are recognised, and no better "
@@ -120,7 +121,7 @@ def _detector(result: TrainingResult) -> Finding:
 def next_steps(record: TrainingRecord) -> list[str]:
     """What to do now, the most important first."""
     result, finding = record.result, judged(record)
-    steps = [_learning(result), _balance(record), _steady(result)]
+    steps = [_learning(result) or _falling(record), _balance(record), _steady(result)]
     if record.task_type == "classification":
         steps += [_more_images(result), _classes(result)]
     ready = finding.level in ("ready", "rough")
@@ -146,6 +147,19 @@ def _learning(result: TrainingResult) -> str | None:
     return (
         f"Train longer: the best epoch was {result.best_epoch} of {epochs}, so it was still getting better. "
         f"Twice as many is a fair next try."
+    )
+
+
+def _falling(record: TrainingRecord) -> str | None:
+    """Of a detector that finds nothing yet, whose precision is mere chance from epoch to epoch."""
+    result = record.result
+    losses = [each.val_loss for each in result.epochs]
+    unfinished = len(losses) > 1 and losses[-1] == min(losses) and not result.stopped_early
+    if record.task_type != "detection" or judged(record).level != "nothing" or not unfinished:
+        return None
+    return (
+        f"Train longer, several times as many epochs: after {len(losses)} it finds nothing yet, but the validation "
+        f"loss was still falling, from {losses[0]:.3g} to {losses[-1]:.3g}."
     )
 
 

@@ -18,7 +18,7 @@ from reporter.confusion import MOST_DRAWN, class_table, classes, mixup_table, mi
 from reporter.lookup import when
 from reporter.parts import NONE, Cell, Fact, Row, Table
 from reporter.simple import KeyFigure
-from shared.specs import HyperParameters, TrainingResult, WorstSample
+from shared.specs import HyperParameters, Task, TrainingResult, WorstSample
 from shared.verdict.constraints import Verdict
 from shared.verdict.figures import figure, plural
 
@@ -56,6 +56,14 @@ class Worst(msgspec.Struct, frozen=True, kw_only=True):
     wrong: bool
 
 
+WORST_NOTES: dict[Task, str] = {
+    "classification": "The validation images with the largest loss. Wrong labels are often among them.",
+    "detection": "The validation images with the largest loss, with the boxes of their labels. Wrong labels are often "
+    "among them.",
+}
+"""What the pictures show."""
+
+
 class TrainingView(msgspec.Struct, frozen=True, kw_only=True):
     """Everything in the report of a training, in the order it is read."""
 
@@ -73,6 +81,7 @@ class TrainingView(msgspec.Struct, frozen=True, kw_only=True):
     next: list[str]
     tables: list[Table]
     worst: list[Worst]
+    worst_note: str
     hyperparams: Table
     facts: list[Fact]
     rules: list[str]
@@ -98,6 +107,7 @@ def training_view(record: TrainingRecord) -> TrainingView:
         next=next_steps(record),
         tables=[table for table in _tables(result) if table.rows],
         worst=[_worst(place, sample, result) for place, sample in enumerate(result.worst)],
+        worst_note=WORST_NOTES[record.task_type],
         hyperparams=hyperparams(record),
         facts=_facts(record),
         rules=RULES[record.task_type],

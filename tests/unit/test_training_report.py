@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import pytest
@@ -59,6 +60,21 @@ def test_a_detector_is_judged_by_its_precision(precision: float, level: Level) -
     page = Page(training_page(about)).words
     assert f"{precision:.3f}" in page
     assert "What is taken for what" not in page
+
+
+def test_a_detector_that_finds_nothing_yet_trains_on_while_its_loss_falls() -> None:
+    def steps(losses: Sequence[float], **changes: Any) -> str:
+        curve = [
+            msgspec.structs.replace(each, val_loss=loss, val_accuracy=0.001)
+            for each, loss in zip(epochs(len(losses)), losses, strict=True)
+        ]
+        values: dict[str, Any] = {"confusion": [], "final_accuracy": 0.003, "worst": [], "best_epoch": 2} | changes
+        return " ".join(next_steps(record(result(curve=curve, **values), task_type="detection")))
+
+    assert "still falling, from 15 to 9.5" in steps([15.0, 10.0, 9.5])
+    assert "another learning_rate" in steps([9.0, 10.0, 9.5])
+    assert "another learning_rate" in steps([15.0, 10.0, 9.5], stopped_early=True)
+    assert "longer" not in steps([15.0, 10.0, 9.5], final_accuracy=0.5)
 
 
 def said(curve: list[EpochFigures], shares: Sequence[float] = (0.98,) * 10, **changes: object) -> str:
