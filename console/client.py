@@ -239,6 +239,10 @@ class Client:
         """A report as a file."""
         return self._send("GET", f"reports/{report_id}/export", params={"format": form}).content
 
+    def training_report(self, training_id: str, form: Format) -> bytes:
+        """The report of a training as a file."""
+        return self._send("GET", f"training/{training_id}/report", params={"format": form}).content
+
     def predict(self, model_id: str, image: bytes) -> Json:
         """Classify one image file; the answer has `predictions` and `latency_ms`."""
         return self._call("POST", "inference/predict", params={"model_id": model_id, "top_k": "1"}, content=image)

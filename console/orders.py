@@ -117,6 +117,7 @@ def _trained(client: Client, screen: Screen, training_id: str, *, as_json: bool)
         printout.search(msgspec.convert(done["search"]["outcome"], Outcome), screen)
     printout.training(msgspec.convert(done["result"], TrainingResult), screen)
     screen.line(f"Model {done['result_model_id']}, {name}: ready.")
+    screen.line(f"`cvp report export {training_id}` saves what was learned, how good that is, and what to do next.")
     screen.line(f"`cvp benchmark {done['result_model_id']} --dataset {done['dataset_id']}` measures it, also in INT8.")
     return 0
 

@@ -11,7 +11,7 @@ import msgspec
 from console.client import Format
 from console.screen import Screen
 from console.session import clock, signed_in
-from shared import config, errors
+from shared import config, errors, ids
 from shared.verdict.comparison import Comparison, Shift, Shifts, Standing, compare
 from shared.verdict.figures import QUANTITIES, capital, estimate, factor, figure, listing, quantity
 from shared.verdict.report import Report, parse
@@ -27,12 +27,24 @@ EXIT_CODES: dict[Outcome, int] = {"holds": 0, "fails": 1, "unknown": 3}
 STANDINGS: dict[Standing, str] = {"changed": "changed", "unclear": "not settled"}
 
 
-def export(settings: config.Settings, screen: Screen, report_id: str, form: Format, out: Path | None) -> None:
-    """Save a report as a file, whole or not at all."""
-    if not ID.fullmatch(report_id):
-        raise errors.InvalidInput(f"{report_id[:80]} is no id of a report (rep_…).")
+def export(settings: config.Settings, screen: Screen, report_id: str, form: Format | None, out: Path | None) -> None:
+    """Save a report as a file, whole or not at all: that of a benchmark by its own id, that of a training by the job's.
+
+    Args:
+        settings: In force.
+        screen: Where it is told.
+        report_id: Of the report, or of the training.
+        form: The format; by default what is for reading, the PDF of a benchmark's and the page of a training's.
+        out: The file; by default named by the id, in this folder.
+    """
+    of_training = ids.is_id(report_id, "job")
+    if not (of_training or ID.fullmatch(report_id)):
+        raise errors.InvalidInput(f"{report_id[:80]} is no id of a report (rep_…) or of a training (job_…).")
+    form = form or ("html" if of_training else "pdf")
+    if of_training and form not in ("html", "json"):
+        raise errors.InvalidInput(f"The report of a training is saved as html or json, not as {form}.")
     with signed_in(settings) as client:
-        content = client.export(report_id, form)
+        content = client.training_report(report_id, form) if of_training else client.export(report_id, form)
     path = out or Path(f"{report_id}-measurements.json" if form == "measurements" else f"{report_id}.{form}")
     part = path.with_name(f".{path.name}.part")
     try:

@@ -312,11 +312,13 @@ def report() -> None:
 
 
 @report.command("export")
-@click.argument("report_id")
-@click.option("--format", "form", default="pdf", show_default=True, type=click.Choice(FORMATS))
+@click.argument("report_id", metavar="ID")
+@click.option(
+    "--format", "form", type=click.Choice(FORMATS), help="Default: pdf; of a training html, and json is its other one."
+)
 @click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="The file; default: its id.")
-def export_(report_id: str, form: Format, out: Path | None) -> None:
-    """Save a report as a file.
+def export_(report_id: str, form: Format | None, out: Path | None) -> None:
+    """Save a report as a file; that of a training is named by the training (job_...).
 
     `measurements` is what it was computed from: every timed call. With it and the JSON anybody can verify the report.
     """

@@ -118,11 +118,11 @@ def finalists(record: SearchRecord) -> Table:
     return Table(
         title="Finalists: found once, and again with other seeds",
         of="Hyper-parameters",
-        columns=[("By", ""), ("Found", "%"), ("Again", "%"), *([("Latency", "ms")] if both else [])],
+        columns=[("Found", "%"), ("Again", "%"), *([("Latency", "ms")] if both else [])],
         rows=[
             Row(
                 key=str(each.individual),
-                name=genome_words(each.genome),
+                name=f"{'' if each.stage == 'search' else 'by chance: '}{genome_words(each.genome)}",
                 selected=each.genome == record.outcome.best and each.stage == "search",
                 cells=_cells(each),
             )
@@ -138,7 +138,6 @@ def _cells(found: Finalist) -> list[Cell]:
     between = f"({plain.hundredths(min(again))}–{plain.hundredths(max(again))})" if again else "no result"
     mean = plain.hundredths(statistics.fmean(again)) if again else NONE
     return [
-        Cell(text="search" if found.stage == "search" else "chance"),
         Cell(text=plain.hundredths(found.found[0])),
         Cell(text=mean, detail=between),
         *[Cell(text=figure(value)) for value in found.found[1:]],

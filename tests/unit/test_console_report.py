@@ -19,6 +19,7 @@ from tests.unit.measurements import measurement_set, series
 
 SET = measurement_set()
 ID = "rep_0193a5b2c7e04f1c9a2b7d03"
+JOB = "job_0193a5b2c7e04f1c9a2b7d"
 
 
 class Platform:
@@ -26,6 +27,9 @@ class Platform:
 
     def __init__(self) -> None:
         self.files = {(ID, "json"): canonical(build(SET, ID)), (ID, "measurements"): msgspec.json.encode(SET)}
+
+    def training_report(self, training_id: str, form: str) -> bytes:
+        return f"{training_id} {form}".encode()
 
     def export(self, report_id: str, form: str) -> bytes:
         if (report_id, form) not in self.files:
@@ -113,6 +117,16 @@ def test_an_export_is_a_file_under_its_name(runner: CliRunner, tmp_path: Path) -
     absent = runner.invoke(cli.main, ["report", "export", "rep_1", "--format", "csv"])
     assert absent.exit_code == 1 and "There is no report" in absent.output
     assert {path.name for path in tmp_path.iterdir()} == {f"{ID}-measurements.json", "mine.json"}
+
+
+@pytest.mark.usefixtures("platform")
+def test_the_report_of_a_training_is_a_page_named_by_the_training(runner: CliRunner, tmp_path: Path) -> None:
+    assert runner.invoke(cli.main, ["report", "export", JOB]).exit_code == 0
+    assert (tmp_path / f"{JOB}.html").read_text() == f"{JOB} html"
+    assert runner.invoke(cli.main, ["report", "export", JOB, "--format", "json"]).exit_code == 0
+    assert (tmp_path / f"{JOB}.json").read_text() == f"{JOB} json"
+    refused = runner.invoke(cli.main, ["report", "export", JOB, "--format", "pdf"])
+    assert (refused.exit_code, "saved as html or json, not as pdf" in refused.output) == (1, True)
 
 
 def test_a_difference_as_text_and_as_json(runner: CliRunner, files: tuple[str, str], tmp_path: Path) -> None:

@@ -238,7 +238,12 @@ def test_curves_of_two_trainings_stay_on_the_page() -> None:
 
 def test_a_search_is_told_beside_chance() -> None:
     page = Page(training_page(record(search=searched()))).words
-    for words in ("60 settings of hyper-parameters were tried in 5 generations", "best by chance", "Finalists"):
+    for words in (
+        "60 settings of hyper-parameters were tried in 5 generations",
+        "best by chance",
+        "Finalists",
+        "by chance: ",
+    ):
         assert words in page
     assert "Trained again with other seeds, the best of the search reaches" in page
     assert "Pareto" not in page
