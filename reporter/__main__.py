@@ -13,7 +13,7 @@ from shared.artifacts import ArtifactStore, Outputs
 from shared.db import connection, jobs, registry, searches
 from shared.db.tables import Benchmark, Dataset, Job, Model, Report, Training, TrainingReport
 from shared.genes import TrainingOrder as OrderedTraining
-from shared.specs import JobKind, ReportSpec, Task
+from shared.specs import JobKind, ReportSpec, Task, TrialSpec
 from shared.trials import Order, Outcome
 from shared.worker import Commit, Duty, JobWorker
 
@@ -131,7 +131,9 @@ def _earlier_training(row: Training) -> Training | None:
 
 def _recorded(row: Training, model: Model, dataset: Dataset) -> TrainingRecord:
     with connection.read():
-        spec = msgspec.convert(Job.get_by_id(row.id).spec, OrderedTraining).without_search()
+        job = Job.get_by_id(row.id)
+    is_trial = job.kind == "trial"
+    ordered = msgspec.convert(job.spec, TrialSpec if is_trial else OrderedTraining)
     return TrainingRecord(
         id=row.id,
         created_at=clock.iso(row.created_at_ms),
@@ -142,9 +144,9 @@ def _recorded(row: Training, model: Model, dataset: Dataset) -> TrainingRecord:
         dataset=dataset.name,
         dataset_sha256=str(dataset.index_sha256),  # it was ready
         result_model_id=row.result_model_id,
-        spec=spec,
+        spec=ordered.training if isinstance(ordered, TrialSpec) else ordered.without_search(),
         result=row.result,
-        search=_search(row.search_id or row.id),
+        search=None if is_trial else _search(row.search_id or row.id),
     )
 
 

@@ -17,6 +17,7 @@ from shared import clock, config, nets
 from shared.artifacts import Outputs
 from shared.db import connection, jobs, registry, trainings
 from shared.db.tables import Dataset, Job, Model, Training, TrainingReport
+from shared.genes import TrainingOrder
 from shared.specs import (
     Architecture,
     ClassCount,
@@ -350,6 +351,22 @@ def test_a_report_follows_a_training_and_is_told_of_before_it_is_there(gateway: 
     assert gateway.post(path).status_code == 202
     assert gateway.broker.rung == ["report"]
     problem(gateway.get("/training/job_0/report"), 404, "not_found")
+
+
+def test_a_trial_of_a_search_is_reported_on_as_well(gateway: Gateway, ids: dict[str, str]) -> None:
+    trial_id = order(gateway, ids)["id"]
+    end(gateway, trial_id, reached())
+    ordered = Job.get_by_id(trial_id).spec
+    Job.update(kind="trial", spec=ordered | {"until_epoch": 1, "continues": "job_0"}).where(
+        Job.id == trial_id
+    ).execute()
+    [following] = Job.select().where(Job.parent_id == trial_id)
+    job, writer = jobs.claim("report", "reporter", clock.now_ms(), following.id), WriteReport(gateway.context.settings)
+    assert job
+    with Outputs("reporter") as outputs:
+        told = writer.order(job, outputs)[0].training
+    assert told is not None
+    assert told.record.spec == msgspec.convert(ordered, TrainingOrder).without_search()
 
 
 @pytest.mark.parametrize("deleted", [False, True], ids=["with its dataset", "without its dataset"])
