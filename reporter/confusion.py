@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -51,13 +52,13 @@ class Mixup(NamedTuple):
 
 def classes(result: TrainingResult) -> list[Class]:
     """All classes in their order."""
-    found = []
-    for place, name in enumerate(result.classes):
-        images = sum(count for true, _, count in result.confusion if true == place)
-        said = sum(count for _, answer, count in result.confusion if answer == place)
-        right = sum(count for true, answer, count in result.confusion if true == answer == place)
-        found.append(Class(place, name, images, right, said))
-    return found
+    images, right, said = Counter[int](), Counter[int](), Counter[int]()
+    for true, answer, count in result.confusion:
+        images[true] += count
+        said[answer] += count
+        if true == answer:
+            right[true] += count
+    return [Class(place, name, images[place], right[place], said[place]) for place, name in enumerate(result.classes)]
 
 
 def mixups(result: TrainingResult) -> list[Mixup]:
@@ -144,7 +145,6 @@ def class_table(result: TrainingResult) -> Table:
     """How well each class is recognised, the least first."""
     known = [each for each in classes(result) if each.images]
     shown = sorted(known, key=lambda each: (each.share, each.place))[:MOST_ROWS]
-    missing = [each.name for each in classes(result) if not each.images]
     notes = ["In brackets 95 % intervals."]
     if len(known) > len(shown):
         notes.append(f"These are the {len(shown)} least recognised of {len(known):,} classes.")

@@ -147,6 +147,15 @@ def inside(drawing: Drawing) -> None:
 # --- pages ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.timeout(60)
+def test_ten_thousand_classes_are_reported_on_in_no_time() -> None:
+    count = 10_000
+    pairs = [(true, said % count, 1) for true in range(count) for said in (true, true + 1)]
+    found = msgspec.structs.replace(result(), classes=list(map(str, range(count))), confusion=pairs)
+    assert {(each.images, each.right, each.said) for each in classes(found)} == {(2, 1, 2)}
+    assert "10,000 classes apart: of 20,000 images" in training_view(record(found)).learned[0]
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 20, 1000])
 def test_curves_of_any_length_stay_on_the_page(count: int) -> None:
     inside(curves(result(curve=epochs(count)), "accuracy"))
