@@ -156,7 +156,7 @@ class Learner:
     def _step(self, batch: Batch) -> Tensor:
         """One step; the mean loss of the batch and its share of right answers (NaN: the task has none), `[2]`."""
         images, targets = self._moved(batch)
-        pieces = HALVES if self.halved else 1
+        pieces = HALVES if self.halved and len(targets) >= LEAST_HALVED else 1
         try:
             return self._learned(images, targets, pieces)
         except MemoryError as error:

@@ -132,8 +132,11 @@ def shares(counts: Places, balance: ClassBalance) -> Places:
 
 
 def batches(order: Places, size: int) -> list[Places]:
-    """Cut into as few batches of at most `size` as it takes, nearly alike: none is left over with an image or two."""
-    return np.array_split(order, -(-len(order) // size))
+    """Cut into as few batches of at most `size` as it takes, nearly alike: none is left over with an image or two.
+
+    Of an odd number in pairs the first batch has three, since a normalisation needs two images.
+    """
+    return np.array_split(order, max(1, min(-(-len(order) // size), len(order) // LEAST_TRAIN)))
 
 
 def class_counts(samples: Sequence[Sample]) -> Counter[int]:

@@ -97,7 +97,7 @@ class _Training:
             self._learning.loss,
             frozen,
             known.wanted,
-            steps_per_epoch=-(-len(known.parts.train) // known.wanted.batch_size),
+            steps_per_epoch=len(sampling.batches(np.arange(len(known.parts.train)), known.wanted.batch_size)),
             max_epochs=self._max_epochs,
         )
         self._progress = Progress(

@@ -134,6 +134,12 @@ class Scarce(torch.nn.Module):
         return self.inner(images)
 
 
+def test_a_small_batch_is_not_cut_into_single_images():
+    halved = learner(Scarce(torch.nn.Sequential(flat(), torch.nn.BatchNorm1d(2)), 4))
+    learn(halved, batch(), batch(3))
+    assert halved.halved
+
+
 def test_without_memory_batches_are_halved_once_and_learn_the_same():
     whole, halved = learner(flat()), learner(Scarce(flat(), 4))
     one, other = learn(whole, batch(), batch(seed=1)), learn(halved, batch(), batch(seed=1))
