@@ -7,17 +7,17 @@ Computation 6(2), 2002. All values are losses here: less is better.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 Losses = tuple[float, ...]
 
 
-def fronts(losses: Sequence[Losses]) -> list[list[int]]:
+def fronts(losses: Sequence[Losses]) -> Iterator[list[int]]:
     """The places of all, front by front: none of the first is beaten, those of the next by the ones before alone.
 
-    One beats another that is nowhere worse and somewhere better.
+    One beats another that is nowhere worse and somewhere better. Whoever wants the first alone waits for no other.
     """
     values = np.array(losses, dtype=np.float64).reshape(len(losses), len(losses[0]) if losses else 0)
     no_worse = np.ones((len(losses), len(losses)), dtype=bool)
@@ -25,12 +25,10 @@ def fronts(losses: Sequence[Losses]) -> list[list[int]]:
         no_worse &= axis[:, None] <= axis[None]
     beats = no_worse & ~no_worse.T
     beaten_by = beats.sum(axis=0)
-    found: list[list[int]] = []
     while len(front := np.flatnonzero(beaten_by == 0)):
-        found.append([int(place) for place in front])
+        yield [int(place) for place in front]
         beaten_by -= beats[front].sum(axis=0)
         beaten_by[front] = -1
-    return found
 
 
 def crowding(losses: Sequence[Losses]) -> list[float]:

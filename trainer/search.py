@@ -317,7 +317,7 @@ class Search:
             best=winners[0].genome if winners else best[0].genome if best else None,
             front=[
                 (trained[place].genome, self._values(trained[place].losses))
-                for place in (fronts([one.losses for one in trained])[0] if trained else [])
+                for place in next(fronts([one.losses for one in trained]), [])
             ],
             history=self._history(trained),
             finalists=finalists,
@@ -350,10 +350,15 @@ class Search:
         return trial.epochs - (0 if trial.continues is None else self.trials[trial.continues].epochs)
 
     def _history(self, trained: list[Individual]) -> list[tuple[float, ...] | None]:
+        found: dict[int, list[Losses]] = {}
+        for one in trained:
+            found.setdefault(self.trials[one.number].generation, []).append(one.losses)
         history: list[tuple[float, ...] | None] = []
+        best: list[Losses] = []
         for generation in range(-(-self._born // self.spec.population_size)):
-            until = [one.losses for one in trained if self.trials[one.number].generation <= generation]
-            history.append(self._values(tuple(map(min, zip(*until, strict=True)))) if until else None)
+            until = [*best, *found.get(generation, [])]
+            best = [tuple(map(min, zip(*until, strict=True)))] if until else []
+            history += [self._values(each) for each in best] or [None]
         return history
 
     def _finalists(self) -> list[Finalist]:

@@ -30,7 +30,7 @@ def peeled(points: list[tuple[float, ...]]) -> list[list[int]]:
 
 @given(losses)
 def test_fronts_are_those_of_brute_force(points: list[tuple[float, ...]]) -> None:
-    assert fronts(points) == peeled(points)
+    assert list(fronts(points)) == peeled(points)
 
 
 @given(losses)
