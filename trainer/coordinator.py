@@ -117,7 +117,6 @@ class Coordinator:
 
     def __init__(self, settings: config.Settings, announcer: Announcer) -> None:
         self._folders, self._slots = settings.training, settings.max_gpu_workers
-        self._exclusive_wait_ms = 1000 * settings.exclusive_wait_s
         self._models = ArtifactStore(settings.models)
         self._announcer = announcer
         self._known: dict[str, Directed] = {}
@@ -180,17 +179,11 @@ class Coordinator:
         """Order what the search asks for; returns what keeps it from that."""
         while (held_up := self._held_up(known)) is None and (trial := known.search.ask()) is not None:
             if trial.number not in known.job_ids:
-                job_id = searches.hand_out(self._placed(job), trial.number, trial, known.order_of(trial))
+                placed = msgspec.structs.replace(job, ordered_at_ms=clock.now_ms())  # behind all that waits by now
+                job_id = searches.hand_out(placed, trial.number, trial, known.order_of(trial))
                 known.job_ids[trial.number] = job_id
                 self._announcer.doorbell("accelerator")
         return held_up
-
-    def _placed(self, job: jobs.Claimed) -> jobs.Claimed:
-        """The search with the place in line that a trial of it has now: behind a benchmark that has waited long enough
-        for others.
-        """
-        place = jobs.place_of_more(job, clock.now_ms(), self._exclusive_wait_ms)
-        return msgspec.structs.replace(job, ordered_at_ms=place)
 
     def _held_up(self, known: Directed) -> str | None:
         """Why no trial should start now."""
@@ -270,7 +263,6 @@ class Coordinator:
         epochs = known.training.max_epochs
         planned, done = search.epochs_planned() + epochs, search.epochs_done()
         newest = search.trials[-1] if search.trials else None
-        {trial.individual for trial in search.trials if trial.stage == "search" and trial.number in search.results}
         each_s = searches.seconds(job.id) / done if done else None
         left = epochs if search.finished else max(planned - done, epochs)
         at_once = min(AT_ONCE, self._slots)

@@ -565,16 +565,6 @@ def has_to_make_room(job: Claimed, now_ms: int, *, since_ms: int, wait_ms: float
         return room_for(_tickets(), job.id, now_ms, since_ms=since_ms, wait_ms=wait_ms) is not None
 
 
-def place_of_more(job: Claimed, now_ms: int, wait_ms: float) -> int:
-    """When more work of a running job counts as ordered: with it, or just after the exclusive job at the head of the
-    accelerator lane where that has waited for `wait_ms`, since a search brings forth work for hours.
-    """
-    with connection.read():
-        waiting = [each for each in _tickets() if each.lane == "accelerator" and each.isolation == "exclusive"]
-    head = min((each for each in waiting if each.status == "queued"), key=_rank, default=None)
-    return job.ordered_at_ms if head is None or now_ms - head.ordered_at_ms < wait_ms else _behind(head, job)
-
-
 def _behind(ahead: Ticket, job: Claimed) -> int:
     return max(job.ordered_at_ms, ahead.ordered_at_ms + (job.priority - ahead.priority) * AGEING_MS + 1)
 

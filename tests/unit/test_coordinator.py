@@ -30,6 +30,7 @@ from tests.search_kit import (
     quality,
     status,
     straight,
+    trial_of,
     trials,
     waiting,
 )
@@ -133,14 +134,14 @@ def test_a_last_training_that_fails_fails_the_search_with_its_reason(
     assert "The disk is full." in str(status(search_id)[1])
 
 
-def test_trials_are_jobs_in_the_place_of_their_search(admin: accounts.Account, coordinator: Coordinator) -> None:
+def test_trials_are_jobs_of_their_search(admin: accounts.Account, coordinator: Coordinator) -> None:
     search_id = order(admin.id, seed=7, halving=True)
     coordinator.look()
     first, second = waiting(search_id)
     row = SearchTrial.get(SearchTrial.number == first.number)
     job, search = Job.get_by_id(row.job_id), Job.get_by_id(search_id)
     assert (job.kind, job.lane, job.parent_id) == ("trial", "accelerator", search_id)
-    assert (job.ordered_at_ms, job.priority, job.created_by) == (search.ordered_at_ms, 0, admin.id)
+    assert (job.priority, job.created_by) == (search.priority, admin.id)
     spec = msgspec.convert(job.spec, TrialSpec)
     assert (spec.until_epoch, spec.continues, spec.training.seed, spec.training.max_epochs) == (1, None, 7, EPOCHS)
     assert {name: getattr(spec.training.hyperparams, name) for name in first.genome} == first.genome
@@ -338,23 +339,43 @@ def test_a_search_keeps_no_benchmark_waiting_and_is_nobody_elses(
     assert status(search_id)[0] == "running"
 
 
-def test_a_benchmark_that_has_waited_long_enough_goes_before_the_next_trial(
-    admin: accounts.Account, coordinator: Coordinator
+@pytest.mark.parametrize("isolation", ["exclusive", "shared"])
+def test_what_waits_goes_before_the_trials_that_are_yet_to_come(
+    isolation: str, admin: accounts.Account, coordinator: Coordinator
 ) -> None:
     search_id = order(admin.id)
     coordinator.look()
     with connection.write():
-        alone = jobs.insert("benchmark", BenchmarkSpec(model_id=MODEL), user_id=admin.id, isolation="exclusive")
-    end_trial(search_id, waiting(search_id)[0])
-    coordinator.look()
-    found = jobs.peek("accelerator", clock.now_ms())
-    assert found is not None and found.kind == "trial"
-    Job.update(ordered_at_ms=Job.ordered_at_ms - 301_000).where(Job.id << [alone, search_id]).execute()
+        waits = jobs.insert("benchmark", BenchmarkSpec(model_id=MODEL), user_id=admin.id, isolation=isolation)
+    Job.update(ordered_at_ms=Job.ordered_at_ms - 1000).execute()
     for _ in range(AT_ONCE):
+        assert next_kind() == "trial"
         end_trial(search_id, waiting(search_id)[0])
         coordinator.look()
+    assert len(waiting(search_id)) == AT_ONCE
+    assert next_kind() == "benchmark"
+    Job.update(status="cancelled", finished_at_ms=1).where(Job.id == waits).execute()
+    assert next_kind() == "trial"
+
+
+def next_kind() -> str | None:
+    """Of the job that a free trainer or benchmarker would find."""
     found = jobs.peek("accelerator", clock.now_ms() + jobs.PATIENCE_MS)
-    assert found is not None and found.id == alone
+    return None if found is None else found.kind
+
+
+def test_two_searches_take_turns(admin: accounts.Account, coordinator: Coordinator) -> None:
+    both = [order(admin.id, seed=seed) for seed in range(2)]
+    ended = []
+    for _ in range(8):
+        coordinator.look()
+        Job.update(ordered_at_ms=Job.ordered_at_ms - 1000).execute()
+        found = jobs.peek("accelerator", clock.now_ms())
+        assert found is not None
+        row = SearchTrial.get(SearchTrial.job_id == found.id)
+        end_trial(row.search_id, trial_of(row.trial))
+        ended.append(both.index(row.search_id))
+    assert ended == [0, 0, 1, 1, 0, 0, 1, 1]
 
 
 def test_a_search_has_an_end(admin: accounts.Account, coordinator: Coordinator) -> None:
