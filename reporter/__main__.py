@@ -133,7 +133,11 @@ def _recorded(row: Training, model: Model, dataset: Dataset) -> TrainingRecord:
     with connection.read():
         job = Job.get_by_id(row.id)
     is_trial = job.kind == "trial"
-    ordered = msgspec.convert(job.spec, TrialSpec if is_trial else OrderedTraining)
+    spec = (
+        msgspec.convert(job.spec, TrialSpec).training
+        if is_trial
+        else msgspec.convert(job.spec, OrderedTraining).without_search()
+    )
     return TrainingRecord(
         id=row.id,
         created_at=clock.iso(row.created_at_ms),
@@ -144,7 +148,7 @@ def _recorded(row: Training, model: Model, dataset: Dataset) -> TrainingRecord:
         dataset=dataset.name,
         dataset_sha256=str(dataset.index_sha256),  # it was ready
         result_model_id=row.result_model_id,
-        spec=ordered.training if isinstance(ordered, TrialSpec) else ordered.without_search(),
+        spec=spec,
         result=row.result,
         search=None if is_trial else _search(row.search_id or row.id),
     )
