@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from console import printout
-from console.jobs import goes_on
+from console.client import Json
+from console.jobs import goes_on, progress
 from console.screen import Screen
 from console.session import find, signed_in
 from shared import config, errors
@@ -35,7 +36,7 @@ def run(settings: config.Settings, screen: Screen, model: str, order: Deployment
         else:
             ordered = client.deploy(model_id, order)
             with goes_on(screen, {"id": ordered["job_id"], "kind": "activate"}), screen.waiting("Activating") as say:
-                say("tried in a process of its own; what serves now goes on")
+                client.wait_for_job(ordered["job_id"], BOUND_S, lambda job: say(_doing(job)))
                 found = client.wait_for_deployment(model_id, BOUND_S, TAKE_OVER_S)
     if found["status"] == "failed":
         raise errors.EngineFailed(
@@ -47,3 +48,10 @@ def run(settings: config.Settings, screen: Screen, model: str, order: Deployment
     for process in found["processes"]:
         if process["problem"]:
             screen.line(f"  {process['process']}: {process['problem']}", style="red")
+
+
+def _doing(job: Json) -> str:
+    """What an activation waits for, or that it is under way."""
+    if job["status"] == "queued":
+        return f"{progress(job)[1]}; what serves now goes on"
+    return "tried in a process of its own; what serves now goes on"

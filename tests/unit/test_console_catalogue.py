@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from console import catalogue, cli, orders
+from console import catalogue, cli, deployment, orders
 from console import client as client_module
 from console import jobs as background
 from console.client import Client
@@ -63,6 +63,10 @@ class Api:
         if path.startswith("training"):
             self.ordered = request.read() and json.loads(request.read())
             return httpx.Response(200, json={"id": JOB, "status": "queued"})
+        if path.endswith("/deployment"):
+            serves = {"engine": "openvino", "precision": "int8", "threads": 2, "batch_size": 1, "source": "report"}
+            told = {"job_id": JOB, "status": "active", "serves": serves, "notes": [], "processes": [], "error": None}
+            return httpx.Response(200, json=told)
         if path == f"jobs/{JOB}":
             return httpx.Response(200, json=self.states.pop(0) if len(self.states) > 1 else self.states[0])
         found = [item for item in self.models if path == f"models/{item['id']}"]
@@ -80,7 +84,7 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Api:
         with Client(config.load({}), "key", transport=httpx.MockTransport(api)) as client:
             yield client
 
-    for module in (catalogue, background, orders):
+    for module in (catalogue, background, deployment, orders):
         monkeypatch.setattr(module, "signed_in", signed_in)
     monkeypatch.setattr(client_module, "POLL_S", 0.0)
     return api
@@ -189,6 +193,15 @@ def test_a_training_is_ordered_by_names_with_the_hyper_parameters_that_were_set(
         hyperparams=HyperParameters(learning_rate=0.003, optimizer="sgd", batch_size=64),
     )
     assert msgspec.convert(api.ordered, TrainingOrder) == spec
+
+
+def test_an_activation_says_what_it_waits_for(api: Api, runner: CliRunner, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("console.screen.QUIET_S", 0.0)
+    api.states = [api.job("queued", "activate") | {"waiting_for": "job_9"}, api.job("completed", "activate")]
+    done = runner.invoke(cli.main, ["deploy", MODELS["only"], "--report", "rep_1"])
+    assert done.exit_code == 0, done.output
+    assert "Activating: waiting for job_9; what serves now goes on" in done.output
+    assert "is served by openvino in INT8" in done.output
 
 
 @pytest.mark.parametrize("text", ['["a", "b"]', "a\nb\n", "a\r\nb"])
