@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed-$(EXTRA)
 TRAIN := $(VENV)/.with-train
 TENSORFLOW := .venv-tensorflow
 
-.PHONY: help setup setup-train setup-tensorflow run run-train demo test gpu-check check bench bench-dataset bench-convert bench-referee bench-search bench-search-live bench-serve bench-train wrk chaos coverage mutants clean
+.PHONY: help setup setup-train setup-tensorflow run run-train demo test gpu-check check bench bench-dataset bench-convert bench-referee bench-search bench-search-live bench-serve bench-train bench-trials wrk chaos coverage mutants clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | while IFS='|' read -r name text; \
@@ -91,6 +91,9 @@ bench-train: setup-train  ## training beside a bare loop, killed at random momen
 
 bench-serve: setup-train wrk  ## predictions beside those of six other servers (QUICK=1: two, ten minutes; ONLY="kill": that)
 	@$(BIN)/python -m benchmarks.serve $(if $(QUICK),--quick) $(ONLY)
+
+bench-trials: setup-train  ## what a trial of a search costs, one slot and two; a search killed ten times (ONLY="kills": that)
+	@$(BIN)/python -m benchmarks.trials $(ONLY)
 
 chaos: setup  ## kill processes under load for three minutes (KILLS=1000: that many), then check every promise
 	@$(BIN)/python -m benchmarks.chaos

@@ -25,11 +25,11 @@ from rich.table import Table
 from scipy import stats
 
 from benchmarks.training import Files, checked, digits_archive, order
-from shared import config, errors, nets
+from shared import config, errors
 from shared.genes import Genome, SearchSpec, applied, genes_of
 from shared.specs import HyperParameters
 from shared.trials import Finalist, Order, Result, Trial
-from trainer import TrainOrder, journal
+from trainer import TrainOrder, enclosed, journal
 
 SEEDS = 10
 TRAIN, VAL = 300, 600
@@ -85,7 +85,7 @@ def small_digits(folder: Path) -> Files:
 
 def one(start: TrainOrder, seed: int) -> Found:
     """A search with its baseline, carried out in this process on one thread."""
-    nets.settle()
+    enclosed.settle()
     began = time.monotonic()
     search = journal.start(Order(spec=WANTED, genes=genes_of(WANTED), epochs=EPOCHS, seed=1000 * seed))
     while (trial := search.ask()) is not None:
