@@ -158,4 +158,4 @@ def understood(kind: type[Spoken], said: Mapping[str, Any]) -> Spoken:
         return msgspec.convert({name: value for name, value in said.items() if value not in (None, ())}, kind)
     except msgspec.ValidationError as error:
         where, what = wording.explained(kind, str(error))
-        raise click.UsageError(f"{where.lstrip('.')}: {wording.of_text(what)}.") from error
+        raise click.UsageError(f"{where.lstrip('.')}: {wording.of_text(what).rstrip('.')}.") from error
