@@ -29,6 +29,8 @@ from shared.trace import Origin
 
 MAX_NAME = 200
 LEAST_TRAIN = 2
+DETECTOR_STEP = 32
+"""The side of a detector's images is a multiple of it: the coarsest stride of YOLOv8, which imports PyTorch."""
 
 _COLUMNS = (
     *jobs.LISTED,
@@ -63,7 +65,8 @@ def order(spec: TrainingSpec, user_id: str, limit: int, origin: Origin | None = 
     Raises:
         errors.NotFound: No such model, or no such dataset.
         errors.Conflict: The model cannot be trained, the dataset is not ready, or they do not fit each other.
-        errors.InvalidInput: The dataset has too little to learn from, or nothing to validate with.
+        errors.InvalidInput: The dataset has too little to learn from, or nothing to validate with; or no such network
+            takes images of the size.
         errors.QueueFull: `limit` jobs are waiting already.
     """
     check(spec)
@@ -104,7 +107,8 @@ def check(spec: TrainingSpec) -> tuple[Model, Dataset]:
     Raises:
         errors.NotFound: No such model, or no such dataset.
         errors.Conflict: The model cannot be trained, the dataset is not ready, or they do not fit each other.
-        errors.InvalidInput: The dataset has too little to learn from, or nothing to validate with.
+        errors.InvalidInput: The dataset has too little to learn from, or nothing to validate with; or no such network
+            takes images of the size.
     """
     model = registry.model(spec.model_id)
     registry.described(model)
@@ -113,6 +117,9 @@ def check(spec: TrainingSpec) -> tuple[Model, Dataset]:
     dataset = datasets.ready(spec.dataset_id, cast(Task, model.task_type))
     if problem := _too_little(dataset, spec.validation_split):
         raise errors.InvalidInput(problem)
+    size = spec.hyperparams.image_size
+    if model.task_type == "detection" and size is not None and size % DETECTOR_STEP:
+        raise errors.InvalidInput(f"A detector takes an image_size that is a multiple of {DETECTOR_STEP}, not {size}.")
     return model, dataset
 
 

@@ -158,6 +158,16 @@ def test_what_cannot_be_trained_is_refused_with_the_reason(gateway: Gateway, ids
     order(gateway, ids | {"dataset_id": data(gateway, one_class)}, validation_split=0.2)
 
 
+def test_a_size_that_no_detector_takes_is_refused_before_it_waits(gateway: Gateway, ids: dict[str, str]) -> None:
+    boxes = ids | {"dataset_id": data(gateway, task="detection"), "max_epochs": 3}
+    with connection.write():
+        Model.update(task_type="detection").where(Model.id == ids["model_id"]).execute()
+    for changed in ({}, {"ga": {}}):
+        response = gateway.post("/training", "admin", json=boxes | {"hyperparams": {"image_size": 65}} | changed)
+        assert (response.status_code, "a multiple of 32, not 65" in response.json()["detail"]) == (422, True)
+    order(gateway, boxes, hyperparams={"image_size": 64})
+
+
 def test_without_pytorch_it_is_said_at_once(
     gateway: Gateway, ids: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

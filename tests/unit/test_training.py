@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from benchmarks.training import checkpoint_tensors
 from shared import errors
+from shared.db import trainings
 from shared.specs import HyperParameters, Preprocessing, Resize
 from tests.conftest import needs
 from tests.dataset_kit import Checked
@@ -251,6 +252,10 @@ def test_a_size_that_a_network_cannot_take_is_refused(name, side, why):
     assert network.sized(known, known.input_shape) is known
     with pytest.raises(errors.InvalidInput, match=why):
         network.sized(known, (3, side, side))
+
+
+def test_an_order_is_held_to_the_step_of_the_network():
+    assert trainings.DETECTOR_STEP == network.COARSEST
 
 
 def test_trained_at_another_size_it_is_of_that_size(weights: Path, data: Checked, tmp_path: Path):
