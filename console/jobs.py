@@ -43,7 +43,8 @@ def _doing(at: Json) -> str:
         tried = f"generation {at['generation']}/{at['generations']}  {at['evaluations']}/{at['max_evaluations']} tried"
         return "  ".join([at["stage"], tried, *best])
     if at.get("stage") == "training":
-        figures = [f"{name} {at[name]:.3f}" for name in ("loss", "accuracy") if name in at]
+        titles = {"loss": "loss", "accuracy": "mAP" if "map50" in at else "accuracy"}
+        figures = [f"{title} {at[name]:.3f}" for name, title in titles.items() if name in at]
         return "  ".join([f"epoch {at['epoch']}/{at['max_epochs']}", *figures])
     if "step" in at:
         return f"{at['step']}  {at['done']:,}/{at['total']:,}" if at.get("total") else str(at["step"])

@@ -240,7 +240,10 @@ class _Training:
         """What every body says: the figures of the last epoch that was finished."""
         known = self._progress.epochs
         body: dict[str, object] = {"epoch": len(known), "max_epochs": self._max_epochs}
-        return body | ({"loss": known[-1].loss, "accuracy": known[-1].val_accuracy} if known else {})
+        if not known:
+            return body
+        map50 = {} if known[-1].val_map50 is None else {"map50": known[-1].val_map50}
+        return body | {"loss": known[-1].loss, "accuracy": known[-1].val_accuracy} | map50
 
     def finish(self) -> Trained:
         """The figures of the best epoch, and the model where one is wanted."""

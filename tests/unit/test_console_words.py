@@ -186,6 +186,15 @@ def test_wrong_predictions_are_named_also_without_colour():
             "epoch 3/20",
         ),
         (
+            {
+                "status": "running",
+                "progress": {"stage": "training", "epoch": 2, "max_epochs": 4, "fraction": 0.3}
+                | {"accuracy": 0.25, "map50": 0.5},
+            },
+            0.3,
+            "epoch 2/4  mAP 0.250",
+        ),
+        (
             {"status": "running", "progress": {"stage": "judging the best epoch", "epoch": 3, "max_epochs": 20}},
             1.0,
             "judging the best epoch",

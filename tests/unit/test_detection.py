@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -344,10 +345,12 @@ def test_it_learns_and_what_it_leaves_can_be_served(weights: Path, data: Checked
     with (tmp_path / "onnx").open("wb") as onnx, (tmp_path / "weights").open("wb") as kept:
         outputs = {"onnx": onnx.fileno(), "weights": kept.fileno()}
         asked = order(weights, data, tmp_path / "run", labels=None, preprocessing=None, hyperparams=wanted)
-        made = here(msgspec.structs.replace(asked, outputs=outputs))
+        told: list[Any] = []
+        made = here(msgspec.structs.replace(asked, outputs=outputs), report=told.append)
     result = made.result
     assert result.epochs[-1].val_loss < result.epochs[0].val_loss
     assert all(each.accuracy is None and each.val_map50 is not None for each in result.epochs)
+    assert told[-1]["map50"] == result.epochs[-1].val_map50
     assert result.final_accuracy == max(each.val_accuracy for each in result.epochs)
     assert result.final_map50 == result.epochs[result.best_epoch - 1].val_map50
     assert (result.confusion, result.worst[0].class_id, len(result.worst)) == ([], None, 8)
