@@ -265,8 +265,9 @@ def test_a_search_whose_coordinator_dies_asks_for_the_same_trials_and_ends(kill:
 
     last = wait_for(carried_on, 30, "the end of the trials")
     search_kit.end(last, 0.75)
-    wait_for(settled, 30, "the end of the search")
+    wait_for(lambda: search_kit.status(search_id)[0] != "running", 30, "the end of the search")
     assert len(processes) == 2
+    assert [job.kind for job in tables.Job.select().where(tables.Job.status.in_(jobs.OPEN))] == ["report"]
     assert search_kit.status(search_id) == ("completed", None)
     assert search_kit.trials(search_id) == search_kit.straight(5, **few)[0]
 
