@@ -247,4 +247,7 @@ def warn_unlabelled(archive: Archive, used: set[str], findings: Findings) -> Non
 def task_hint(task: Task, found: str) -> str:
     """What to say when the labels are of the other task."""
     other = "classification" if task == "detection" else "detection"
-    return f"The upload holds {found}, which is for {other}, but its task_type is {task}. Upload it with the other one."
+    return (
+        f"The upload holds {found}, which is for {other}, but its task_type is {task}. Upload it with task_type "
+        f"{other} (`cvp datasets add FILE --task {other}`)."
+    )

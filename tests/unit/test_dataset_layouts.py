@@ -177,6 +177,7 @@ class TestFolders:
         files |= {f"images/val/{n}.jpg": picture(n + 9) for n in range(3)}
         files |= {f"labels/{part}/{n}.txt": "0 .5 .5 .2 .2" for part in ("train", "val") for n in range(3)}
         refused(zipped(path, files), "YOLO labels, which is for detection, but its task_type is classification")
+        refused(zipped(path, files), "Upload it with task_type detection")
 
 
 class TestTables:
