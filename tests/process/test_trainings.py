@@ -120,10 +120,10 @@ def test_one_that_makes_room_and_whose_processes_are_killed_ends_with_the_same_w
     benchmark = client.post("/benchmark", json=quick | {"batch_sizes": [1]}).json()["id"]
     wait_for(lambda: "put back" in events(client, training_id), SOON_S, "room for the measurement")
     assert settled(client, f"/benchmark/{benchmark}", SOON_S)["status"] == "completed"
-    since = learns_on(client, training_id, 1)
+    learns_on(client, training_id, learned(client, training_id))  # goes on: its child is there to be killed
     platform.kill("trainer.enclosed")
     wait_for(lambda: "put off" in events(client, training_id), SOON_S, "the news of it")
-    learns_on(client, training_id, since)
+    learns_on(client, training_id, learned(client, training_id))
     worker = next(each["detail"] for each in reversed(story(client, training_id)) if each["event"] == "started")
     victim = next(pid for pid in platform.pids("trainer") if psutil.Process(pid).cmdline()[-1] == worker[-1])
     os.kill(victim, signal.SIGKILL)
@@ -163,15 +163,16 @@ def events(client: httpx.Client, job_id: str) -> list[str]:
     return [each["event"] for each in story(client, job_id)]
 
 
-def learns_on(client: httpx.Client, training_id: str, beyond: int) -> int:
-    """Wait until more epochs than these have figures; returns how many do."""
+def learns_on(client: httpx.Client, training_id: str, beyond: int) -> None:
+    """Wait until more epochs than these have figures."""
+    wait_for(lambda: learned(client, training_id) > beyond, SOON_S, "the next epoch")
 
-    def epochs() -> int:
-        found = client.get(f"/training/{training_id}").json()
-        assert found["status"] in ("queued", "running"), found["error"]
-        return len(found["epochs"]) if len(found["epochs"]) > beyond else 0
 
-    return int(wait_for(epochs, SOON_S, "the next epoch"))
+def learned(client: httpx.Client, training_id: str) -> int:
+    """Epochs of an open training that have figures."""
+    found = client.get(f"/training/{training_id}").json()
+    assert found["status"] in ("queued", "running"), found["error"]
+    return len(found["epochs"])
 
 
 def test_a_search_ends_with_a_model(client: httpx.Client, ids: Made, platform: Platform) -> None:
