@@ -74,18 +74,19 @@ async def inflated(body: AsyncIterator[bytes], encoding: str, limit: int) -> Asy
         raise errors.UnsupportedMedia("A body may be compressed with gzip or deflate, once.")
     inflate, total = zlib.decompressobj(INFLATE[encoding]), 0
     async for chunk in body:
-        while chunk and not inflate.eof:
+        left = chunk
+        while left and not inflate.eof:
             try:
-                piece = inflate.decompress(chunk, PIECE)
+                piece = inflate.decompress(left, PIECE)
             except zlib.error as error:
                 raise errors.InvalidInput(f"The body is not {encoding}: {error}.") from None
-            chunk = inflate.unconsumed_tail  # noqa: PLW2901  # what is left of it
+            left = inflate.unconsumed_tail
             total += len(piece)
             if total > limit:
                 raise too_large(limit)
             yield piece
             await asyncio.sleep(0)
-        if inflate.unused_data or (inflate.eof and chunk):
+        if inflate.unused_data or (inflate.eof and left):
             raise errors.InvalidInput("Something follows the compressed body.")
     if not inflate.eof:
         raise errors.InvalidInput("The compressed body is not complete.")
