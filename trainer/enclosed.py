@@ -20,7 +20,7 @@ def enclosed(order: TrainOrder, report: child.Report) -> Trained:
     Raises:
         errors.AppError: As `training.train`.
     """
-    if not any(Path("/dev").glob(_GPUS)):
+    if not with_gpu():
         files = [Path(path) for path in (order.weights, order.index, order.pack)]
         sandbox.enter([Path(__file__).parent, *files], scratch=Path(order.folder))
     settle()
@@ -29,6 +29,11 @@ def enclosed(order: TrainOrder, report: child.Report) -> Trained:
     from trainer import training  # its libraries start threads, which must be inside as well
 
     return training.train(order, report)
+
+
+def with_gpu() -> bool:
+    """Whether there is one that PyTorch may use."""
+    return any(Path("/dev").glob(_GPUS))
 
 
 def settle() -> None:

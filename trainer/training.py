@@ -7,6 +7,7 @@ the weights it would have ended with.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import math
 import time
@@ -18,7 +19,7 @@ import msgspec
 import numpy as np
 import torch
 
-from shared import child, config, errors
+from shared import child, config, errors, nets
 from shared.specs import EpochFigures, Task, TrainingResult
 from trainer import Trained, TrainOrder, checkpoint, classification, detection, network, outcome, sampling, terms
 from trainer.batches import Images, Loader, draws_of, workers_for
@@ -51,6 +52,12 @@ LEARNING: dict[Task, Learning] = {
 }
 
 
+TOO_LARGE = (
+    "The training needs more memory than a job may use. Order with a smaller batch_size, a smaller image_size, or a "
+    "smaller model."
+)
+
+
 def never() -> bool:
     """Nobody wishes it to end."""
     return False
@@ -71,12 +78,12 @@ def train(order: TrainOrder, report: child.Report, stop: Stop = never) -> Traine
         errors.Unavailable: The disk is full.
         loop.Stopped: `stop` said so.
     """
-    training = _Training(order, terms.of(order), report, stop)
     try:
-        training.run()
-        return training.finish()
-    finally:
-        training.close()
+        with nets.allocations(), contextlib.closing(_Training(order, terms.of(order), report, stop)) as training:
+            training.run()
+            return training.finish()
+    except MemoryError as error:
+        raise errors.TooLarge(TOO_LARGE) from error
 
 
 class _Training:
@@ -205,7 +212,8 @@ class _Training:
         )
 
     def _judged(self) -> Judgement:
-        places = sampling.batches(np.arange(len(self._val)), 2 * self._terms.wanted.batch_size)
+        size = self._terms.wanted.batch_size * (1 if self._learner.halved else 2)
+        places = sampling.batches(np.arange(len(self._val)), size)
         judge = self._learning.judge(self._val.samples, self._terms.contract)
         return self._learner.evaluate(self._loader.load(self._val, places), judge, self._stop)
 

@@ -13,13 +13,14 @@ import pytest
 
 from benchmarks.training import checkpoint_tensors
 from preparer import DescribeOrder
-from shared import child, metadata
+from shared import child, errors, metadata
 from shared.artifacts import ArtifactStore, Outputs
 from shared.specs import HyperParameters, ModelDescription
 from tests.conftest import needs
 from tests.dataset_kit import Checked
 from tests.training_kit import CONTRACT, LABELS, LIMITS, dataset, here, order, run_until, scenes, weights_file
 from trainer import CHECKPOINT, Trained
+from trainer.duty import LIBRARIES_MB
 
 needs("torch")
 
@@ -84,6 +85,15 @@ def test_a_detector_that_was_killed_ends_with_the_weights_it_would_have_had(tmp_
     assert ended
     assert checkpoint_tensors(tmp_path / "whole") == checkpoint_tensors(tmp_path / "killed")
     assert [each.val_accuracy for each in ended.result.epochs] == [each.val_accuracy for each in whole.result.epochs]
+
+
+def test_one_that_asks_for_too_much_memory_is_told_so(weights: Path, data: Checked, tmp_path: Path) -> None:
+    """Half a gigabyte beside the libraries; a step of 32 images of 512 pixels takes some."""
+    hyperparams = HyperParameters(batch_size=32, image_size=512)
+    asked = order(weights, data, tmp_path / "run", max_epochs=1, hyperparams=hyperparams)
+    limits = child.Limits(wall_s=LIMITS.wall_s, memory_mb=LIBRARIES_MB + 512)
+    with pytest.raises(errors.TooLarge, match="Order with a smaller batch_size"):
+        child.run("trainer.enclosed", asked, Trained, limits=limits)
 
 
 def test_what_it_makes_is_described_like_an_upload(weights: Path, data: Checked, tmp_path: Path) -> None:
