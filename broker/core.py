@@ -6,8 +6,11 @@ requests than its `Ready` allowed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence, Sized
 from typing import NamedTuple
+
+import msgspec
 
 from broker.lane import Lane, Request
 from broker.pace import Pace, retry_after_s
@@ -30,6 +33,7 @@ from shared.wire.messages import (
     AskStatus,
     Assign,
     Bye,
+    Crowd,
     Done,
     Event,
     Failed,
@@ -48,6 +52,11 @@ PROBE_AFTER_S = 2.5 * HEARTBEAT_S
 MAX_TTL_MS = 86_400_000.0
 RESTART_S = 1.0
 """What a restarted process takes to come back, roughly: the advice that goes with `Unavailable`."""
+ALWAYS = 128
+"""Images that may be ahead of a request however slow the model is, so that a hundred clients that ask again once they
+are answered are never refused."""
+FEW = 16
+"""Clients are told how many more requests the lane would take of a caller when there are fewer than this."""
 
 
 class Outgoing(NamedTuple):
@@ -63,12 +72,20 @@ class Core:
 
     Args:
         boot_id: Names this run of the broker.
-        lane: Where requests wait; its bounds are the refusals.
+        lane: Where requests wait; its bounds are refusals.
+        patience_s: Who would wait longer than this, at the measured pace, is refused as well.
         wall: The wall clock as it is written into events.
     """
 
-    def __init__(self, boot_id: str, lane: Lane, wall: Callable[[], str] = lambda: clock.iso(clock.now_ms())) -> None:
+    def __init__(
+        self,
+        boot_id: str,
+        lane: Lane,
+        patience_s: float,
+        wall: Callable[[], str] = lambda: clock.iso(clock.now_ms()),
+    ) -> None:
         self.boot_id = boot_id
+        self._patience_s = patience_s
         self.draining = False
         self.roster = Roster()
         self.lane = lane
@@ -141,13 +158,14 @@ class Core:
     # --- requests ---------------------------------------------------------------------------------------------------
 
     def _submit(self, now_s: float, client: bytes, submit: Submit, blobs: Sequence[Sized]) -> None:
-        size_bytes = sum(len(blob) for blob in blobs)
-        refusal = self._refusal(submit, size_bytes)
+        request = Request(submit, client, blobs, now_s, now_s + submit.queue_ttl_ms / 1000)
+        refusal = self._refusal(submit, request.size_bytes)
         if refusal is not None:
             self._fail(client, submit.request_id, refusal)
             return
-        deadline_s = now_s + submit.queue_ttl_ms / 1000
-        request = Request(submit, client, blobs, size_bytes, now_s, deadline_s)
+        if not self._admit(now_s, request):
+            self._send_away(now_s, request)
+            return
         self._requests[submit.request_id] = request
         self.lane.append(request)
 
@@ -164,17 +182,57 @@ class Core:
             )
         if not self.roster.serving:
             return Unavailable("No inference worker is running. Try again in a moment.", retry_after_s=RESTART_S)
-        return self._crowded(submit, size_bytes)
+        return None
 
-    def _crowded(self, submit: Submit, size_bytes: int) -> QueueFull | None:
-        wait_s = self._pace.wait_s(len(self.lane), self.roster.credit)
-        if not self.lane.admits(size_bytes):
-            text = f"{len(self.lane)} requests with {self.lane.queued_bytes} bytes wait already. Try again later."
-        elif wait_s is not None and wait_s * 1000 > submit.queue_ttl_ms:
-            text = f"It would wait about {wait_s:.1f} s, longer than its limit. Try again later."
-        else:
-            return None
-        return QueueFull(text, retry_after_s=retry_after_s(wait_s))
+    def _admit(self, now_s: float, request: Request) -> bool:
+        """Make sure that a request may wait; who crowds the lane gives way to who does not."""
+        limit = self._ahead_at_most(now_s, request.submit.queue_ttl_ms / 1000)
+        if self.lane.images > limit and self.lane.ahead(request.submit.caller) > limit:
+            return False
+        if not self.lane.admits(request.size_bytes):
+            for other in self.lane.give_way(request):
+                del self._requests[other.submit.request_id]
+                self._send_away(now_s, other)
+        return self.lane.admits(request.size_bytes)
+
+    def _ahead_at_most(self, now_s: float, ttl_s: float) -> float:
+        """How many images may be ahead of a request."""
+        per_s = self._pace.per_s(now_s)
+        return math.inf if per_s is None else min(max(ALWAYS, per_s * self._patience_s), per_s * ttl_s)
+
+    def _send_away(self, now_s: float, request: Request) -> None:
+        """Too much waits for this request to wait as well."""
+        self._failed += 1
+        caller, per_s = request.submit.caller, self._pace.per_s(now_s)
+        ahead = self.lane.ahead(caller)
+        text = f"{len(self.lane)} requests with {self.lane.queued_bytes} bytes wait"
+        text += "" if per_s is None else f"; yours would wait {ahead / per_s:.1f} s"
+        failed = Failed(
+            request_id=request.submit.request_id,
+            code=QueueFull.code,
+            message=f"{text}. Try again later.",
+            retry_after_ms=1000 * retry_after_s(ahead, per_s),
+        )
+        self._send(request.client, self._with_crowd(now_s, caller, failed))
+
+    def _with_crowd(self, now_s: float, caller: str, message: Done | Failed) -> Done | Failed:
+        """The answer, which also says how many more requests of its caller there is room for where there are few."""
+        room = self._room(now_s, caller)
+        if room >= FEW:
+            return message
+        wait_ms = 1000 * retry_after_s(self.lane.ahead(caller), self._pace.per_s(now_s))
+        return msgspec.structs.replace(message, crowd=Crowd(room=room, wait_ms=wait_ms))
+
+    def _room(self, now_s: float, caller: str) -> int:
+        """How many more requests of one image each would be taken of a caller, at least; `FEW` stands for any more."""
+        lane, limit = self.lane, self._ahead_at_most(now_s, math.inf)
+        room = FEW
+        if lane.images + FEW * (lane.callers + 1) > limit:
+            spare = limit - lane.ahead(caller)
+            room = 0 if spare < 0 else min(FEW, int(spare / max(1, lane.callers)) + 1)
+        if lane.limit - len(lane) < room and lane.crowds(caller):
+            room = lane.limit - len(lane)
+        return room
 
     def _dispatch(self, now_s: float) -> None:
         while (request := self.lane.head()) is not None:
@@ -218,12 +276,12 @@ class Core:
             self._let_go(worker)
             return
         del self._requests[message.request_id]
-        if request.assigned_s is not None:
-            self._pace.add(now_s - request.assigned_s)
+        self._pace.answered(now_s, request.images)
+        self._dispatch(now_s)  # before it is said how much room there is
         if not request.answered:
             self._completed += isinstance(message, Done)
             self._failed += isinstance(message, Failed)
-            self._send(request.client, message, blobs)
+            self._send(request.client, self._with_crowd(now_s, request.submit.caller, message), blobs)
         self._let_go(worker)
 
     def _refuse(self, request: Request, error: AppError) -> None:
@@ -345,6 +403,7 @@ class Core:
         if self.draining and not self.roster.serving:
             for request in self.lane.clear():
                 self._refuse(request, _restarting())
+        self._pace.waiting(now_s, len(self.lane) > 0)
         return self._flushed()
 
     def _flushed(self) -> list[Outgoing]:

@@ -1,13 +1,24 @@
-"""The inference lane: requests that wait, first in first out, bounded by count and by bytes."""
+"""The inference lane: requests that wait, bounded by count and by bytes, where every caller has an equal share.
+
+Start-time fair queueing: whoever had fewer images taken comes first. The lane keeps a virtual time, in images; a
+caller's next request is due at its `turn`, which moves on by the images of what was taken.
+"""
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import math
 from collections import deque
-from collections.abc import Sequence, Sized
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence, Sized
+from dataclasses import dataclass, field
 
 from shared.wire.messages import Submit
+
+VIDEO_IMAGES = 16
+"""What a video counts as before anybody has looked at its frames; there may be 64."""
+REMEMBERED = 1024
+"""Callers with nothing waiting whose turns are kept, before those that no longer matter are forgotten."""
 
 
 @dataclass(slots=True)
@@ -17,7 +28,6 @@ class Request:
     submit: Submit
     client: bytes
     blobs: Sequence[Sized]
-    size_bytes: int
     received_s: float
     deadline_s: float
     """The bound of the stage it is in: waiting, or inference from its first assignment on."""
@@ -27,63 +37,205 @@ class Request:
     """It was in flight on a worker that died, so it runs by itself now."""
     answered: bool = False
     """Its time ran out during inference: the client has its answer, the worker still owes one."""
+    size_bytes: int = field(init=False)
+    images: int = field(init=False)
+    """Its share of the work, as far as can be told without opening it."""
+
+    def __post_init__(self) -> None:
+        self.size_bytes = sum(len(blob) for blob in self.blobs)
+        known = {"images": len(self.blobs), "tensors": 1, "video": VIDEO_IMAGES, "raw": self.submit.rows}
+        self.images = max(1, known[self.submit.form])
+
+
+@dataclass(slots=True)
+class Flow:
+    """What waits of one caller."""
+
+    turn: float
+    """When its first request is due, in virtual time."""
+    requests: deque[Request] = field(default_factory=deque)
+    images: int = 0
+    size_bytes: int = 0
+
+    def append(self, request: Request) -> None:
+        """One more, at the end."""
+        self.requests.append(request)
+        self.images += request.images
+        self.size_bytes += request.size_bytes
+
+    def take(self, request: Request) -> Request:
+        """Count one out that was just removed from `requests`."""
+        self.images -= request.images
+        self.size_bytes -= request.size_bytes
+        return request
 
 
 class Lane:
-    """A bounded FIFO. The bounds hold for what is admitted; requests of a lost worker come back in front regardless."""
+    """A bounded queue, fair among callers and first in first out for each of them.
+
+    The bounds hold for what is admitted; requests of a lost worker come back in front regardless.
+    """
 
     def __init__(self, limit: int, limit_bytes: int) -> None:
         self.limit = limit
         self.limit_bytes = limit_bytes
         self.queued_bytes = 0
-        self._queue: deque[Request] = deque()
+        self.images = 0
+        self._count = 0
+        self._returned: deque[Request] = deque()
+        self._flows: dict[str, Flow] = {}
+        self._turns: list[tuple[float, int, str]] = []
+        """A heap with one entry for each flow: its turn, who came first among equals, its caller."""
+        self._entries = itertools.count()
+        self._virtual = 0.0
+        self._past: dict[str, float] = {}
+        """Turns of callers that have nothing waiting now: who comes back at once goes on from there."""
         self._next_deadline_s = math.inf
 
     def __len__(self) -> int:
-        return len(self._queue)
+        return self._count
+
+    def __iter__(self) -> Iterator[Request]:
+        yield from self._returned
+        for flow in self._flows.values():
+            yield from flow.requests
+
+    @property
+    def callers(self) -> int:
+        """How many have requests waiting."""
+        return len(self._flows)
 
     def admits(self, size_bytes: int) -> bool:
         """Whether one more request of this size keeps both bounds."""
-        return len(self._queue) < self.limit and self.queued_bytes + size_bytes <= self.limit_bytes
+        return self._count < self.limit and self.queued_bytes + size_bytes <= self.limit_bytes
+
+    def ahead(self, caller: str) -> float:
+        """Images that would be taken before the next request of this caller."""
+        due = self._due(caller)
+        returned = sum(request.images for request in self._returned)
+        return returned + sum(min(flow.images, max(0.0, due - flow.turn)) for flow in self._flows.values())
+
+    def crowds(self, caller: str) -> bool:
+        """Whether nobody has more waiting than this caller."""
+        flow = self._flows.get(caller)
+        return flow is not None and self._load(flow) >= max(map(self._load, self._flows.values()))
 
     def append(self, request: Request) -> None:
-        """Let a request wait at the end."""
-        self._queue.append(request)
+        """Let a request wait behind those of its caller."""
+        caller = request.submit.caller
+        flow = self._flows.get(caller)
+        if flow is None:
+            flow = self._flows[caller] = Flow(self._due(caller))
+            self._past.pop(caller, None)
+            heapq.heappush(self._turns, (flow.turn, next(self._entries), caller))
+        flow.append(request)
         self._entered(request)
 
     def put_back(self, request: Request) -> None:
-        """Let a request wait at the front again."""
-        self._queue.appendleft(request)
+        """Let a request wait in front of all others: its caller had its turn."""
+        self._returned.appendleft(request)
         self._entered(request)
+
+    def give_way(self, newcomer: Request) -> list[Request]:
+        """Take out the newest requests of who has most waiting, so that a newcomer fits in; none where it cannot.
+
+        Nobody loses their only request, and nobody gives way to a caller who would then have as much.
+        """
+        flow = self._flows.get(newcomer.submit.caller, Flow(0.0))
+        wanted = self._share(len(flow.requests) + 1, flow.size_bytes + newcomer.size_bytes)
+        taken: list[Request] = []
+        while not self.admits(newcomer.size_bytes):
+            most = max(self._flows.values(), key=self._load, default=flow)
+            if self._load(most) <= wanted or len(most.requests) < 2:
+                for request in reversed(taken):
+                    self.append(request)
+                return []
+            taken.append(self._left(most.take(most.requests.pop())))
+        return taken
 
     def head(self) -> Request | None:
         """The request whose turn it is."""
-        return self._queue[0] if self._queue else None
+        if self._returned:
+            return self._returned[0]
+        return self._flows[self._turns[0][2]].requests[0] if self._turns else None
 
     def pop(self) -> Request:
         """Take the head out."""
-        request = self._queue.popleft()
-        self.queued_bytes -= request.size_bytes
-        return request
+        if self._returned:
+            return self._left(self._returned.popleft())
+        self._virtual, _, caller = self._turns[0]
+        flow = self._flows[caller]
+        request = flow.take(flow.requests.popleft())
+        flow.turn += request.images
+        if flow.requests:
+            heapq.heapreplace(self._turns, (flow.turn, next(self._entries), caller))
+        else:
+            heapq.heappop(self._turns)
+            del self._flows[caller]
+            self._remember(caller, flow.turn)
+        return self._left(request)
 
     def expired(self, now_s: float) -> list[Request]:
         """Take out the requests whose deadline has passed. Looks through the lane only when one may have."""
         if now_s < self._next_deadline_s:
             return []
-        waiting = self.clear()
-        for request in waiting:
-            if now_s < request.deadline_s:
-                self.append(request)
-        return [request for request in waiting if now_s >= request.deadline_s]
+        late = [request for request in self if now_s >= request.deadline_s]
+        self._returned = deque(request for request in self._returned if now_s < request.deadline_s)
+        for caller, flow in list(self._flows.items()):
+            kept = Flow(flow.turn)
+            for request in flow.requests:
+                if now_s < request.deadline_s:
+                    kept.append(request)
+            self._flows[caller] = kept
+            if not kept.requests:
+                del self._flows[caller]
+                self._remember(caller, flow.turn)
+        self._turns = [(flow.turn, next(self._entries), caller) for caller, flow in self._flows.items()]
+        heapq.heapify(self._turns)
+        for request in late:
+            self._left(request)
+        self._next_deadline_s = min((request.deadline_s for request in self), default=math.inf)
+        return late
 
     def clear(self) -> list[Request]:
         """Take everything out."""
-        waiting = list(self._queue)
-        self._queue.clear()
-        self.queued_bytes = 0
+        waiting = list(self)
+        self._returned.clear()
+        self._flows.clear()
+        self._turns.clear()
+        self._past.clear()
+        for request in waiting:
+            self._left(request)
         self._next_deadline_s = math.inf
         return waiting
 
+    def _due(self, caller: str) -> float:
+        """When the next request of this caller would be."""
+        flow = self._flows.get(caller)
+        return max(self._virtual, self._past.get(caller, 0.0)) if flow is None else flow.turn + flow.images
+
+    def _load(self, flow: Flow) -> float:
+        return self._share(len(flow.requests), flow.size_bytes)
+
+    def _share(self, requests: int, size_bytes: int) -> float:
+        """What these take of the bound they are nearer to."""
+        return max(requests / self.limit, size_bytes / self.limit_bytes)
+
+    def _remember(self, caller: str, turn: float) -> None:
+        self._past[caller] = turn
+        if not self._flows:
+            self._past.clear()
+        elif len(self._past) > REMEMBERED:
+            self._past = {other: turn for other, turn in self._past.items() if turn > self._virtual}
+
     def _entered(self, request: Request) -> None:
+        self._count += 1
+        self.images += request.images
         self.queued_bytes += request.size_bytes
         self._next_deadline_s = min(self._next_deadline_s, request.deadline_s)
+
+    def _left(self, request: Request) -> Request:
+        self._count -= 1
+        self.images -= request.images
+        self.queued_bytes -= request.size_bytes
+        return request

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 def main(settings: Settings, stop: Stop) -> None:
     """Run the broker until it is asked to stop."""
     lane = Lane(settings.inference_queue, settings.inference_queue_mb << 20)
-    core = Core(new_id("boot"), lane)
+    core = Core(new_id("boot"), lane, settings.inference_queue_s)
     router = sockets.router(settings.broker_endpoint)
     events = sockets.publisher(settings.events_endpoint)
     try:

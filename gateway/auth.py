@@ -16,6 +16,9 @@ from shared.db import accounts
 CACHED = 10_000
 """Credentials remembered at once; beyond that the cache starts afresh."""
 
+CALLER = 16
+"""Characters of a key's fingerprint that tell it from others."""
+
 NO_CREDENTIAL = (
     "Send `Authorization: Bearer <token or API key>` or `X-API-Key: <key>`; POST /api/v1/auth/login gives a token."
 )
@@ -32,6 +35,8 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     """A good credential: whose it is, which session it stands for (None: an API key), and when it ends."""
 
     account: accounts.Account
+    caller: str
+    """Whose share of what is shared it uses: each API key has one, all sign-ins of a user have one together."""
     session_id: str | None
     expires_at_ms: int | None
 
@@ -83,18 +88,21 @@ class Credentials:
     async def _by_key(self, key: str) -> Identity:
         if not apikeys.well_formed(key):
             raise errors.Unauthorized("The API key is mistyped or cut off; its checksum does not fit.")
-        found = await self._store.read(accounts.key_user, apikeys.fingerprint(key))
+        fingerprint = apikeys.fingerprint(key)
+        found = await self._store.read(accounts.key_user, fingerprint)
         if found is None:
             raise errors.Unauthorized("The API key is unknown, revoked or expired.")
         account, expires_at_ms = found
-        return Identity(account=account, session_id=None, expires_at_ms=expires_at_ms)
+        return Identity(account=account, caller=fingerprint[:CALLER], session_id=None, expires_at_ms=expires_at_ms)
 
     async def _by_token(self, token: str) -> Identity:
         claims = self._signer.read(token)
         account = await self._store.read(accounts.session_user, claims.session_id)
         if account is None:
             raise errors.Unauthorized("The sign-in has ended; sign in again.")
-        return Identity(account=account, session_id=claims.session_id, expires_at_ms=claims.expires_at_ms)
+        return Identity(
+            account=account, caller=account.id, session_id=claims.session_id, expires_at_ms=claims.expires_at_ms
+        )
 
 
 def credential_of(scope: Scope) -> Credential | None:

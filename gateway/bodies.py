@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import zlib
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -35,6 +36,9 @@ MISFITS = 20
 
 SHOWN = 100
 """Characters of a field's name that a refusal repeats."""
+
+SHARE = 3
+"""So one caller alone may hold three quarters of the bytes under way, and two may hold three sevenths each."""
 
 REQUIRED = "required"
 """What is said about a field that is not there."""
@@ -98,38 +102,43 @@ def too_large(limit: int) -> errors.TooLarge:
 
 
 class Budget:
-    """The bytes of the bodies under way in this process, bounded."""
+    """The bytes of the bodies under way in this process, bounded; nobody holds more than `SHARE` times what is left."""
 
     def __init__(self, limit: int) -> None:
         self._left = limit
+        self._held: Counter[str] = Counter()
 
     @contextmanager
-    def share(self) -> Iterator[_Share]:
+    def share(self, caller: str) -> Iterator[_Share]:
         """One request's part; returned at the end of the block."""
-        share = _Share(self)
+        share = _Share(self, caller)
         try:
             yield share
         finally:
             self._left += share.taken
+            self._held[caller] -= share.taken
+            if not self._held[caller]:
+                del self._held[caller]
 
-    def take(self, size: int) -> None:
+    def take(self, caller: str, size: int) -> None:
         """Take `size` bytes.
 
         Raises:
-            errors.QueueFull: They are not left.
+            errors.QueueFull: They are not left, or this caller would hold too large a part.
         """
-        if size > self._left:
+        if self._held[caller] + size > SHARE * (self._left - size):
             raise errors.QueueFull("Too many bytes are under way; try again shortly.", retry_after_s=1)
         self._left -= size
+        self._held[caller] += size
 
 
 class _Share:
-    def __init__(self, budget: Budget) -> None:
-        self._budget, self.taken = budget, 0
+    def __init__(self, budget: Budget, caller: str) -> None:
+        self._budget, self._caller, self.taken = budget, caller, 0
 
     async def metered(self, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         async for chunk in body:
-            self._budget.take(len(chunk))
+            self._budget.take(self._caller, len(chunk))
             self.taken += len(chunk)
             yield chunk
 

@@ -50,6 +50,10 @@ class Broker(Protocol):
         """Its last word and the age of it in seconds."""
         ...
 
+    def entering(self, caller: str) -> contextlib.AbstractContextManager[None]:
+        """Around reading a request that will be submitted."""
+        ...
+
     async def submit(self, request: Submit, blobs: Sequence[bytes]) -> Answer:
         """One prediction."""
         ...

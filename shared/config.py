@@ -100,6 +100,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper"):
         1000
     )
     inference_queue_mb: Annotated[int, Meta(ge=1, le=1_000_000, description="MB that may wait for inference.")] = 256
+    inference_queue_s: Annotated[
+        Seconds, Meta(description="Longest wait that is begun, at the measured pace; 128 images may always wait.")
+    ] = 2.0
     queue_timeout_s: Annotated[Seconds, Meta(description="Longest wait for a free inference worker.")] = 30.0
     inference_timeout_s: Annotated[Seconds, Meta(description="Longest inference of one request.")] = 30.0
     max_queued_jobs: Annotated[int, Meta(ge=1, le=1_000_000, description="Jobs that may wait, all kinds together.")] = (

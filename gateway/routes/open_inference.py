@@ -129,8 +129,10 @@ async def _answer(context: Context, request: Http, model: str, version: str) -> 
     started_s = time.perf_counter()
     predict.check_broker(context)
     entry = await _model(context, model, version)  # before the body is read
-    with context.budget.share() as share:
-        body = b"".join([chunk async for chunk in share.metered(_body(request))])
+    caller = request.scope["state"]["identity"].caller
+    with context.budget.share(caller) as share:
+        with context.broker.entering(caller):
+            body = b"".join([chunk async for chunk in share.metered(_body(request))])
         head, binary = _parted(body, request.headers.get(HEAD_LENGTH, ""))
         del body
         asked = open_inference.decode(head)
@@ -186,6 +188,7 @@ def _submit(context: Context, request: Http, entry: CatalogEntry, asked: InferRe
         queue_ttl_ms=min(queue_ms, asked.queue_ms or queue_ms),
         inference_ttl_ms=context.settings.inference_timeout_s * 1000,
         rows=asked.rows,
+        caller=request.scope["state"]["identity"].caller,
         traceparent=request.scope["state"]["traceparent"] or "",
     )
 

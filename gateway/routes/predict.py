@@ -128,9 +128,11 @@ async def _answer(context: Context, http: HTTPScope, receive: Receive) -> bytes:
     options = _options(http)
     if options.model_id:
         await served(context, options.model_id)  # before the body is read
-    with context.budget.share() as share:
-        ask = await _read(http, share.metered(bodies.chunks(receive, BODY_BYTES)), options)
-        entry = await served(context, ask.options.model_id)
+    caller = http["state"]["identity"].caller
+    with context.budget.share(caller) as share:
+        with context.broker.entering(caller):
+            ask = await _read(http, share.metered(bodies.chunks(receive, BODY_BYTES)), options)
+            entry = await served(context, ask.options.model_id)
         answer = await context.broker.submit(_submit(context, http, ask), ask.blobs)
     done, blobs = answer
     total_ms = (time.perf_counter() - started_s) * 1000
@@ -274,6 +276,7 @@ def _submit(context: Context, scope: HTTPScope, ask: Ask) -> Submit:
         top_k=ask.options.top_k,
         frames_per_second=ask.options.frames_per_second,
         raw_outputs=ask.options.outputs,
+        caller=scope["state"]["identity"].caller,
         traceparent=scope["state"]["traceparent"] or "",
     )
 

@@ -17,6 +17,7 @@ from shared.errors import AppError, Conflict, DeadlineExceeded, TooLarge, Unavai
 from shared.specs import Lane
 from shared.wire import codec, sockets
 from shared.wire.codec import BadFrames
+from shared.wire.door import Door
 from shared.wire.messages import DOORBELL, AskStatus, Done, Failed, Message, Publish, Status, Submit, ToClient
 
 ASK_EVERY_S = 1.0
@@ -39,6 +40,7 @@ Answer = tuple[Done, Sequence[bytes]]
 class _Pending:
     answer: asyncio.Future[Answer]
     overdue_s: float
+    caller: str
 
 
 class BrokerClient:
@@ -59,6 +61,7 @@ class BrokerClient:
         self._status: Status | None = None
         self._status_s = 0.0
         self._asks_unanswered = 0
+        self._door = Door(time.monotonic)
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -86,6 +89,14 @@ class BrokerClient:
         """The broker's last word and its age in seconds; None while there is no broker that answers."""
         return self._status, self._loop.time() - self._status_s
 
+    def entering(self, caller: str) -> contextlib.AbstractContextManager[None]:
+        """Around reading a request that will be submitted.
+
+        Raises:
+            QueueFull: When entered: the broker would refuse it.
+        """
+        return self._door.entering(caller)
+
     async def submit(self, request: Submit, blobs: Sequence[bytes] = ()) -> Answer:
         """Send one prediction request and wait for its answer, at most for both its time limits and a small grace.
 
@@ -98,7 +109,8 @@ class BrokerClient:
             raise Conflict(f"A request with the id {request.request_id!r} is still being worked on. Use a new id.")
         answer: asyncio.Future[Answer] = self._loop.create_future()
         limit_s = (request.queue_ttl_ms + request.inference_ttl_ms) / 1000 + GRACE_S
-        self._pending[request.request_id] = _Pending(answer, self._loop.time() + limit_s)
+        self._pending[request.request_id] = _Pending(answer, self._loop.time() + limit_s, request.caller)
+        self._door.sent(request.caller)
         try:
             if not self._send(request, blobs):
                 raise _no_broker()
@@ -142,14 +154,20 @@ class BrokerClient:
     def _received(self, message: ToClient, blobs: Sequence[bytes]) -> None:
         match message:
             case Done():
+                self._hear(message)
                 self._settle(message.request_id, (message, blobs))
             case Failed(request_id=request_id, code=code, message=text, retry_after_ms=retry_after_ms):
+                self._hear(message)
                 retry_after_s = None if retry_after_ms is None else retry_after_ms / 1000
                 self._settle(request_id, from_code(code, text, retry_after_s=retry_after_s))
             case Status():
                 if self._status is not None and self._status.boot_id != message.boot_id:
                     self._lost("The broker restarted while the request was under way. Try again.")
                 self._status, self._status_s, self._asks_unanswered = message, self._loop.time(), 0
+
+    def _hear(self, message: Done | Failed) -> None:
+        if (pending := self._pending.get(message.request_id)) is not None:
+            self._door.told(pending.caller, message.crowd)
 
     def _settle(self, request_id: str, result: Answer | AppError) -> None:
         pending = self._pending.get(request_id)
@@ -162,6 +180,7 @@ class BrokerClient:
 
     def _lost(self, text: str) -> None:
         self._status = None
+        self._door.forget()
         for request_id in self._pending:
             self._settle(request_id, Unavailable(text, retry_after_s=ASK_EVERY_S))
 

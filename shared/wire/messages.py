@@ -50,6 +50,8 @@ class Submit(Message, frozen=True, kw_only=True):
     raw_outputs: bool = False
     rows: int = 1
     """Of raw tensors: the length of their batch, as their head says it."""
+    caller: Name = ""
+    """Whose share of the lane it uses: all callers have equal ones."""
     traceparent: Name = ""
 
 
@@ -146,6 +148,14 @@ class Bye(Message, frozen=True, kw_only=True):
     boot_id: Name
 
 
+class Crowd(msgspec.Struct, frozen=True, kw_only=True):
+    """The broker's remark on an answer, where the lane would take few more requests of its caller, or none."""
+
+    room: int
+    wait_ms: float
+    """How long one more would wait: when to come back if there is no room."""
+
+
 class Done(Message, frozen=True, kw_only=True):
     """A finished request, worker to broker and broker to client.
 
@@ -159,6 +169,7 @@ class Done(Message, frozen=True, kw_only=True):
     queue_ms: float
     decode_ms: float
     inference_ms: float
+    crowd: Crowd | None = None
 
 
 class Failed(Message, frozen=True, kw_only=True):
@@ -171,6 +182,7 @@ class Failed(Message, frozen=True, kw_only=True):
     code: str
     message: str
     retry_after_ms: float | None = None
+    crowd: Crowd | None = None
 
 
 # --- broker -> inferencer -------------------------------------------------------------------------------------------

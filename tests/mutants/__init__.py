@@ -85,6 +85,27 @@ MUTANTS = (
         killed_by=CORE,
     ),
     Mutant(
+        name="who comes back at once passes those who wait",
+        file="broker/lane.py",
+        original="        self._past[caller] = turn\n",
+        mutated="        self._past[caller] = 0.0\n",
+        killed_by=CORE,
+    ),
+    Mutant(
+        name="shares of the lane are of requests, however many images they have",
+        file="broker/lane.py",
+        original="        flow.turn += request.images\n",
+        mutated="        flow.turn += 1\n",
+        killed_by=CORE,
+    ),
+    Mutant(
+        name="time in which nobody waits counts as slowness",
+        file="broker/pace.py",
+        original="        elif not anybody and self._since_s is not None:\n",
+        mutated="        elif False:\n",
+        killed_by=CORE,
+    ),
+    Mutant(
         name="a retry starts its time limit again",
         file="broker/core.py",
         original="        if request.assigned_s is None:\n            request.deadline_s",

@@ -80,6 +80,7 @@ class FakeBroker:
 
     def __init__(self) -> None:
         self.alive = True
+        self.crowded = False
         self.failure: errors.AppError | None = None
         self.results: dict[str, Any] = {"predictions": [[{"class_id": 6, "label": "six", "confidence": 0.5}]]}
         self.outputs: list[dict[str, Any]] = [{"name": "y", "datatype": "FP32", "shape": [1, 1], "data": [0.5]}]
@@ -108,6 +109,12 @@ class FakeBroker:
             ),
             0.1,
         )
+
+    @contextmanager
+    def entering(self, caller: str) -> Iterator[None]:
+        if self.crowded:
+            raise errors.QueueFull("Requests wait.", retry_after_s=2.0)
+        yield
 
     async def submit(self, request: Submit, blobs: Sequence[bytes]) -> Answer:
         self.submitted.append((request, list(blobs)))

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from broker.core import PROBE_AFTER_S, Core, Outgoing
-from broker.lane import Lane
+from broker.core import ALWAYS, FEW, PROBE_AFTER_S, Core, Outgoing
+from broker.lane import Lane, Request
 from shared.wire import codec
 from shared.wire.messages import (
     DEAD_AFTER_S,
     AskStatus,
     Assign,
     Bye,
+    Crowd,
     Done,
     Event,
     Failed,
@@ -34,13 +36,18 @@ CLIENT = b"gateway-0"
 A, B = b"inferencer-0", b"inferencer-1"
 
 
-def core(limit: int = 100, limit_bytes: int = 10_000) -> Core:
-    return Core("boot", Lane(limit, limit_bytes), wall=lambda: "2026-01-31T08:15:30.250Z")
+def core(limit: int = 100, limit_bytes: int = 10_000, patience_s: float = 3_600) -> Core:
+    return Core("boot", Lane(limit, limit_bytes), patience_s, wall=lambda: "2026-01-31T08:15:30.250Z")
 
 
-def submit(request_id: str, queue_ms: float = 30_000, inference_ms: float = 30_000) -> Submit:
+def submit(request_id: str, queue_ms: float = 30_000, inference_ms: float = 30_000, caller: str = "") -> Submit:
     return Submit(
-        request_id=request_id, model_id="mdl", form="images", queue_ttl_ms=queue_ms, inference_ttl_ms=inference_ms
+        request_id=request_id,
+        model_id="mdl",
+        form="images",
+        queue_ttl_ms=queue_ms,
+        inference_ttl_ms=inference_ms,
+        caller=caller,
     )
 
 
@@ -64,7 +71,7 @@ def failed(request_id: str) -> Failed:
     return Failed(request_id=request_id, code="bad_image", message="no image")
 
 
-def serving(*workers: bytes, credit: int = 1, **limits: int) -> Core:
+def serving(*workers: bytes, credit: int = 1, **limits: float) -> Core:
     """A core that these workers have introduced themselves to, at time 0."""
     broker = core(**limits)
     for worker in workers:
@@ -114,7 +121,7 @@ def test_work_beyond_the_credit_waits_in_order_and_the_wait_is_told():
     assert assigned(out) == [(A, "r0"), (A, "r1")]
     out = broker.handle(10, A, done("r1"))
     assert assigned(out) == [(A, "r2")]
-    assert out[-1].message.waited_ms == 8_000
+    assert [message.waited_ms for _, message, _ in out if isinstance(message, Assign)] == [8_000]
 
 
 def test_work_goes_to_the_worker_with_most_free_credit_then_to_the_one_that_rested_longest():
@@ -204,29 +211,187 @@ def test_time_limits_that_are_none_are_refused(ttl):
     assert refused(broker.handle(0, CLIENT, submit("i", inference_ms=ttl))).code == "invalid"
 
 
-def busy_core(stay_s: float, **limits: int) -> tuple[Core, float]:
-    """A core whose only worker has answered a score of requests, each `stay_s` after it was given."""
+def busy_core(stay_s: float, caller: str = "", **limits: float) -> tuple[Core, float]:
+    """A core whose only worker has answered a score of requests, one each `stay_s`, while another always waited.
+
+    One more request, `held`, is with the worker.
+    """
     broker, now_s = serving(A, **limits), 0.0
-    for number in range(20):
-        broker.handle(now_s, CLIENT, submit(f"warm{number}"))
+    broker.handle(now_s, CLIENT, submit("warm0", caller=caller))
+    for number in range(1, 21):
+        broker.handle(now_s, CLIENT, submit(f"warm{number}" if number < 20 else "held", caller=caller))
         now_s += stay_s
-        broker.handle(now_s, A, done(f"warm{number}"))
+        broker.handle(now_s, A, done(f"warm{number - 1}"))
     return broker, now_s
+
+
+def fill(broker: Core, now_s: float, caller: str, count: int) -> Counter[str]:
+    """So many requests of a caller at once: how many were refused with which code; others wait."""
+    told: Counter[str] = Counter()
+    for number in range(count):
+        out = broker.handle(now_s, CLIENT, submit(f"{caller}{number}", caller=caller))
+        told.update(answers(out).values())
+    return told
 
 
 def test_a_full_lane_says_when_to_come_back_from_the_measured_rate():
     broker, now_s = busy_core(stay_s=0.5, limit=10)
-    for number in range(11):
-        broker.handle(now_s, CLIENT, submit(f"r{number}"))
-    assert refused(broker.handle(now_s, CLIENT, submit("over"))).retry_after_ms == pytest.approx(5_000)
+    assert fill(broker, now_s, "r", 10) == {}
+    assert refused(broker.handle(now_s, CLIENT, submit("over", caller="r"))).retry_after_ms == pytest.approx(5_000)
 
 
 def test_a_request_that_cannot_be_reached_in_time_is_refused_at_once():
     broker, now_s = busy_core(stay_s=0.5)
-    for number in range(11):
-        broker.handle(now_s, CLIENT, submit(f"r{number}"))
-    assert refused(broker.handle(now_s, CLIENT, submit("hasty", queue_ms=4_000))).code == "queue_full"
-    assert broker.handle(now_s, CLIENT, submit("patient", queue_ms=6_000)) == []
+    fill(broker, now_s, "r", 10)
+    hasty = submit("hasty", queue_ms=4_000, caller="r")
+    assert refused(broker.handle(now_s, CLIENT, hasty)).code == "queue_full"
+    assert broker.handle(now_s, CLIENT, submit("patient", queue_ms=6_000, caller="r")) == []
+
+
+def test_nobody_begins_to_wait_longer_than_patience_says():
+    broker, now_s = busy_core(stay_s=0.01, limit=1000, patience_s=3.005)  # 100 a second
+    assert fill(broker, now_s, "r", 400) == {"queue_full": 99}
+    last = refused(broker.handle(now_s, CLIENT, submit("over", caller="r")))
+    assert last.retry_after_ms == pytest.approx(3_010, rel=0.01)
+
+
+def test_a_slow_model_lets_a_hundred_clients_wait():
+    broker, now_s = busy_core(stay_s=0.2, limit=1000, patience_s=1.0)
+    assert fill(broker, now_s, "r", 140) == {"queue_full": 140 - (ALWAYS + 1)}
+
+
+def test_before_anything_was_measured_only_the_bounds_count():
+    broker = serving(A, patience_s=0.001)
+    assert fill(broker, 0, "r", 101) == {}
+
+
+def test_a_pace_that_breaks_down_refuses_more():
+    """Ten a second; then the worker says nothing for twenty seconds."""
+    broker, now_s = busy_core(stay_s=0.1, limit=1000)
+    fill(broker, now_s, "r", 100)
+    keep_alive(broker, now_s + 10, A)
+    assert broker.handle(now_s, CLIENT, submit("then", queue_ms=12_000, caller="r")) == []
+    keep_alive(broker, now_s + 20, A)
+    late = broker.handle(now_s + 20, CLIENT, submit("now", queue_ms=12_000, caller="r"))
+    assert refused(late).code == "queue_full"
+
+
+def test_time_in_which_nobody_waits_says_nothing_about_the_pace():
+    broker, now_s = busy_core(stay_s=0.1, limit=1000)
+    broker.handle(now_s, A, done("held"))
+    now_s += 3_600
+    fill(broker, now_s, "r", 30)
+    over = submit("over", queue_ms=2_000, caller="r")
+    assert refused(broker.handle(now_s, CLIENT, over)).retry_after_ms == pytest.approx(2_900, rel=0.1)
+
+
+# --- fairness -------------------------------------------------------------------------------------------------------
+
+
+def order(broker: Core, now_s: float, holds: str) -> list[str]:
+    """The requests that wait, in the order in which the only worker gets them."""
+    given = []
+    while found := assigned(broker.handle(now_s, A, done(holds))):
+        [(_, holds)] = found
+        given.append(holds)
+    return given
+
+
+def test_callers_take_turns_however_many_requests_one_has():
+    broker = serving(A)
+    broker.handle(0, CLIENT, submit("held"))
+    fill(broker, 0, "loud", 50)
+    fill(broker, 0, "quiet", 3)
+    given = order(broker, 0, "held")
+    assert [request_id for request_id in given if request_id.startswith("loud")] == [f"loud{n}" for n in range(50)]
+    assert [given.index(f"quiet{number}") for number in range(3)] == [1, 3, 5]
+
+
+def test_shares_are_of_images_not_of_requests():
+    broker = serving(A)
+    broker.handle(0, CLIENT, submit("held"))
+    for number in range(4):
+        broker.handle(0, CLIENT, submit(f"many{number}", caller="many"), [b"x"] * 8)
+    fill(broker, 0, "one", 17)
+    given = order(broker, 0, "held")
+    assert given.index("one7") < given.index("many1") < given.index("one8")
+
+
+def test_who_comes_back_at_once_does_not_pass_those_who_wait():
+    """One request at a time, always there when a worker is free: half of the places, not all."""
+    broker = serving(A)
+    broker.handle(0, CLIENT, submit("held"))
+    fill(broker, 0, "loud", 50)
+    holds, given = "held", []
+    for number in range(40):
+        if not any(request.submit.caller == "often" for request in broker.lane):
+            broker.handle(0, CLIENT, submit(f"often{number}", caller="often"))
+        [(_, holds)] = assigned(broker.handle(0, A, done(holds)))
+        given.append(holds.rstrip("0123456789"))
+    assert Counter(given) == {"loud": 20, "often": 20}
+
+
+def test_who_crowds_a_full_lane_gives_way_and_its_newest_are_refused():
+    broker = serving(A, limit=10)
+    broker.handle(0, CLIENT, submit("held"))
+    assert fill(broker, 0, "loud", 12) == {"queue_full": 2}
+    out = broker.handle(0, CLIENT, submit("quiet", caller="quiet"))
+    assert answers(out) == {"loud9": "queue_full"}
+    assert fill(broker, 0, "other", 10) == {"queue_full": 10}
+    assert Counter(request.submit.caller for request in broker.lane) == {"loud": 5, "quiet": 1, "other": 4}
+
+
+def test_giving_way_counts_bytes_as_well_and_never_takes_a_callers_only_request():
+    broker = serving(A, limit_bytes=1_000)
+    broker.handle(0, CLIENT, submit("held"))
+    for number in range(3):
+        broker.handle(0, CLIENT, submit(f"heavy{number}", caller="heavy"), [b"x" * 300])
+    out = broker.handle(0, CLIENT, submit("light", caller="light"), [b"x" * 200])
+    assert answers(out) == {"heavy2": "queue_full"}
+    broker.handle(0, CLIENT, submit("only", caller="only"), [b"x" * 200])
+    out = broker.handle(0, CLIENT, submit("more", caller="more"), [b"x" * 250])
+    assert answers(out) == {"heavy1": "queue_full"}
+    assert answers(broker.handle(0, CLIENT, submit("much", caller="much"), [b"x" * 290])) == {"much": "queue_full"}
+
+
+def test_a_loud_caller_s_queue_keeps_nobody_else_out():
+    """Patience is for one's own turn: the loud one is refused, the quiet one is next."""
+    broker, now_s = busy_core(stay_s=0.01, caller="loud", limit=1000, patience_s=2.0)
+    assert fill(broker, now_s, "loud", 300)["queue_full"] > 90
+    assert fill(broker, now_s, "quiet", 50) == {}
+    assert order(broker, now_s, "held").index("quiet9") < 25
+
+
+# --- what clients are told of the crowd -----------------------------------------------------------------------------
+
+
+def crowd(out: list[Outgoing]) -> Crowd | None:
+    [told] = [message.crowd for _, message, _ in out if isinstance(message, Done | Failed)]
+    return told
+
+
+def test_answers_say_how_much_room_there_is_when_it_is_little():
+    broker, now_s = busy_core(stay_s=0.01, caller="r", limit=1000, patience_s=2.0)
+    fill(broker, now_s, "r", 150)
+    assert crowd(broker.handle(now_s, A, done("held"))) is None
+    for number in range(150, 203):
+        broker.handle(now_s, CLIENT, submit(f"r{number}", caller="r"))
+    told = crowd(broker.handle(now_s + 0.01, A, done("r0")))
+    assert told is not None
+    assert 0 < told.room < FEW
+    assert told.wait_ms == pytest.approx(1_940, rel=0.1)
+    assert fill(broker, now_s + 0.01, "s", 3) == {}, "another caller has room of its own"
+    told = crowd(broker.handle(now_s + 0.02, A, done("r1")))
+    assert told is not None
+    for number in range(told.room):
+        assert answers(broker.handle(now_s + 0.02, CLIENT, submit(f"t{number}", caller="r"))) == {}
+
+
+def test_a_refusal_says_that_there_is_no_room():
+    broker = serving(A, limit=2)
+    fill(broker, 0, "r", 3)
+    assert crowd(broker.handle(0, CLIENT, submit("over", caller="r"))) == Crowd(room=0, wait_ms=1_000)
+    assert answers(broker.handle(0, CLIENT, submit("quiet", caller="quiet"))) == {"r2": "queue_full"}
 
 
 # --- deadlines ------------------------------------------------------------------------------------------------------
@@ -544,15 +709,22 @@ class Schedules(RuleBasedStateMachine):
     def introduction(self, worker: Inferencer) -> Ready:
         return ready(worker.name, worker.credit, str(worker.boot), tuple(worker.holds))
 
-    @rule(client=st.sampled_from([b"gateway-0", b"gateway-1"]), number=st.integers(0, 30), size=st.integers(0, 110))
-    def submit_without_hurry(self, client: bytes, number: int, size: int) -> None:
-        self.submit(client, number, size, 30_000.0, 30_000.0)
+    @rule(
+        client=st.sampled_from([b"gateway-0", b"gateway-1"]),
+        number=st.integers(0, 30),
+        size=st.integers(0, 110),
+        caller=st.sampled_from("abc"),
+    )
+    def submit_without_hurry(self, client: bytes, number: int, size: int, caller: str) -> None:
+        self.submit(client, number, size, 30_000.0, 30_000.0, caller)
 
     @rule(client=st.just(b"gateway-0"), number=st.integers(0, 30), size=st.just(1), queue_ms=ttls, inference_ms=ttls)
-    def submit(self, client: bytes, number: int, size: int, queue_ms: float, inference_ms: float) -> None:
+    def submit(
+        self, client: bytes, number: int, size: int, queue_ms: float, inference_ms: float, caller: str = "a"
+    ) -> None:
         request_id = f"r{number}"
         self.submitted[client, request_id] += 1
-        message = submit(request_id, queue_ms, inference_ms)
+        message = submit(request_id, queue_ms, inference_ms, caller)
         self.deliver(self.core.handle(self.now_s, client, message, [b"x" * size]))
 
     @rule(number=workers, credit=st.integers(0, MAX_CREDIT))
@@ -595,7 +767,7 @@ class Schedules(RuleBasedStateMachine):
     def time_passes(self, seconds: float) -> None:
         self.now_s += seconds
         self.deliver(self.core.tick(self.now_s))
-        assert all(request.deadline_s > self.now_s for request in self.core.lane._queue)
+        assert all(request.deadline_s > self.now_s for request in self.core.lane)
         assert all(request.deadline_s > self.now_s for worker in self.core.roster for request in worker.unanswered)
 
     @rule()
@@ -643,11 +815,12 @@ class Schedules(RuleBasedStateMachine):
     @invariant()
     def the_lane_keeps_its_bounds(self) -> None:
         lane = self.core.lane
-        waiting = list(lane._queue)
+        waiting = list(lane)
         admitted = [request for request in waiting if request.assigned_s is None]
         assert len(admitted) <= self.LIMIT
         assert sum(request.size_bytes for request in admitted) <= self.LIMIT_BYTES
         assert lane.queued_bytes == sum(request.size_bytes for request in waiting)
+        assert (len(lane), lane.images) == (len(waiting), sum(request.images for request in waiting))
 
     @invariant()
     def nothing_waits_while_a_worker_could_take_it(self) -> None:
@@ -665,3 +838,53 @@ class Schedules(RuleBasedStateMachine):
 
 
 TestSchedules = Schedules.TestCase
+
+
+def waiting(request_id: str, caller: str, images: int) -> Request:
+    return Request(submit(request_id, caller=caller), CLIENT, [b""] * images, 0.0, 30.0)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    arrivals=st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 9), st.booleans()), min_size=1, max_size=120),
+)
+def test_callers_that_always_wait_get_as_much_as_each_other(arrivals: list[tuple[str, int, bool]]) -> None:
+    """Between any two moments, of two callers who had something waiting all the time neither is ahead by more than
+    two of the largest requests; and each caller's own come in order."""
+    lane = Lane(1000, 1000)
+    taken: Counter[str] = Counter()
+    since: dict[tuple[str, str], Counter[str]] = {}
+    orders: dict[str, list[int]] = {caller: [] for caller in "abc"}
+
+    def backlogged() -> set[str]:
+        return {request.submit.caller for request in lane}
+
+    def take() -> None:
+        head = lane.head()
+        assert head is lane.pop()
+        assert head is not None
+        taken[head.submit.caller] += head.images
+        orders[head.submit.caller].append(int(head.submit.request_id))
+
+    def compare() -> None:
+        there = backlogged()
+        for pair in itertools.combinations("abc", 2):
+            if not there.issuperset(pair):
+                since.pop(pair, None)
+                continue
+            began = since.setdefault(pair, taken.copy())
+            first, second = (taken[caller] - began[caller] for caller in pair)
+            assert abs(first - second) <= 18
+
+    for number, (caller, images, also_take) in enumerate(arrivals):
+        lane.append(waiting(str(number), caller, images))
+        compare()
+        if also_take:
+            take()
+            compare()
+    while len(lane):
+        take()
+        compare()
+    assert taken.total() == sum(images for _, images, _ in arrivals)
+    assert all(numbers == sorted(numbers) for numbers in orders.values())
+    assert (lane.images, lane.queued_bytes, lane.callers) == (0, 0, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import threading
@@ -11,11 +12,21 @@ import pytest
 
 from gateway.bodies import Budget
 from gateway.routes import predict
-from shared import errors
+from shared import apikeys, errors
 from shared.db import connection, registry
 from shared.db.tables import Model
 from shared.wire.messages import LoadedModel, WorkerStatus
-from tests.unit.gateway_kit import ONNX, Gateway, fields_of, problem, ready_model
+from tests.unit.gateway_kit import (
+    ONNX,
+    Conversation,
+    FakeBroker,
+    Gateway,
+    context_at,
+    converse,
+    fields_of,
+    problem,
+    ready_model,
+)
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(20)
 JPEG = b"\xff\xd8\xff\xe0" + bytes(20)
@@ -230,6 +241,43 @@ def test_the_bytes_under_way_are_bounded(gateway: Gateway, model_id: str, monkey
     problem(response, 429, "queue_full")
     assert response.headers["retry-after"] == "1"
     assert ask(gateway, f"?model_id={model_id}", content=PNG).status_code == 200
+
+
+def test_one_caller_leaves_bytes_for_others(gateway: Gateway, model_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    budget = Budget(100)
+    monkeypatch.setattr(gateway.context, "budget", budget)
+    with budget.share("loud"):
+        budget.take("loud", 75)
+        with pytest.raises(errors.QueueFull):
+            budget.take("loud", 1)
+        with budget.share("quiet"):
+            budget.take("quiet", 18)
+            with pytest.raises(errors.QueueFull):
+                budget.take("quiet", 4)
+
+
+def test_a_crowd_is_refused_before_the_body_is_read(gateway: Gateway) -> None:
+    broker = FakeBroker()
+    broker.crowded = True
+    key = gateway.keys["viewer"]
+    talk = Conversation("POST", "/api/v1/inference/predict", key, {"content-length": "1000000"})
+
+    async def nothing_comes() -> None:
+        while not talk.body:
+            await asyncio.sleep(0)
+        talk.say(b"", more=False)
+
+    converse(context_at(gateway.folder, broker), talk, nothing_comes)
+    assert (talk.status, talk.headers["retry-after"]) == (429, "2")
+    assert broker.submitted == []
+
+
+def test_each_key_is_a_caller_and_all_sign_ins_of_a_user_are_one(gateway: Gateway, model_id: str) -> None:
+    for role in ("viewer", "engineer", "viewer"):
+        assert gateway.post(f"/inference/predict?model_id={model_id}", role, content=PNG).status_code == 200
+    first, other, again = (request.caller for request, _ in gateway.broker.submitted)
+    assert first == again != other
+    assert apikeys.fingerprint(gateway.keys["viewer"]).startswith(first)
 
 
 @pytest.mark.parametrize(
