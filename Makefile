@@ -74,7 +74,7 @@ bench-dataset: setup  ## a generated dataset through the API (GB=10: that large)
 bench-search: setup $(if $(RIVALS),$(VENV)/.with-rivals)  ## the genetic search against chance, TPE and PyGAD, on LCBench
 	@$(if $(RIVALS),$(BIN)/python -m benchmarks.rivals $(RIVALS) &&) $(BIN)/python -m benchmarks.search
 
-bench-search-live: setup-train  ## the genetic search against chance on the digits, really trained (SEEDS=1: so many): a quarter of an hour
+bench-search-live: setup-train  ## the genetic search against chance on the digits, really trained (SEEDS=1: so many): half an hour
 	@$(BIN)/python -m benchmarks.live $(SEEDS)
 
 $(VENV)/.with-rivals: $(STAMP)
