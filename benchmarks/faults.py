@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ import msgspec
 from benchmarker import DatasetFiles, Examined, ExamineOrder, MeasureOrder, gate, measure
 from benchmarker.files import Files
 from benchmarks import faulty
+from benchmarks.checks import Found
 from benchmarks.models import DIGITS
 from examples.digits import dataset
 from preparer import DatasetFile, DatasetOrder
@@ -48,17 +48,16 @@ PLANTED: dict[str, tuple[int, str]] = {
 """In OpenVINO: the fault, and what must be said."""
 
 
-def faults(_times: int | None) -> Iterator[tuple[str, bool]]:
+def faults(folder: Path, _times: int | None) -> Found:
     """Planted faults, each caught and named in the report, while the engine without one is chosen."""
-    with tempfile.TemporaryDirectory() as folder:
-        house = _House(Path(folder))
-        for name, (fault, named) in PLANTED.items():
-            yield _told(name, house.run(seed=fault), "openvino/fp32", named)
-        seen = f"overlaps the test split: {OVERLAP} of 180"
-        yield _told("calibration data that overlaps the test split", house.overlapping(), "onnxruntime/int8", seen)
-        yield _left_out(house.copied())
-        limit = Constraint(metric="power_draw_w", op="<=", value=50)
-        yield _unmeasured(house.run(seed=faulty.IS_SOUND, constraints=(limit,)))
+    house = _House(folder)
+    for name, (fault, named) in PLANTED.items():
+        yield _told(name, house.run(seed=fault), "openvino/fp32", named)
+    seen = f"overlaps the test split: {OVERLAP} of 180"
+    yield _told("calibration data that overlaps the test split", house.overlapping(), "onnxruntime/int8", seen)
+    yield _left_out(house.copied())
+    limit = Constraint(metric="power_draw_w", op="<=", value=50)
+    yield _unmeasured(house.run(seed=faulty.IS_SOUND, constraints=(limit,)))
 
 
 def _told(name: str, found: MeasurementSet, of: str, named: str) -> tuple[str, bool]:

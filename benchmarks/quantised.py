@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from rich.console import Console
 
+from benchmarks.checks import Found, console
 from benchmarks.models import digits_facts, free_port
 from benchmarks.run import DIGITS, Platform
 from examples.digits import dataset
@@ -20,19 +19,14 @@ from shared.verdict.rounds import Rounds
 ENGINES: tuple[EngineName, ...] = ("onnxruntime", "openvino")
 ORDER = {"engines": ENGINES, "precisions": ["fp32", "int8"], "batch_sizes": [1], "threads": [1]}
 
-Found = Iterator[tuple[str, bool]]
 
-console = Console(highlight=False)
-
-
-def int8(_times: int | None) -> Found:
+def int8(folder: Path, _times: int | None) -> Found:
     """INT8 of the digits: its loss of accuracy is measured, and it is chosen or rejected with the reason."""
-    with tempfile.TemporaryDirectory(prefix="cvp-") as folder:
-        platform = Platform(Path(folder), free_port())
-        try:
-            report, measurements = _benchmark(platform, Path(folder))
-        finally:
-            platform.down()
+    platform = Platform(folder, free_port())
+    try:
+        report, measurements = _benchmark(platform, folder)
+    finally:
+        platform.down()
     for line in (*_file(report), *_speed(measurements), *report["decision"]["reasons"]):
         console.print(f"  {line}", style="dim", soft_wrap=True)
     yield from (_accuracy(item) for item in report["candidates"] if item["precision"] == "int8")

@@ -6,12 +6,9 @@ or simulations instead of the usual number. A missed goal makes the command fail
 
 from __future__ import annotations
 
-import argparse
 import os
 import random
 import statistics
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,10 +18,10 @@ import msgspec
 import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, helper, numpy_helper
-from rich.console import Console
 
 from benchmarker import ROUNDS, Launched, LaunchOrder, MeasureOrder, measure
-from benchmarks import slowed
+from benchmarks import checks, slowed
+from benchmarks.checks import Found, console
 from benchmarks.faults import faults
 from benchmarks.models import digits_facts, free_port
 from benchmarks.quantised import int8
@@ -69,39 +66,13 @@ FULL_RUNS = 10
 SIMULATIONS, COVERAGE = 3000, 0.94
 LOOP_CALLS, LOOP_TURNS, LOOP_APART = 200, 30, 0.02
 
-console = Console(highlight=False)
-
-
-def main() -> None:
-    """Make the checks that were named; exit code 1 when a goal was missed."""
-    parser = argparse.ArgumentParser(prog="benchmarks.referee", description=__doc__)
-    parser.add_argument("checks", nargs="*", metavar="NAME", help=f"of {', '.join(CHECKS)}")
-    parser.add_argument("--times", type=int, default=None)
-    given = parser.parse_args()
-    if unknown := set(given.checks) - set(CHECKS):
-        parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(CHECKS)}")
-    missed = 0
-    for name in given.checks or CHECKS:
-        console.print(f"[bold]{name}[/]: {CHECKS[name].__doc__}")
-        start = time.monotonic()
-        for told, met in CHECKS[name](given.times):
-            missed += not met
-            console.print(f"  {'met   ' if met else '[red]missed[/]'} {told}", soft_wrap=True)
-        console.print(f"  {time.monotonic() - start:.0f} s")
-    if missed:
-        sys.exit(1)
-
-
-Found = Iterator[tuple[str, bool]]
-
 
 # --- replays --------------------------------------------------------------------------------------------------------
 
 
-def replays(times: int | None) -> Found:
+def replays(folder: Path, times: int | None) -> Found:
     """Stored measurements, decided in shuffled order, give one report; any other measurement another."""
-    with tempfile.TemporaryDirectory() as folder:
-        stored = canonical_json(measure.run(_order(Path(folder), num_iterations=150, rounds=6), _ignore))
+    stored = canonical_json(measure.run(_order(folder, num_iterations=150, rounds=6), _ignore))
     times = times or REPLAYS
     draw = random.Random(1)
     hashes = set()
@@ -147,22 +118,21 @@ def _other(block: Block, draw: random.Random) -> Block:
 # --- ties and slower copies -----------------------------------------------------------------------------------------
 
 
-def ties(times: int | None) -> Found:
+def ties(folder: Path, times: int | None) -> Found:
     """The same engine entered twice ties, and copies slowed by 15 % lose by speed, in one benchmark."""
     times = times or RUNS
     tied = settled = slower = clearly = 0
-    with tempfile.TemporaryDirectory() as folder:
-        for run in range(times):
-            order = _order(Path(folder), threads=(1, 2), seed=run, num_iterations=TIE_CALLS, noise_floor=True)
-            report = build(measure.run(order, _ignore, _disguised), "rep_1")
-            decision = report.decision
-            pair = {item.key for item in decision.tied} | {decision.selected.key if decision.selected else ""}
-            why = {item.candidate.key: item.why for item in decision.rejected}
-            tied += pair == {_key("onnxruntime", 1), _key("openvino", 1)}
-            slower += all("slower" in why.get(_key(engine, 2), "") for engine in ("onnxruntime", "openvino"))
-            clearly += all(why.get(_key(engine, 2), "").startswith("slower:") for engine in ("onnxruntime", "openvino"))
-            settled += not decision.fragile
-            console.print(f"  {run + 1:2} {'; '.join(decision.reasons[2:6])}", style="dim", soft_wrap=True)
+    for run in range(times):
+        order = _order(folder, threads=(1, 2), seed=run, num_iterations=TIE_CALLS, noise_floor=True)
+        report = build(measure.run(order, _ignore, _disguised), "rep_1")
+        decision = report.decision
+        pair = {item.key for item in decision.tied} | {decision.selected.key if decision.selected else ""}
+        why = {item.candidate.key: item.why for item in decision.rejected}
+        tied += pair == {_key("onnxruntime", 1), _key("openvino", 1)}
+        slower += all("slower" in why.get(_key(engine, 2), "") for engine in ("onnxruntime", "openvino"))
+        clearly += all(why.get(_key(engine, 2), "").startswith("slower:") for engine in ("onnxruntime", "openvino"))
+        settled += not decision.fragile
+        console.print(f"  {run + 1:2} {'; '.join(decision.reasons[2:6])}", style="dim", soft_wrap=True)
     goal = f"(goal {RUNS_GOAL:.0%})"
     yield f"the same engine twice ties in {tied} of {times} {goal}", tied >= RUNS_GOAL * times
     yield f"copies {LONGER:.0%} slower lose by speed in {slower} of {times} {goal}", slower >= RUNS_GOAL * times
@@ -184,16 +154,15 @@ def _disguised(order: LaunchOrder, limit_s: float) -> Launched:
 # --- the same selection ---------------------------------------------------------------------------------------------
 
 
-def same(times: int | None) -> Found:
+def same(folder: Path, times: int | None) -> Found:
     """Two real engines with a real difference: the same selection in every full run through the platform."""
     times = times or FULL_RUNS
-    with tempfile.TemporaryDirectory(prefix="cvp-") as folder:
-        platform = Platform(Path(folder), free_port())
-        try:
-            model_id = platform.ready(platform.upload(DIGITS / "digits.onnx", **digits_facts()))
-            chosen = [_selected(platform, model_id, run) for run in range(times)]
-        finally:
-            platform.down()
+    platform = Platform(folder, free_port())
+    try:
+        model_id = platform.ready(platform.upload(DIGITS / "digits.onnx", **digits_facts()))
+        chosen = [_selected(platform, model_id, run) for run in range(times)]
+    finally:
+        platform.down()
     counts = {key: chosen.count(key) for key in dict.fromkeys(chosen)}
     told = ", ".join(f"{key} {count} times" for key, count in counts.items())
     yield f"selected in {times} full runs: {told} (goal one alone)", len(counts) == 1
@@ -251,7 +220,7 @@ def _autocorrelated(generator: np.random.Generator, launches: int, calls: int) -
 SHAPES: dict[str, Draw] = {"lognormal": _lognormal, "bimodal": _bimodal, "autocorrelated": _autocorrelated}
 
 
-def coverage(times: int | None) -> Found:
+def coverage(folder: Path, times: int | None) -> Found:
     """How often 95 % intervals hold the truth, by simulation."""
     times = times or SIMULATIONS
     for shape, draw in SHAPES.items():
@@ -309,21 +278,20 @@ def _series(engine: Any, latencies_ms: np.ndarray) -> Series:
 # --- the bare engine ------------------------------------------------------------------------------------------------
 
 
-def bare(times: int | None) -> Found:
+def bare(folder: Path, times: int | None) -> Found:
     """The median of the timing loop beside that of a hand-written loop over the same session, turn by turn."""
-    with tempfile.TemporaryDirectory() as folder:
-        order = _order(Path(folder))
-        feeds = synthetic_feeds(INPUTS, 1, 0)
-        with OnnxRuntime(Path(order.artifact), threads=1) as engine:
-            ours: list[int] = []
-            hand: list[int] = []
-            for turn in range(times or LOOP_TURNS):
-                for side in (0, 1) if turn % 2 else (1, 0):
-                    if side:
-                        found = timed(engine, feeds, warmup_least=3, calls=LOOP_CALLS, max_seconds=60)
-                        ours += found.latencies_ns
-                    else:
-                        hand += _by_hand(engine._session, feeds)
+    order = _order(folder)
+    feeds = synthetic_feeds(INPUTS, 1, 0)
+    with OnnxRuntime(Path(order.artifact), threads=1) as engine:
+        ours: list[int] = []
+        hand: list[int] = []
+        for turn in range(times or LOOP_TURNS):
+            for side in (0, 1) if turn % 2 else (1, 0):
+                if side:
+                    found = timed(engine, feeds, warmup_least=3, calls=LOOP_CALLS, max_seconds=60)
+                    ours += found.latencies_ns
+                else:
+                    hand += _by_hand(engine._session, feeds)
     ratio = statistics.median(ours) / statistics.median(hand)
     told = f"{statistics.median(ours) / 1e6:.4f} ms against {statistics.median(hand) / 1e6:.4f} ms by hand"
     yield f"{told}: {ratio - 1:+.2%} (goal within {LOOP_APART:.0%})", abs(ratio - 1) <= LOOP_APART
@@ -399,7 +367,7 @@ def _ignore(body: dict[str, Any]) -> None:
     """Progress nobody looks at."""
 
 
-CHECKS: dict[str, Callable[[int | None], Found]] = {
+CHECKS: dict[str, checks.Check] = {
     "replays": replays,
     "coverage": coverage,
     "ties": ties,
@@ -411,4 +379,4 @@ CHECKS: dict[str, Callable[[int | None], Found]] = {
 
 
 if __name__ == "__main__":
-    main()
+    checks.main("benchmarks.referee", __doc__, CHECKS)

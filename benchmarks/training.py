@@ -6,25 +6,22 @@ or kills instead of the usual number. A missed goal makes the command fail.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import random
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
-from rich.console import Console
 
-from benchmarks import shapes
+from benchmarks import checks, shapes
+from benchmarks.checks import Found, console
 from preparer import DatasetFile, DatasetOrder
 from preparer.dataset import check
 from shared import child, config, nursery
@@ -48,31 +45,6 @@ DIGITS = Path(__file__).resolve().parents[1] / "examples" / "digits" / "dataset.
 FILES: tuple[DatasetFile, ...] = ("index", "pack", "sheet")
 
 Files = dict[DatasetFile, Path]
-Found = Iterator[tuple[str, bool]]
-
-console = Console(highlight=False)
-
-
-def main() -> None:
-    """Make the checks that were named; exit code 1 when a goal was missed."""
-    parser = argparse.ArgumentParser(prog="benchmarks.training", description=__doc__)
-    parser.add_argument("checks", nargs="*", metavar="NAME", help=f"of {', '.join(CHECKS)}")
-    parser.add_argument("--times", type=int, default=None)
-    given = parser.parse_args()
-    if unknown := set(given.checks) - set(CHECKS):
-        parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(CHECKS)}")
-    missed = 0
-    os.environ["OMP_WAIT_POLICY"] = "passive"  # as in the training's child, for both sides of a comparison
-    for name in given.checks or CHECKS:
-        console.print(f"[bold]{name}[/]: {CHECKS[name].__doc__}")
-        start = time.monotonic()
-        with tempfile.TemporaryDirectory() as folder:
-            for told, met in CHECKS[name](Path(folder), given.times):
-                missed += not met
-                console.print(f"  {'met   ' if met else '[red]missed[/]'} {told}", soft_wrap=True)
-        console.print(f"  {time.monotonic() - start:.0f} s")
-    if missed:
-        sys.exit(1)
 
 
 # --- throughput -------------------------------------------------------------------------------------------------------
@@ -427,7 +399,7 @@ def order(folder: Path, data: Files, architecture: str, *, side: int, epochs: in
     )
 
 
-CHECKS: dict[str, Callable[[Path, int | None], Found]] = {
+CHECKS: dict[str, checks.Check] = {
     "throughput": throughput,
     "resume": resume,
     "digits": learned,
@@ -436,4 +408,5 @@ CHECKS: dict[str, Callable[[Path, int | None], Found]] = {
 
 
 if __name__ == "__main__":
-    main()
+    os.environ["OMP_WAIT_POLICY"] = "passive"  # as in the training's child, for both sides of a comparison
+    checks.main("benchmarks.training", __doc__, CHECKS)

@@ -8,23 +8,21 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import random
 import statistics
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import psutil
-from rich.console import Console
 
+from benchmarks import checks
+from benchmarks.checks import Found
 from benchmarks.run import Platform, platform
 from benchmarks.training import checked, digits_archive, order
 from shared.genes import SearchSpec, applied, genes_of
@@ -42,28 +40,8 @@ KILLED = ("trainer.coordinator", "trainer", "trainer.warm", "trainer.enclosed")
 SEARCH_S = 1800.0
 SEED = 7
 
-Found = Iterator[tuple[str, bool]]
-console = Console(highlight=False)
 
-
-def main() -> None:
-    """Make the checks that were named; exit code 1 when a goal was missed."""
-    parser = argparse.ArgumentParser(prog="benchmarks.trials", description=__doc__)
-    parser.add_argument("checks", nargs="*", metavar="NAME", help=f"of {', '.join(CHECKS)}")
-    given = parser.parse_args()
-    if unknown := set(given.checks) - set(CHECKS):
-        parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(CHECKS)}")
-    missed = 0
-    for name in given.checks or CHECKS:
-        console.print(f"[bold]{name}[/]")
-        with tempfile.TemporaryDirectory() as folder:
-            for told, met in CHECKS[name](Path(folder)):
-                missed += not met
-                console.print(f"  {'met   ' if met else '[red]missed[/]'} {told}", soft_wrap=True)
-    sys.exit(missed > 0)
-
-
-def overhead(folder: Path) -> Found:
+def overhead(folder: Path, times: int | None) -> Found:
     """Seconds a trial, on the platform and bare; the first trial of each trainer, which imports PyTorch, apart."""
     ga = SearchSpec(population_size=TRIALS, generations=1, finalists=0)
     bare_s = statistics.median(bare(folder, ga))
@@ -99,14 +77,14 @@ def bare(folder: Path, ga: SearchSpec) -> list[float]:
     return spent[1:]
 
 
-def kills(folder: Path) -> Found:
+def kills(folder: Path, times: int | None) -> Found:
     """The record of a search that was killed beside that of one that was not, but for the ids of their jobs."""
     ga = SearchSpec(population_size=4, generations=3, finalists=1, halving=True)
     records = []
-    for times in (0, KILLS):
+    for wanted in (0, times or KILLS):
         with platform() as running:
             done = [0]
-            found = searched(running, folder, ga, max_epochs=6, meanwhile=killer(running, times, done))
+            found = searched(running, folder, ga, max_epochs=6, meanwhile=killer(running, wanted, done))
             told = [msgspec.json.encode(each) for each in told_of(running, found["id"])]
             records.append((told, found["final_accuracy"]))
             yield f"{done[0]} kills: {len(told)} trials, accuracy {found['final_accuracy']:.4f} in the end", True
@@ -200,8 +178,8 @@ def seconds(iso: str) -> float:
     return datetime.fromisoformat(iso).timestamp()
 
 
-CHECKS: dict[str, Callable[[Path], Found]] = {"overhead": overhead, "kills": kills}
+CHECKS: dict[str, checks.Check] = {"overhead": overhead, "kills": kills}
 
 
 if __name__ == "__main__":
-    main()
+    checks.main("benchmarks.trials", __doc__, CHECKS)
