@@ -51,7 +51,8 @@ class Batch(NamedTuple):
 class Batcher:
     """A queue a model. It grows no longer than the credit this process gave the broker.
 
-    Thread-safe; `room` is called with the lock held and must return at once.
+    Thread-safe; `room` is called with the lock held and must return at once. A thread is woken only for work that it
+    can begin: one that was woken for nothing takes its turn of the interpreter from one that computes.
 
     Args:
         at_once: Batches that may be under way together: more would only take turns on the cores of this process.
@@ -73,7 +74,8 @@ class Batcher:
         """Queue a request; it arrives now."""
         with self._changed:
             self._lanes.setdefault(assign.model_id, deque()).append(Request(assign, blobs, self._clock()))
-            self._changed.notify()
+            if self._startable(assign.model_id):
+                self._changed.notify()
 
     def take(self, timeout_s: float | None = None) -> Load | Batch | None:
         """The next work, oldest request first; None after `timeout_s` without any, or once closed."""
@@ -82,19 +84,15 @@ class Batcher:
             model_id = None if self._closed else self._work()
             if model_id is None:
                 return None
-            room = self._room(model_id)
-            if room is None:
-                self._loading[model_id] = self._clock()
-                return Load(model_id)
-            batch = Batch(model_id, self._cut(model_id, room))
-            self._running.append(batch)
-            return batch
+            work = self._begun(model_id)
+            if self._work() is not None:
+                self._changed.notify()  # there is more to begin than this
+            return work
 
     def finished(self, batch: Batch) -> None:
-        """A batch is done with; somebody else may start."""
+        """A batch is done with. Its thread comes back to `take` at once, so no other is woken for what waits."""
         with self._changed:
             self._running = [other for other in self._running if other is not batch]
-            self._changed.notify()
 
     def loaded(self, model_id: str, *, usable: bool) -> list[Request]:
         """A load is over; if the model did not come up, everything that waited for it is given back to be refused."""
@@ -130,12 +128,22 @@ class Batcher:
 
     def _work(self) -> str | None:
         """The model whose turn it is: the oldest request that can be started now, loading included."""
-        for model_id in sorted(self._lanes, key=lambda model_id: self._lanes[model_id][0].arrived_s):
-            if model_id in self._loading:
-                continue
-            if len(self._running) < self._at_once or self._room(model_id) is None:
-                return model_id
-        return None
+        able = [model_id for model_id in self._lanes if self._startable(model_id)]
+        return min(able, key=lambda model_id: self._lanes[model_id][0].arrived_s, default=None)
+
+    def _startable(self, model_id: str) -> bool:
+        if model_id in self._loading:
+            return False
+        return len(self._running) < self._at_once or self._room(model_id) is None
+
+    def _begun(self, model_id: str) -> Load | Batch:
+        room = self._room(model_id)
+        if room is None:
+            self._loading[model_id] = self._clock()
+            return Load(model_id)
+        batch = Batch(model_id, self._cut(model_id, room))
+        self._running.append(batch)
+        return batch
 
     def _cut(self, model_id: str, room: int) -> list[Request]:
         """The head of a lane and the company that fits; a request marked `alone` has none."""

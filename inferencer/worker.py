@@ -28,8 +28,8 @@ logger = logging.getLogger(__name__)
 class Delivers(Protocol):
     """The part of the link the threads use; thread-safe."""
 
-    def deliver(self, message: Done | Failed, blobs: Sequence[bytes]) -> None:
-        """Send an answer to the broker."""
+    def deliver(self, answers: Sequence[tuple[Done | Failed, Sequence[bytes]]]) -> None:
+        """Send answers to the broker."""
 
 
 def credit(threads: int, at_once: int) -> int:
@@ -108,25 +108,23 @@ class Worker:
         except Exception as error:
             logger.warning("model %s cannot be loaded: %s", load.model_id, error)
             failure = error
-        for request in self._batcher.loaded(load.model_id, usable=failure is None):
-            self._deliver(failed(request, failure or errors.Unavailable("The model is not loaded.")))
+        why = failure or errors.Unavailable("The model is not loaded.")
+        waited = self._batcher.loaded(load.model_id, usable=failure is None)
+        self._link.deliver([failed(request, why) for request in waited])
 
     def _run(self, batch: Batch) -> None:
-        """Answer every request of a batch once, come what may."""
-        open_requests = {request.assign.request_id: request for request in batch.requests}
+        """Answer every request of a batch once, come what may, and all at once: each delivery wakes another thread."""
+        answers: list[Answer] = []
         try:
             with self._sessions.use(batch.model_id) as runtime:
-                for result in answer(runtime, batch.requests, self._clock):
-                    self._deliver(result)
-                    del open_requests[result.message.request_id]
+                answers.extend(answer(runtime, batch.requests, self._clock))
         except Exception as error:
-            for request in open_requests.values():
-                self._deliver(failed(request, error))
+            answered = {given.message.request_id for given in answers}
+            left = [request for request in batch.requests if request.assign.request_id not in answered]
+            answers += [failed(request, error) for request in left]
         finally:
             self._batcher.finished(batch)
-
-    def _deliver(self, result: Answer) -> None:
-        self._link.deliver(result.message, result.blobs)
+        self._link.deliver(answers)
 
     def _renew(self) -> None:
         """Load what is served differently now, beside the requests that the old still answers."""
@@ -145,9 +143,8 @@ class Worker:
                 logger.warning("the catalogue cannot be read; serving what is loaded: %s", error.message)
             except Exception:
                 logger.exception("looking at the catalogue failed; serving what is loaded")
-            for request in self._batcher.expired():
-                late = errors.DeadlineExceeded("The request waited too long in the inferencer; try again later.")
-                self._deliver(failed(request, late))
+            late = errors.DeadlineExceeded("The request waited too long in the inferencer; try again later.")
+            self._link.deliver([failed(request, late) for request in self._batcher.expired()])
             if not self._batcher.stuck():
                 self._rearm()
 

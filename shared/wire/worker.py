@@ -76,14 +76,16 @@ class WorkerLink:
         self._leaving = False
         self._next_beat_s = 0.0
 
-    def deliver(self, message: Done | Failed, blobs: Sequence[bytes] = ()) -> None:
-        """Hand over the answer to an assignment; thread-safe, never waits. One that is too large becomes a `Failed`."""
-        try:
-            frames = codec.encode(message, blobs)
-        except BadFrames as bad:
-            frames = codec.encode(_failed(message.request_id, TooLarge(f"The answer cannot be sent: {bad}.")))
-        self._outbox.append((message.request_id, frames))
-        os.eventfd_write(self._wake_fd, 1)
+    def deliver(self, answers: Sequence[tuple[Done | Failed, Sequence[bytes]]]) -> None:
+        """Hand over answers to assignments; thread-safe, never waits. One that is too large becomes a `Failed`."""
+        for message, blobs in answers:
+            try:
+                frames = codec.encode(message, blobs)
+            except BadFrames as bad:
+                frames = codec.encode(_failed(message.request_id, TooLarge(f"The answer cannot be sent: {bad}.")))
+            self._outbox.append((message.request_id, frames))
+        if answers:
+            os.eventfd_write(self._wake_fd, 1)
 
     def run(self, stop: Stop) -> None:
         """Serve until a stop is wished; then take nothing new, and return when all is answered or 30 s have passed."""
@@ -145,10 +147,11 @@ class WorkerLink:
         try:
             self._on_assign(assign, blobs)
         except AppError as error:
-            self.deliver(_failed(assign.request_id, error))
+            self.deliver([(_failed(assign.request_id, error), ())])
         except Exception:
             logger.exception("a request could not be taken", extra={"request_id": assign.request_id})
-            self.deliver(_failed(assign.request_id, AppError("The inference worker failed. See its log.")))
+            failed = _failed(assign.request_id, AppError("The inference worker failed. See its log."))
+            self.deliver([(failed, ())])
 
     def _flush(self) -> None:
         while self._outbox:

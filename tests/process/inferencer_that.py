@@ -41,7 +41,8 @@ def main(worker_id: str, habit: str) -> None:
             raise BadImage("It is no image.")
         if habit == "answers":
             delay_s = DELAYS_S.get(assign.model_id, 0.0)
-            threading.Timer(delay_s, link.deliver, (done(assign, worker_id), [b"".join(blobs)])).start()
+            answers = [(done(assign, worker_id), [b"".join(blobs)])]
+            threading.Timer(delay_s, link.deliver, (answers,)).start()
 
     stop = Stop()
     signal.signal(signal.SIGTERM, stop.set)

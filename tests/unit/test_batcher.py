@@ -227,22 +227,27 @@ def test_everything_comes_out_once_in_order_and_within_bounds(
         assert mine == sorted(mine)
 
 
-@pytest.mark.parametrize("threads", [4])
-def test_many_threads_lose_nothing(threads: int) -> None:
-    batcher = Batcher(2, {"a": 3, "b": 3}.get)
+def test_many_threads_lose_nothing() -> None:
+    rooms: dict[str, int] = {}
+    batcher = Batcher(2, rooms.get)
     done: list[str] = []
 
     def work() -> None:
-        while (batch := batcher.take(timeout_s=10)) is not None:
-            assert isinstance(batch, Batch)
-            done.extend(request.assign.request_id for request in batch.requests)
-            batcher.finished(batch)
+        while (work := batcher.take(timeout_s=10)) is not None:
+            if isinstance(work, Load):
+                rooms[work.model_id] = 3
+                assert batcher.loaded(work.model_id, usable=True) == []
+            else:
+                done.extend(request.assign.request_id for request in work.requests)
+                batcher.finished(work)
 
-    crew = [threading.Thread(target=work) for _ in range(threads)]
+    crew = [threading.Thread(target=work) for _ in range(4)]
     for thread in crew:
         thread.start()
-    names = [f"{'ab'[number % 2]}{number}" for number in range(500)]
-    for name in names:
+    names = [f"{'abc'[number % 3]}{number}" for number in range(500)]
+    for number, name in enumerate(names):
+        if number % 50 == 0:
+            rooms.pop("c", None)  # unloaded while some wait for it
         batcher.put(assign(name, name[0]), [b"image"])
     while len(done) < len(names) and any(thread.is_alive() for thread in crew):
         threading.Event().wait(0.005)
@@ -250,3 +255,19 @@ def test_many_threads_lose_nothing(threads: int) -> None:
     for thread in crew:
         thread.join(10)
     assert Counter(done) == Counter(names)
+
+
+def test_no_thread_is_woken_for_what_cannot_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    desk = Desk(a=1, b=1)
+    woken: list[int] = []
+    monkeypatch.setattr(desk.batcher._changed, "notify", lambda: woken.append(1))
+    desk.put("a1")
+    assert len(woken) == 1 and desk.batch() == ["a1"]
+    desk.put("a2", "b1")
+    assert len(woken) == 1  # they wait for the one that runs, and the thread that ends it comes back
+    desk.put("c1")
+    assert len(woken) == 2  # a model to load needs no place
+    assert desk.take() == Load("c") and len(woken) == 2
+    desk.put("d1", "e1")
+    assert len(woken) == 4
+    assert desk.take() == Load("d") and len(woken) == 5  # one that begins something passes on what is left

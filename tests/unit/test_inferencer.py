@@ -144,9 +144,10 @@ class Farm:
     def _rearm(self) -> None:
         self.rearmed += 1
 
-    def deliver(self, message: Done | Failed, blobs: Sequence[bytes] = ()) -> None:
-        assert message.request_id not in self.answers, "answered twice"
-        self.answers[message.request_id] = message, blobs
+    def deliver(self, answers: Sequence[tuple[Done | Failed, Sequence[bytes]]]) -> None:
+        for message, blobs in answers:
+            assert message.request_id not in self.answers, "answered twice"
+            self.answers[message.request_id] = message, blobs
 
     def put(self, request_id: str, model_id: str = "m", value: int = 100, **rest: bool) -> None:
         given = Assign(
