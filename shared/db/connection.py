@@ -149,6 +149,18 @@ def write(*, durable: bool = False, name: str = "") -> Iterator[None]:
         failpoints.reach(f"{name}.after_commit")
 
 
+def version() -> tuple[object, ...] | None:
+    """What this thread would read now, inside its `read()`: as long as the value is the same, nothing was committed.
+
+    For who looks often: it costs a tenth of the smallest query. None inside a transaction, which may be undone.
+    """
+    raw = database.connection()
+    if raw.in_transaction:
+        return None
+    (others,) = database.execute_sql("PRAGMA data_version").fetchone()
+    return raw, others, raw.total_changes
+
+
 @contextmanager
 def _reachable() -> Iterator[None]:
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from typing import Any, Literal, cast
 
@@ -30,6 +31,9 @@ PLATFORM = "usr_platform"
 
 DEFAULT_BATCH = 4
 """Largest batch the default deployment forms from waiting requests, for models with a dynamic batch."""
+
+_seen = threading.local()
+"""The revisions as this thread read them last, and the version of the database that they belong to."""
 
 FINISHED_GRAPH = "{} is a finished graph; training needs a network by name: PyTorch weights with `architecture`."
 SOURCES: dict[str, str] = {
@@ -89,7 +93,11 @@ class CatalogEntry(msgspec.Struct, frozen=True, kw_only=True):
 def revisions() -> dict[str, int]:
     """The counters `access` and `models`; a cache whose counter moved reads again."""
     with connection.read():
-        return {row.name: row.value for row in Revision.select()}
+        version = connection.version()
+        if version is None or version != getattr(_seen, "version", None):
+            _seen.revisions = {row.name: row.value for row in Revision.select()}
+            _seen.version = version
+        return dict(_seen.revisions)
 
 
 def bump(name: Literal["access", "models"]) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import threading
 from datetime import datetime
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from shared import clock, config, errors, ids, process, specs
 from shared.artifacts import ArtifactStore, intact, scratch
-from shared.db import connection
+from shared.db import connection, registry
 from tests.conftest import make_certificate
 
 
@@ -246,6 +247,33 @@ def test_a_write_is_immediate_and_rolls_back(db_file: Path):
     with connection.read():
         rows = connection.database.execute_sql("SELECT sum(value) FROM revisions").fetchone()
     assert rows == (0,)
+
+
+def test_revisions_are_read_anew_after_every_commit_and_only_then(db_file: Path):
+    def from_elsewhere() -> None:
+        with connection.write():
+            registry.bump("models")
+        connection.database.close()
+
+    before = registry.revisions()["models"]
+    for commits in (1, 2):
+        other = threading.Thread(target=from_elsewhere)
+        other.start()
+        other.join()
+        assert registry.revisions()["models"] == before + commits
+    with connection.write():
+        registry.bump("models")
+    assert registry.revisions()["models"] == before + 3
+    with pytest.raises(ZeroDivisionError), connection.write():
+        registry.bump("models")
+        assert registry.revisions()["models"] == before + 4
+        raise ZeroDivisionError
+    assert registry.revisions()["models"] == before + 3  # what was undone is not remembered
+    asked: list[str] = []
+    connection.database.connection().set_trace_callback(asked.append)
+    assert registry.revisions()["models"] == before + 3
+    connection.database.connection().set_trace_callback(None)
+    assert asked == ["PRAGMA data_version"]
 
 
 def test_the_database_is_not_carried_across_a_fork(db_file: Path, monkeypatch: pytest.MonkeyPatch):
