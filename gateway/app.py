@@ -35,6 +35,7 @@ from gateway.routes import (
     users,
 )
 from gateway.routes.common import V1, known_parameters_only
+from gateway.shortcut import Shortcut
 from shared import config
 
 JSON_BYTES = 2**20
@@ -76,7 +77,7 @@ def create_app(context: Context) -> Litestar:
         logging_config=None,
     )
     docs.complete(app.openapi_schema)
-    app.asgi_handler = Exchanges(app.asgi_handler, context.tally, context.trail)
+    app.asgi_handler = Exchanges(Shortcut(app.asgi_handler, context), context.tally, context.trail)
     return app
 
 

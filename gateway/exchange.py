@@ -7,6 +7,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterable
+from http import HTTPStatus
 from typing import cast
 
 from litestar.enums import ScopeType
@@ -19,6 +20,7 @@ from gateway.safety import headers_of_every_answer
 from gateway.sockets import Socket
 from gateway.tally import Tally
 from shared import ids, trace
+from shared.clock import Monotonic
 
 BODY_PATIENCE_S = 30.0
 """How long a body may stay behind `BODY_BYTES_PER_S`; a body that pauses that long is refused, and one that drips."""
@@ -29,7 +31,45 @@ BODY_BYTES_PER_S = 4096
 LINGER_S = 5.0
 """How long what a refused client still sends is read and dropped, so that it gets to see the refusal."""
 
+LINES_PER_S = 20
+"""Predictions that went well, or found the queue full, with a line of their own in the log. Thousands a second would
+push everything else out of it within a minute, and cost as much as serving them."""
+
+PREDICTIONS = frozenset(
+    {
+        "/api/v1/inference/predict",
+        "/v2/models/{model}/infer",
+        "/v2/models/{model}/versions/{version}/infer",
+    }
+)
+
 logger = logging.getLogger("gateway.access")
+
+
+class Sampling:
+    """Gives the first `LINES_PER_S` of each second a line, and counts the others.
+
+    Args:
+        clock: Seconds, monotonic.
+    """
+
+    def __init__(self, clock: Monotonic = time.monotonic) -> None:
+        self._clock = clock
+        self._second = 0
+        self._lines = 0
+        self._left_out = 0
+
+    def left_out(self) -> int | None:
+        """For one that gets a line: how many did not since the last that did. For one that does not: None."""
+        second = int(self._clock())
+        if second != self._second:
+            self._second, self._lines = second, 0
+        if self._lines >= LINES_PER_S:
+            self._left_out += 1
+            return None
+        self._lines += 1
+        count, self._left_out = self._left_out, 0
+        return count
 
 
 class Exchanges:
@@ -37,6 +77,7 @@ class Exchanges:
 
     def __init__(self, app: ASGIApp, tally: Tally, trail: Trail) -> None:
         self._app, self._tally, self._trail = app, tally, trail
+        self._sampling = Sampling()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -50,7 +91,7 @@ class Exchanges:
         try:
             await self._app(scope, exchange.receive, exchange.send)
         finally:
-            exchange.log(self._tally)
+            exchange.log(self._tally, self._sampling)
             exchange.audit(self._trail)
 
 
@@ -138,19 +179,25 @@ class Exchange:
         except TimeoutError:
             self._body_pending = False
 
-    def log(self, tally: Tally) -> None:
-        """The request's line in the log, and its count."""
+    def log(self, tally: Tally, sampling: Sampling) -> None:
+        """The request's line in the log, if it gets one, and its count."""
         duration_s = time.perf_counter() - self._started
-        tally.answered(self._scope["method"], self._route(), self._status, duration_s)
-        self._trace()
+        route = self._route()
+        tally.answered(self._scope["method"], route, self._status, duration_s)
+        if trace.exporting():
+            self._trace(route)
+        left_out = sampling.left_out() if self._is_one_of_many(route) else 0
+        if left_out is None:
+            return
         account, traceparent = self._scope["state"].get("account"), self._scope["state"]["traceparent"]
         logger.info(
             "request",
             extra=({"traceparent": traceparent} if traceparent else {})
+            | ({"predictions_without_a_line": left_out} if left_out else {})
             | {
                 "request_id": self.request_id,
                 "user": account.username if account else None,
-                "action": f"{self._scope['method']} {self._route() or 'unknown'}",
+                "action": f"{self._scope['method']} {route or 'unknown'}",
                 "method": self._scope["method"],
                 "path": self._scope["path"],
                 "status": self._status,
@@ -158,8 +205,17 @@ class Exchange:
             },
         )
 
-    def _trace(self) -> None:
-        method, route, status = self._scope["method"], self._route(), self._status
+    def _is_one_of_many(self, route: str | None) -> bool:
+        """Whether its line may be left out: a prediction, and nothing is wrong."""
+        usual = HTTPStatus.OK <= self._status < HTTPStatus.MULTIPLE_CHOICES
+        return (
+            route in PREDICTIONS
+            and (usual or self._status == HTTPStatus.TOO_MANY_REQUESTS)
+            and not logger.isEnabledFor(logging.DEBUG)
+        )
+
+    def _trace(self, route: str | None) -> None:
+        method, status = self._scope["method"], self._status
         known: dict[str, trace.Value] = {
             "http.request.method": method,
             "http.route": route,

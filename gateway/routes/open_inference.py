@@ -12,10 +12,10 @@ import msgspec
 from litestar import Response, Router, get, post
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath
+from litestar.types import HTTPScope, Receive
 from msgspec import UNSET
 
 from gateway import bodies, schemas
-from gateway.answers import Answer
 from gateway.context import Context
 from gateway.docs import InferOperation
 from gateway.errors import OPEN_INFERENCE, Refusal
@@ -37,7 +37,7 @@ PLATFORMS: dict[EngineName, str] = {
     "tensorrt": "tensorrt_plan",
     "pytorch": "pytorch_safetensors",
 }
-HEAD_LENGTH = "Inference-Header-Content-Length"
+HEAD_LENGTH = b"inference-header-content-length"
 SHOWN = 100
 """Characters of a name that a refusal repeats."""
 
@@ -122,22 +122,31 @@ async def infer(
     model that takes images. The body may be compressed (gzip, deflate). Shared memory, sequences, classification and
     priorities are refused; `timeout` (microseconds) bounds the wait for a turn.
     """
-    return await predict.counted(context, _answer(context, request, model, version))
+    reply = await answered(context, request.scope, request.receive, model, version)
+    headers = {name.decode(): value.decode() for name, value in reply.headers}
+    return Response(reply.body, media_type=reply.media_type.decode(), headers=headers)
 
 
-async def _answer(context: Context, request: Http, model: str, version: str) -> Response[bytes]:
+async def answered(
+    context: Context, scope: HTTPScope, receive: Receive, model: str, version: str = VERSION
+) -> predict.Reply:
+    """The answer to one inference request, counted."""
+    return await predict.counted(context, _answer(context, scope, receive, model, version))
+
+
+async def _answer(context: Context, scope: HTTPScope, receive: Receive, model: str, version: str) -> predict.Reply:
     started_s = time.perf_counter()
     predict.check_broker(context)
     entry = await _model(context, model, version)  # before the body is read
-    caller = request.scope["state"]["identity"].caller
+    caller = scope["state"]["identity"].caller
     with context.budget.share(caller) as share:
         with context.broker.entering(caller):
-            body = b"".join([chunk async for chunk in share.metered(_body(request))])
-        head, binary = _parted(body, request.headers.get(HEAD_LENGTH, ""))
+            body = b"".join([chunk async for chunk in share.metered(_body(scope, receive))])
+        head, binary = _parted(body, predict.header(scope, HEAD_LENGTH))
         del body
         asked = open_inference.decode(head)
         open_inference.check(asked, len(binary))
-        done, blobs = await context.broker.submit(_submit(context, request, entry, asked), [head, binary])
+        done, blobs = await context.broker.submit(_submit(context, scope, entry, asked), [head, binary])
     total_ms = (time.perf_counter() - started_s) * 1000
     context.tally.predicted(done.queue_ms, done.decode_ms, done.inference_ms, total_ms)
     answer = schemas.OpenAnswer(
@@ -149,20 +158,19 @@ async def _answer(context: Context, request: Http, model: str, version: str) -> 
     return _reply(msgspec.json.encode(answer), blobs[1])
 
 
-def _reply(head: bytes, binary: bytes) -> Response[bytes]:
+def _reply(head: bytes, binary: bytes) -> predict.Reply:
     if not binary:
-        return Answer(head, media_type="application/json")
-    headers = {HEAD_LENGTH: str(len(head))}
-    return Response(head + binary, media_type="application/octet-stream", headers=headers)
+        return predict.Reply(head + b"\n")
+    return predict.Reply(head + binary, b"application/octet-stream", [(HEAD_LENGTH, b"%d" % len(head))])
 
 
-def _body(request: Http) -> AsyncIterator[bytes]:
-    body = bodies.chunks(request.receive, predict.BODY_BYTES)
-    encoding = request.headers.get("content-encoding", "").strip().lower()
+def _body(scope: HTTPScope, receive: Receive) -> AsyncIterator[bytes]:
+    body = bodies.chunks(receive, predict.BODY_BYTES)
+    encoding = predict.header(scope, b"content-encoding").decode("latin-1").strip().lower()
     return bodies.inflated(body, encoding, predict.BODY_BYTES) if encoding not in ("", "identity") else body
 
 
-def _parted(body: bytes, head_length: str) -> tuple[bytes, bytes]:
+def _parted(body: bytes, head_length: bytes) -> tuple[bytes, bytes]:
     """The head, and what follows it.
 
     Raises:
@@ -170,7 +178,7 @@ def _parted(body: bytes, head_length: str) -> tuple[bytes, bytes]:
     """
     if not head_length:
         return body, b""
-    length = int(head_length) if head_length.isdecimal() and len(head_length) < 10 else -1
+    length = int(head_length) if head_length.isdigit() and len(head_length) < 10 else -1
     if not 0 <= length <= len(body):
         raise errors.InvalidInput(
             "`Inference-Header-Content-Length` must be the length of the JSON at the start of the body, which has "
@@ -179,17 +187,17 @@ def _parted(body: bytes, head_length: str) -> tuple[bytes, bytes]:
     return body[:length], body[length:]
 
 
-def _submit(context: Context, request: Http, entry: CatalogEntry, asked: InferRequest) -> Submit:
+def _submit(context: Context, scope: HTTPScope, entry: CatalogEntry, asked: InferRequest) -> Submit:
     queue_ms = context.settings.queue_timeout_s * 1000
     return Submit(
-        request_id=predict.wire_id(request.scope),
+        request_id=predict.wire_id(scope),
         model_id=entry.model_id,
         form="raw",
         queue_ttl_ms=min(queue_ms, asked.queue_ms or queue_ms),
         inference_ttl_ms=context.settings.inference_timeout_s * 1000,
         rows=asked.rows,
-        caller=request.scope["state"]["identity"].caller,
-        traceparent=request.scope["state"]["traceparent"] or "",
+        caller=scope["state"]["identity"].caller,
+        traceparent=scope["state"]["traceparent"] or "",
     )
 
 

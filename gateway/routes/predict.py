@@ -9,7 +9,7 @@ import itertools
 import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import aclosing
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -100,15 +100,33 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     blobs: list[bytes]
 
 
+class Reply(NamedTuple):
+    """The answer to a prediction as it leaves, with status 200."""
+
+    body: bytes
+    media_type: bytes = b"application/json"
+    headers: Sequence[tuple[bytes, bytes]] = ()
+    """Besides type and length."""
+
+    async def leave(self, send: Send) -> None:
+        """Send it."""
+        about = [(b"content-type", self.media_type), (b"content-length", b"%d" % len(self.body)), *self.headers]
+        await send({"type": "http.response.start", "status": 200, "headers": about})
+        await send({"type": "http.response.body", "body": self.body, "more_body": False})
+
+
 @asgi("/predict", copy_scope=False)
 async def predict(scope: Scope, receive: Receive, send: Send) -> None:
     """Predict; documented in `gateway.docs`."""
     http: HTTPScope = scope  # type: ignore[assignment]  # this path is not routed for WebSockets
     context: Context = http["litestar_app"].state["context"]
-    body = await counted(context, _answer(context, http, receive))
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": False})
+    reply = await answered(context, http, receive)
+    await reply.leave(send)
+
+
+async def answered(context: Context, scope: HTTPScope, receive: Receive) -> Reply:
+    """The answer to one prediction by this call, counted."""
+    return Reply(await counted(context, _answer(context, scope, receive)))
 
 
 async def counted(context: Context, answering: Awaitable[T]) -> T:
@@ -181,7 +199,7 @@ async def served(context: Context, model_id: str) -> registry.CatalogEntry:
 
 
 async def _read(scope: HTTPScope, body: AsyncIterator[bytes], options: Options) -> Ask:
-    content_type = _header(scope, b"content-type").decode("latin-1")
+    content_type = header(scope, b"content-type").decode("latin-1")
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type == "multipart/form-data":
         return await _form(content_type, body, options)
@@ -304,5 +322,6 @@ def _prediction(request_id: str, model_id: str, done: Done, blobs: Sequence[byte
     )
 
 
-def _header(scope: HTTPScope, wanted: bytes) -> bytes:
+def header(scope: Scope, wanted: bytes) -> bytes:
+    """The value of a header by its name in small letters; empty where it was not sent."""
     return next((value for name, value in scope["headers"] if name == wanted), b"")

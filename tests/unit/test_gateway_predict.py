@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import random
 import threading
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from gateway.bodies import Budget
+from gateway.exchange import LINES_PER_S, Sampling
 from gateway.routes import predict
 from shared import apikeys, errors
 from shared.db import connection, registry
@@ -69,6 +71,51 @@ def test_an_image(gateway: Gateway, model_id: str, image: bytes, content_type: s
     assert response.text.endswith("}\n")
     assert (submit.queue_ttl_ms, submit.inference_ttl_ms) == (30_000, 30_000)
     assert blobs == [image]
+
+
+@pytest.mark.parametrize("role", ["viewer", None])
+@pytest.mark.parametrize("body", [JPEG, b"", b"GIF89a"])
+@pytest.mark.parametrize("call", ["predict", "infer", "infer of a version"])
+@pytest.mark.parametrize("model", ["digits", "nobody"])
+def test_the_short_way_and_the_long_one_answer_alike(
+    gateway: Gateway, model_id: str, role: str | None, body: bytes, call: str, model: str
+) -> None:
+    """A path with a slash at its end goes the long way."""
+    paths = {
+        "predict": f"/inference/predict{{slash}}?model_id={model_id if model == 'digits' else model}",
+        "infer": f"/v2/models/{model}/infer{{slash}}",
+        "infer of a version": f"/v2/models/{model}/versions/1/infer{{slash}}",
+    }
+    tensor = b'{"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [1.0]}]}'
+    content = tensor if body == JPEG and call != "predict" else body
+    headers = {"X-Request-ID": "same", "content-type": "application/octet-stream"}
+    answers = []
+    for slash in ("", "/"):
+        reply = gateway.post(paths[call].format(slash=slash), role, content=content, headers=headers)
+        said = reply.json()
+        said.pop("latency_ms", None)
+        about = {name: value for name, value in reply.headers.items() if name != "content-length"}
+        answers.append((reply.status_code, about, said))
+    assert answers[0] == answers[1]
+    assert (answers[0][0] == 200) == (role == "viewer" and body == JPEG and model == "digits")
+    assert len(gateway.broker.submitted) == (2 if answers[0][0] == 200 else 0)
+
+
+def test_of_many_predictions_some_have_a_line_and_every_failure_has(
+    gateway: Gateway, model_id: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO, "gateway.access")
+    now_s = [0.5]
+    exchanges: Any = gateway.client.app.asgi_handler
+    monkeypatch.setattr(exchanges, "_sampling", Sampling(lambda: now_s[0]))
+    for _ in range(LINES_PER_S + 3):
+        assert ask(gateway, f"?model_id={model_id}", content=JPEG).status_code == 200
+    assert ask(gateway, f"?model_id={model_id}", content=b"GIF89a").status_code == 422
+    now_s[0] = 1.5
+    assert ask(gateway, f"?model_id={model_id}", content=JPEG).status_code == 200
+    lines = [vars(record) for record in caplog.records if record.name == "gateway.access"]
+    assert [line["status"] for line in lines] == [200] * LINES_PER_S + [422, 200]
+    assert [line.get("predictions_without_a_line") for line in lines] == [None] * (LINES_PER_S + 1) + [3]
 
 
 @pytest.mark.parametrize("video", [b"\0\0\0\x20ftypisom", b"\x1aE\xdf\xa3....", b"RIFF\x10\x00\x00\x00AVI LIST"])

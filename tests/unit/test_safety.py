@@ -108,6 +108,13 @@ def test_a_browser_may_ask_first(client: TestClient[Any], method: str) -> None:
     )
 
 
+@pytest.mark.parametrize("call", ["/api/v1/inference/predict", "/v2/models/digits/infer"])
+def test_what_a_prediction_says_can_be_read_from_another_origin(client: TestClient[Any], call: str) -> None:
+    for asked, told in (({"Origin": "https://a.example"}, "https://a.example"), ({}, None)):
+        answer = client.post(call, headers=asked)
+        assert (answer.status_code, answer.headers.get("access-control-allow-origin")) == (401, told)
+
+
 def test_a_refusal_can_be_read_from_another_origin(client: TestClient[Any]) -> None:
     answer = client.get("/api/v1/models", headers={"Origin": "https://a.example"})
     assert answer.status_code == 401
