@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from shared.engines import Feeds, Tensor
 from shared.runtime import MAX_NUMBERS, Runtime, numbers
 from shared.specs import TensorInfo
 from shared.vision import postprocess
-from shared.wire.open_inference import DTYPES, InferRequest, InputTensor, datatype, tensor_shape
+from shared.wire.open_inference import DATATYPES, DTYPES, Datatype, InferRequest, InputTensor, datatype, tensor_shape
 
 MAX_ANSWER_BYTES = 64 * 2**20
 MAX_FILES = 64
@@ -65,8 +66,7 @@ def write(outputs: Feeds, wanted: Mapping[str, bool]) -> list[bytes]:
     told, parts = [], []
     for name, binary in wanted.items():
         array = outputs[name]
-        info = TensorInfo(name=name, dtype=array.dtype.name, shape=list(array.shape))
-        output: dict[str, Any] = {"name": name, "datatype": datatype(info), "shape": array.shape}
+        output: dict[str, Any] = {"name": name, "datatype": _datatype(array.dtype), "shape": array.shape}
         if binary:
             parts.append(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
             output["parameters"] = {"binary_data_size": len(parts[-1])}
@@ -87,7 +87,7 @@ def _array(info: TensorInfo, tensor: InputTensor, binary: memoryview) -> Tensor:
         raise errors.BadTensor(f"Input {info.name!r} must be {_told(info)}; given {tensor.datatype} {tensor.shape}.")
     if tensor.binary_bytes is None:
         return _from_json(info, tensor)
-    dtype = np.dtype(DTYPES[tensor.datatype]).newbyteorder("<")
+    dtype = _on_the_wire(tensor.datatype)
     if len(binary) != tensor.size * dtype.itemsize:
         raise errors.BadTensor(
             f"Input {info.name!r}, {tensor.datatype} {tensor.shape}, takes {tensor.size * dtype.itemsize} bytes; "
@@ -96,6 +96,16 @@ def _array(info: TensorInfo, tensor: InputTensor, binary: memoryview) -> Tensor:
     if tensor.datatype == "BOOL" and np.frombuffer(binary, np.uint8).max() > 1:
         raise errors.BadTensor(f"Input {info.name!r} is BOOL: each of its bytes must be 0 or 1.")
     return np.frombuffer(binary, dtype).reshape(tensor.shape).astype(info.dtype, copy=False)
+
+
+@functools.cache  # NumPy looks names up in Python, which takes as long as a small model
+def _datatype(dtype: np.dtype[np.generic]) -> Datatype:
+    return DATATYPES[dtype.name]
+
+
+@functools.cache
+def _on_the_wire(datatype: Datatype) -> np.dtype[np.generic]:
+    return np.dtype(DTYPES[datatype]).newbyteorder("<")
 
 
 def _alike(given: Sequence[int], takes: Sequence[int]) -> bool:
