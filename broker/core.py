@@ -7,6 +7,7 @@ requests than its `Ready` allowed.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence, Sized
 from typing import NamedTuple
 
@@ -55,6 +56,8 @@ RESTART_S = 1.0
 ALWAYS = 128
 """Images that may be ahead of a request however slow the model is, so that a hundred clients that ask again once they
 are answered are never refused."""
+OURS = frozenset({AppError.code, Unavailable.code})
+"""Codes of a worker that speak against the worker and not against the request."""
 FEW = 16
 """Clients are told how many more requests the lane would take of a caller when there are fewer than this."""
 
@@ -276,6 +279,8 @@ class Core:
             self._let_go(worker)
             return
         del self._requests[message.request_id]
+        if isinstance(message, Done) or message.code in OURS:
+            worker.did(now_s, well=isinstance(message, Done))
         self._pace.answered(now_s, request.images)
         self._dispatch(now_s)  # before it is said how much room there is
         if not request.answered:
@@ -343,8 +348,10 @@ class Core:
             self._publish(WORKERS, {"worker_id": worker.name, "state": "left"})
 
     def _look_after(self, now_s: float, worker: Worker) -> None:
+        worker.forgive(now_s)
         for request in worker.unanswered:
             if now_s >= request.deadline_s:
+                worker.did(now_s, well=False)
                 self._give_up(request, _too_late(request))
         if now_s - worker.seen_s > DEAD_AFTER_S:
             self._lose(worker)
@@ -373,6 +380,9 @@ class Core:
                 busy=worker.busy,
                 credit=worker.free,
                 silent_ms=(now_s - worker.seen_s) * 1000,
+                answered=worker.answered,
+                failing=worker.failing,
+                success_age_ms=None if worker.success_s is None else (now_s - worker.success_s) * 1000,
                 models=worker.models,
             )
             for worker in self.roster
@@ -388,6 +398,9 @@ class Core:
             completed=self._completed,
             failed=self._failed,
             workers=workers,
+            waiting=Counter(request.submit.model_id for request in self.lane),
+            callers=self.lane.callers,
+            images_per_s=self._pace.per_s(now_s),
         )
 
     def _publish(self, topic: str, body: dict[str, object]) -> None:

@@ -8,6 +8,10 @@ from dataclasses import dataclass, field
 from broker.lane import Request
 from shared.wire.messages import LoadedModel
 
+FAILING = 3
+"""Failures in a row after which a worker counts as failing, until it answers again."""
+FORGIVEN_S = 60.0
+
 
 @dataclass(slots=True)
 class Worker:
@@ -23,6 +27,13 @@ class Worker:
     used_s: float = 0.0
     leaving: bool = False
     models: list[LoadedModel] = field(default_factory=list)
+    answered: int = 0
+    failed_in_row: int = 0
+    """Requests that it did not answer through its own fault since it last answered one."""
+    failed_s: float = 0.0
+    """When it last did not."""
+    success_s: float | None = None
+    """When that was."""
     holds: dict[str, Request] = field(default_factory=dict)
     strays: set[str] = field(default_factory=set)
     """Ids it still works on that nobody waits for here: from the broker before us, or given to somebody else since."""
@@ -36,6 +47,23 @@ class Worker:
     def free(self) -> int:
         """Requests it can still be given."""
         return 0 if self.leaving else max(0, self.credit - self.busy)
+
+    @property
+    def failing(self) -> bool:
+        """Whether it is there and yet answers nobody."""
+        return self.failed_in_row >= FAILING
+
+    def did(self, now_s: float, *, well: bool) -> None:
+        """It answered a request, or failed one that another might have answered."""
+        if well:
+            self.answered, self.failed_in_row, self.success_s = self.answered + 1, 0, now_s
+        else:
+            self.failed_in_row, self.failed_s = self.failed_in_row + 1, now_s
+
+    def forgive(self, now_s: float) -> None:
+        """What it failed a while ago is not held against it: nobody may have asked it since."""
+        if now_s - self.failed_s > FORGIVEN_S:
+            self.failed_in_row = 0
 
     @property
     def unanswered(self) -> list[Request]:
@@ -87,6 +115,9 @@ class Roster:
         return sum(worker.credit for worker in self._workers.values() if not worker.leaving)
 
     def pick(self, request: Request) -> Worker | None:
-        """Who takes this request: the most free credit, then the least recently used."""
+        """Who takes this request: the most free credit, then the least recently used.
+
+        One that only fails takes what no other can: it is quick at that, and would get everything.
+        """
         able = [worker for worker in self._workers.values() if worker.can_take(request)]
-        return max(able, key=lambda worker: (worker.free, -worker.used_s), default=None)
+        return max(able, key=lambda worker: (not worker.failing, worker.free, -worker.used_s), default=None)

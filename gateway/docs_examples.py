@@ -337,7 +337,14 @@ BODIES: tuple[msgspec.Struct, ...] = (
     schemas.InferenceHealth(
         status="ok",
         workers=schemas.Workers(total=2, busy=1, idle=1, lost=0),
+        processes=[
+            schemas.InferenceProcess(
+                id="inferencer-0", state="busy", answered=4512, last_answer_s=0.1, last_sign_s=0.1
+            ),
+            schemas.InferenceProcess(id="inferencer-1", state="idle", answered=0, last_answer_s=None, last_sign_s=0.8),
+        ],
         queue=QUEUE,
+        waiting=schemas.Waiting(models={}, callers=0, images_per_s=87.5),
         models=[
             schemas.LoadedModel(
                 id=MODEL,

@@ -12,7 +12,7 @@ import msgspec
 
 from gateway.host import Host, HostFigures
 from gateway.store import Store
-from gateway.tally import STAGES, Mark, Stage, Tally, quantile
+from gateway.tally import NOTHING, STAGES, Mark, ModelMark, Stage, StageCounts, Tally, quantile
 from shared import config, errors, gpu
 from shared.db import deployments, jobs
 from shared.wire.events import Resync
@@ -45,6 +45,13 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True):
     p95_ms: float | None
 
 
+class ModelMinute(msgspec.Struct, frozen=True, kw_only=True):
+    """The same of one model."""
+
+    per_s: float
+    latency: dict[Stage, Latency]
+
+
 class Minute(msgspec.Struct, frozen=True, kw_only=True):
     """What happened in the last minute, or since the start where that is more recent."""
 
@@ -63,6 +70,7 @@ class Minute(msgspec.Struct, frozen=True, kw_only=True):
     email_failure: str | None
     """Why the last e-mail was given up, if it was."""
     latency: dict[Stage, Latency]
+    models: dict[str, ModelMinute]
     workers_lost: int
     """Inference processes that died, over `FLAPPING_S` instead of a minute."""
 
@@ -149,9 +157,24 @@ def minute(before: Mark, now: Mark, workers_lost: int = 0) -> Minute:
         refused_full=now.refused_full - before.refused_full,
         database_errors=now.database_errors - before.database_errors,
         email_failure=now.email_failure,
-        latency={stage: _latency(before.stages[stage], now.stages[stage]) for stage in STAGES},
+        latency=_latencies(before.stages, now.stages),
+        models={
+            model_id: _model(before.models.get(model_id, NOTHING), model, elapsed_s)
+            for model_id, model in now.models.items()
+        },
         workers_lost=workers_lost,
     )
+
+
+def _model(before: ModelMark, now: ModelMark, elapsed_s: float) -> ModelMinute:
+    if before.requests > now.requests:
+        before = NOTHING  # it lost its figures meanwhile, and has new ones
+    per_s = round((now.requests - before.requests) / elapsed_s, 3)
+    return ModelMinute(per_s=per_s, latency=_latencies(before.stages, now.stages))
+
+
+def _latencies(before: StageCounts, now: StageCounts) -> dict[Stage, Latency]:
+    return {stage: _latency(before[stage], now[stage]) for stage in STAGES}
 
 
 def _share(part: int, whole: int) -> float:

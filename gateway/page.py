@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
+from typing import get_args
 
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -11,10 +12,10 @@ from prometheus_client.registry import Collector
 
 from gateway.host import HostFigures
 from gateway.monitor import View
-from gateway.tally import BOUNDS_S, Histogram, Tally
+from gateway.tally import Histogram, Tally
 from shared import config
 from shared.gpu import Gpu
-from shared.wire.messages import Status
+from shared.wire.messages import Status, WorkerState
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 MB = 2**20
@@ -23,12 +24,28 @@ Rows = Iterable[tuple[Sequence[str], float]]
 
 
 class Page(Collector):
-    """All metrics at one moment, for one rendering."""
+    """All metrics at one moment, for one rendering.
+
+    Args:
+        version: Of the platform.
+        settings: In force.
+        tally: What the gateway counted.
+        status: The broker's last word.
+        view: The last look around.
+        names: Of the models there are, by id; others have no series.
+    """
 
     def __init__(
-        self, *, version: str, settings: config.Settings, tally: Tally, status: Status | None, view: View
+        self,
+        *,
+        version: str,
+        settings: config.Settings,
+        tally: Tally,
+        status: Status | None,
+        view: View,
+        names: Mapping[str, str],
     ) -> None:
-        self._version, self._settings = version, settings
+        self._version, self._settings, self._names = version, settings, names
         self._tally, self._status, self._view = tally, status, view
 
     def render(self) -> bytes:
@@ -40,7 +57,9 @@ class Page(Collector):
         yield _gauge("cvp_build_info", "Always 1; the label is the version.", [([self._version], 1)], ["version"])
         yield from _http(self._tally)
         yield from _inference(self._tally)
+        yield from _models(self._tally, self._names)
         yield from _lane(self._status, len(self._settings.inference_farm))
+        yield from _broker(self._status, self._names)
         yield _counter(
             "cvp_inference_worker_events_total",
             "Inference processes that came (ready), left in order (left) or were lost (lost).",
@@ -100,6 +119,71 @@ def _inference(tally: Tally) -> Iterator[Metric]:
         [((stage,), histogram) for stage, histogram in tally.stages_s.items()],
         ["stage"],
     )
+
+
+def _models(tally: Tally, names: Mapping[str, str]) -> Iterator[Metric]:
+    models = [
+        ((model_id, names[model_id]), model) for model_id, model in list(tally.models.items()) if model_id in names
+    ]
+    label = ["model", "name"]
+    yield _counter(
+        "cvp_model_requests_total",
+        "Predictions asked of a model.",
+        [(who, model.requests) for who, model in models],
+        label,
+    )
+    yield _counter(
+        "cvp_model_errors_total",
+        "Predictions of a model refused or failed, by error code.",
+        [((*who, code), count) for who, model in models for code, count in list(model.errors.items())],
+        [*label, "code"],
+    )
+    yield _histogram(
+        "cvp_model_duration_seconds",
+        "Answered predictions of a model by stage.",
+        [((*who, stage), histogram) for who, model in models for stage, histogram in model.stages_s.items()],
+        [*label, "stage"],
+    )
+    yield _counter(
+        "cvp_model_batches_total",
+        "Batches by why no more requests were in them: full, drained (none waited), alone (one whose last batch died).",
+        [((*who, cut), count) for who, model in models for cut, count in model.batches.items()],
+        [*label, "cut"],
+    )
+    yield _histogram(
+        "cvp_model_batch_images",
+        "Images in a batch.",
+        [(who, model.batch_images) for who, model in models],
+        label,
+    )
+
+
+def _broker(status: Status | None, names: Mapping[str, str]) -> Iterator[Metric]:
+    """What the broker says of workers and of who waits."""
+    if status is None:
+        return
+    states = [
+        ([worker.worker_id, state], worker.state == state)
+        for worker in status.workers
+        for state in get_args(WorkerState)
+    ]
+    yield _gauge(
+        "cvp_inference_worker_state",
+        "1 for the state an inference process is in; failing: the last requests it had went wrong.",
+        states,
+        ["worker", "state"],
+    )
+    ages = [
+        ([worker.worker_id], worker.success_age_ms / 1000)
+        for worker in status.workers
+        if worker.success_age_ms is not None
+    ]
+    yield _gauge("cvp_inference_worker_success_age_seconds", "Since it last answered a prediction.", ages, ["worker"])
+    depths = [([model_id, names[model_id]], depth) for model_id, depth in status.waiting.items() if model_id in names]
+    yield _gauge("cvp_model_queue_depth", "Predictions of a model that wait.", depths, ["model", "name"])
+    yield _one("cvp_inference_callers_waiting", "API keys and users whose predictions wait.", status.callers)
+    if status.images_per_s is not None:
+        yield _one("cvp_inference_pace", "Images answered a second while predictions last waited.", status.images_per_s)
 
 
 def _lane(status: Status | None, expected: int) -> Iterator[Metric]:
@@ -185,8 +269,8 @@ def _filled(family: GaugeMetricFamily | CounterMetricFamily, rows: Rows) -> Metr
 
 def _histogram(name: str, told: str, rows: Iterable[tuple[Sequence[str], Histogram]], labels: Sequence[str]) -> Metric:
     family = HistogramMetricFamily(name, told, labels=labels)
-    bounds = [*map(str, BOUNDS_S), "+Inf"]
     for values, histogram in rows:
+        bounds = [*map(str, histogram.bounds), "+Inf"]
         buckets = list(zip(bounds, accumulate(histogram.counts), strict=True))
-        family.add_metric(values, buckets, histogram.sum_s)
+        family.add_metric(values, buckets, histogram.total)
     return family

@@ -723,6 +723,24 @@ class Workers(View, frozen=True, kw_only=True):
     lost: int
 
 
+class InferenceProcess(View, frozen=True, kw_only=True):
+    """An inference process that is there."""
+
+    id: str
+    state: Annotated[
+        Literal["idle", "busy", "failing", "silent"],
+        Meta(
+            description="`failing`: the last three requests it had failed through its own fault, or were not answered "
+            "in time. `silent`: no sign of life for three seconds. Much to do is neither."
+        ),
+    ]
+    answered: Annotated[int, Meta(description="Requests since the broker knows it.")]
+    last_answer_s: Annotated[
+        float | None, Meta(description="Seconds since it last answered one; null if it never did.")
+    ]
+    last_sign_s: Annotated[float, Meta(description="Seconds since it was last heard of, at work or not.")]
+
+
 class Queue(View, frozen=True, kw_only=True):
     """Requests that wait for inference."""
 
@@ -731,12 +749,24 @@ class Queue(View, frozen=True, kw_only=True):
     mb: float
 
 
+class Waiting(View, frozen=True, kw_only=True):
+    """Who waits for what."""
+
+    models: Annotated[dict[str, int], Meta(description="Requests that wait, by id of the model.")]
+    callers: Annotated[int, Meta(description="API keys and users whose requests they are; each has an equal share.")]
+    images_per_s: Annotated[
+        float | None, Meta(description="What was answered a second while requests last waited; null until it is known.")
+    ]
+
+
 class InferenceHealth(View, frozen=True, kw_only=True):
-    """The inference lane now."""
+    """The inference lane now. `down`: nobody is there, or whoever is there only fails; much to do is `ok`."""
 
     status: Literal["ok", "degraded", "down"]
     workers: Workers
+    processes: list[InferenceProcess]
     queue: Queue
+    waiting: Waiting
     models: list[LoadedModel]
 
 
@@ -811,14 +841,44 @@ class StageLatency(View, frozen=True, kw_only=True):
     p95: float | None
 
 
+StageLatencies = dict[Literal["queue", "decode", "inference", "total"], StageLatency]
+
+
+class Batches(View, frozen=True, kw_only=True):
+    """Batches of a model since the gateway started."""
+
+    count: int
+    mean_images: float | None
+    cut: Annotated[
+        dict[Literal["full", "drained", "alone"], int],
+        Meta(
+            description="Why there were no more requests in them: the next did not fit, none waited, or its request "
+            "runs by itself because its last batch died with its process."
+        ),
+    ]
+
+
+class ModelFigures(View, frozen=True, kw_only=True):
+    """A model: `requests`, `errors` by code and `batches` since the gateway started, the rest over the last minute."""
+
+    id: str
+    name: str
+    requests: int
+    errors: dict[str, int]
+    rate: Annotated[float, Meta(description="Requests a second.")]
+    latency_ms: StageLatencies
+    batches: Batches
+
+
 class InferenceFigures(View, frozen=True, kw_only=True):
     """Predictions: `requests` and `errors` by code since the gateway started, the rest over the last minute."""
 
     requests: int
     errors: dict[str, int]
     rate: Annotated[float, Meta(description="Requests a second.")]
-    latency_ms: dict[Literal["queue", "decode", "inference", "total"], StageLatency]
+    latency_ms: StageLatencies
     queue: Queue
+    models: Annotated[list[ModelFigures], Meta(description="The hundred that were asked last.")]
 
 
 class Cpu(View, frozen=True, kw_only=True):

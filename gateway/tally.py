@@ -7,14 +7,21 @@ gives them to Prometheus, `gateway.monitor` turns them into figures of the last 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter, defaultdict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
 from shared import errors
+from shared.wire.messages import Cut, Done
 
 BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """Upper bounds of the buckets; whatever took longer is in one more."""
+
+BATCH_BOUNDS = (1, 2, 4, 8, 16, 32, 64)
+"""The same of the images in a batch."""
+
+MODELS = 100
+"""Models with figures of their own; beyond that the one that was left alone for longest loses them."""
 
 METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
 OTHER = "other"
@@ -25,18 +32,36 @@ STAGES: tuple[Stage, ...] = get_args(Stage)
 
 
 class Histogram:
-    """Durations by bucket."""
+    """Values by bucket; seconds, where no other bounds are named."""
 
-    __slots__ = ("counts", "sum_s")
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[float] = BOUNDS_S) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def add(self, value: float) -> None:
+        """Count one."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+
+Stages = dict[Stage, Histogram]
+
+
+class ModelTally:
+    """What was counted of one model."""
+
+    __slots__ = ("batch_images", "batches", "errors", "requests", "stages_s")
 
     def __init__(self) -> None:
-        self.counts = [0] * (len(BOUNDS_S) + 1)
-        self.sum_s = 0.0
-
-    def add(self, duration_s: float) -> None:
-        """Count one duration."""
-        self.counts[bisect_left(BOUNDS_S, duration_s)] += 1
-        self.sum_s += duration_s
+        self.requests = 0
+        self.errors: Counter[str] = Counter()
+        self.stages_s: Stages = {stage: Histogram() for stage in STAGES}
+        self.batches: Counter[Cut] = Counter(dict.fromkeys(get_args(Cut), 0))
+        """Batches by why no more requests were in them."""
+        self.batch_images = Histogram(BATCH_BOUNDS)
 
 
 class Exchanged(NamedTuple):
@@ -45,6 +70,19 @@ class Exchanged(NamedTuple):
     method: str
     route: str
     status: str
+
+
+StageCounts = dict[Stage, tuple[int, ...]]
+
+
+class ModelMark(NamedTuple):
+    """The counters of one model at one moment."""
+
+    requests: int
+    stages: StageCounts
+
+
+NOTHING = ModelMark(0, {stage: (0,) * (len(BOUNDS_S) + 1) for stage in STAGES})
 
 
 class Mark(NamedTuple):
@@ -58,7 +96,8 @@ class Mark(NamedTuple):
     refused_full: int
     database_errors: int
     email_failure: str | None
-    stages: dict[Stage, tuple[int, ...]]
+    stages: StageCounts
+    models: dict[str, ModelMark]
 
 
 class Tally:
@@ -70,7 +109,9 @@ class Tally:
         self.predictions = 0
         # There from the start, at zero: Prometheus sees no rise in a series that begins with its first error.
         self.prediction_errors: Counter[str] = Counter(dict.fromkeys(errors.BY_CODE, 0))
-        self.stages_s: dict[Stage, Histogram] = {stage: Histogram() for stage in STAGES}
+        self.stages_s: Stages = {stage: Histogram() for stage in STAGES}
+        self.models: OrderedDict[str, ModelTally] = OrderedDict()
+        """By id, the one asked last at the end."""
         self.worker_events: Counter[str] = Counter(dict.fromkeys(("ready", "left", "lost"), 0))
         self.database_errors = 0
         self.email_failure: str | None = None
@@ -84,16 +125,37 @@ class Tally:
         self.http[Exchanged(method, route, f"{status // 100}xx" if status else "none")] += 1
         self.http_s[method, route].add(duration_s)
 
-    def predicted(self, queue_ms: float, decode_ms: float, inference_ms: float, total_ms: float) -> None:
+    def predicted(self, model_id: str, done: Done, total_ms: float) -> None:
         """A prediction was answered."""
         self.predictions += 1
-        for stage, duration_ms in zip(STAGES, (queue_ms, decode_ms, inference_ms, total_ms), strict=True):
+        model = self._model(model_id)
+        model.requests += 1
+        durations_ms = (done.queue_ms, done.decode_ms, done.inference_ms, total_ms)
+        for stage, duration_ms in zip(STAGES, durations_ms, strict=True):
             self.stages_s[stage].add(duration_ms / 1000)
+            model.stages_s[stage].add(duration_ms / 1000)
+        if done.cut is not None:
+            model.batches[done.cut] += 1
+            model.batch_images.add(done.batch_size)
 
-    def prediction_failed(self, code: str) -> None:
-        """A prediction was refused or failed, with that error code."""
+    def prediction_failed(self, code: str, model_id: str | None = None) -> None:
+        """A prediction was refused or failed, with that error code; None where it named no model there is."""
         self.predictions += 1
         self.prediction_errors[code] += 1
+        if model_id is not None:
+            model = self._model(model_id)
+            model.requests += 1
+            model.errors[code] += 1
+
+    def _model(self, model_id: str) -> ModelTally:
+        found = self.models.get(model_id)
+        if found is None:
+            found = self.models[model_id] = ModelTally()
+            if len(self.models) > MODELS:
+                self.models.popitem(last=False)
+        else:
+            self.models.move_to_end(model_id)
+        return found
 
     def mark(self, at_s: float, ours: frozenset[str]) -> Mark:
         """The counters now; `ours` are the error codes that are our failure and not the request's."""
@@ -106,8 +168,15 @@ class Tally:
             refused_full=self.prediction_errors["queue_full"],
             database_errors=self.database_errors,
             email_failure=self.email_failure,
-            stages={stage: tuple(histogram.counts) for stage, histogram in self.stages_s.items()},
+            stages=_counts(self.stages_s),
+            models={
+                model_id: ModelMark(model.requests, _counts(model.stages_s)) for model_id, model in self.models.items()
+            },
         )
+
+
+def _counts(stages: Stages) -> StageCounts:
+    return {stage: tuple(histogram.counts) for stage, histogram in stages.items()}
 
 
 def quantile(counts: Sequence[int], q: float) -> float | None:

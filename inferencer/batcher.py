@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from shared.clock import Deadline, Monotonic
 from shared.runtime import MOST_FRAMES
-from shared.wire.messages import Assign
+from shared.wire.messages import Assign, Cut
 
 LOAD_LIMIT_S = 120.0
 """How long loading a model may take before the process counts as stuck."""
@@ -46,6 +46,7 @@ class Batch(NamedTuple):
 
     model_id: str
     requests: list[Request]
+    cut: Cut
 
 
 class Batcher:
@@ -141,11 +142,11 @@ class Batcher:
         if room is None:
             self._loading[model_id] = self._clock()
             return Load(model_id)
-        batch = Batch(model_id, self._cut(model_id, room))
+        batch = self._cut(model_id, room)
         self._running.append(batch)
         return batch
 
-    def _cut(self, model_id: str, room: int) -> list[Request]:
+    def _cut(self, model_id: str, room: int) -> Batch:
         """The head of a lane and the company that fits; a request marked `alone` has none."""
         lane = self._lanes[model_id]
         batch = [lane.popleft()]
@@ -153,6 +154,7 @@ class Batcher:
         while lane and not batch[0].assign.alone and not lane[0].assign.alone and lane[0].images <= room:
             room -= lane[0].images
             batch.append(lane.popleft())
+        full = bool(lane) or room <= 0
         if not lane:
             del self._lanes[model_id]
-        return batch
+        return Batch(model_id, batch, "alone" if batch[0].assign.alone else "full" if full else "drained")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
 from inferencer import tensors
@@ -17,7 +18,7 @@ from shared.clock import Monotonic
 from shared.engines import Tensor
 from shared.runtime import NO_SOURCE, Runtime, Source, rows
 from shared.wire import open_inference
-from shared.wire.messages import Done, Failed
+from shared.wire.messages import Cut, Done, Failed
 from shared.wire.open_inference import InferRequest
 
 logger = logging.getLogger(__name__)
@@ -30,6 +31,17 @@ class Answer(NamedTuple):
 
     message: Done | Failed
     blobs: list[bytes]
+
+
+def with_cut(answers: Iterable[Answer], cut: Cut) -> Iterator[Answer]:
+    """The answers of a batch; the first that is none of a failure says why there were no more requests in it."""
+    said = False
+    for given in answers:
+        if isinstance(given.message, Done) and not said:
+            said = True
+            yield given._replace(message=msgspec.structs.replace(given.message, cut=cut))
+        else:
+            yield given
 
 
 class _Ready(NamedTuple):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from inferencer.batcher import Batch, Batcher, Load
-from inferencer.compute import Answer, answer, failed
+from inferencer.compute import Answer, answer, failed, with_cut
 from inferencer.sessions import Sessions
 from shared import errors
 from shared.clock import Monotonic
@@ -117,7 +117,7 @@ class Worker:
         answers: list[Answer] = []
         try:
             with self._sessions.use(batch.model_id) as runtime:
-                answers.extend(answer(runtime, batch.requests, self._clock))
+                answers.extend(with_cut(answer(runtime, batch.requests, self._clock), batch.cut))
         except Exception as error:
             answered = {given.message.request_id for given in answers}
             left = [request for request in batch.requests if request.assign.request_id not in answered]

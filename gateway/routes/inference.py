@@ -12,9 +12,10 @@ from gateway.routes.common import Injected, problems
 from gateway.routes.predict import predict
 from shared.db.registry import CatalogEntry
 from shared.specs import EngineName, Precision
-from shared.wire.messages import LoadedModel, Status
+from shared.wire.messages import LoadedModel, Status, WorkerState, WorkerStatus
 
 MB = 2**20
+WELL: tuple[WorkerState, ...] = ("idle", "busy")
 
 
 @get("/models", responses=problems())
@@ -35,16 +36,35 @@ async def health(context: Injected) -> schemas.InferenceHealth:
 
 def inference_health(status: Status | None, expected: int) -> schemas.InferenceHealth:
     """The lane as the broker described it last; `expected` inference processes should be there."""
-    live = status.workers if status else []
-    busy = sum(worker.busy > 0 for worker in live)
+    live = [_process(worker) for worker in (status.workers if status else [])]
+    busy = sum(worker.busy > 0 for worker in (status.workers if status else []))
     workers = schemas.Workers(total=expected, busy=busy, idle=len(live) - busy, lost=max(0, expected - len(live)))
+    well = [process for process in live if process.state in WELL]
+    state: schemas.State = "down" if not well else "degraded" if workers.lost or len(well) < len(live) else "ok"
     queue = schemas.Queue(
         depth=status.depth if status else 0,
         limit=status.depth_limit if status else 0,
         mb=round(status.queued_bytes / MB, 3) if status else 0.0,
     )
-    state: schemas.State = "down" if not live else "degraded" if workers.lost else "ok"
-    return schemas.InferenceHealth(status=state, workers=workers, queue=queue, models=_loaded(status))
+    waiting = schemas.Waiting(
+        models=status.waiting if status else {},
+        callers=status.callers if status else 0,
+        images_per_s=round(status.images_per_s, 1) if status and status.images_per_s is not None else None,
+    )
+    return schemas.InferenceHealth(
+        status=state, workers=workers, processes=live, queue=queue, waiting=waiting, models=_loaded(status)
+    )
+
+
+def _process(worker: WorkerStatus) -> schemas.InferenceProcess:
+    age_ms = worker.success_age_ms
+    return schemas.InferenceProcess(
+        id=worker.worker_id,
+        state=worker.state,
+        answered=worker.answered,
+        last_answer_s=None if age_ms is None else round(age_ms / 1000, 1),
+        last_sign_s=round(worker.silent_ms / 1000, 1),
+    )
 
 
 def _loaded(status: Status | None) -> list[schemas.LoadedModel]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from litestar import Response, Router, get
 
 from gateway import page, schemas
 from gateway.context import Context
-from gateway.monitor import View
+from gateway.monitor import Latency, ModelMinute, View
 from gateway.routes.common import Injected, problems
 from gateway.routes.inference import inference_health
 from gateway.routes.system import VERSION
+from gateway.tally import ModelTally, Stage
 
 PROMETHEUS = "/metrics"
 MB = 2**20
@@ -24,6 +27,7 @@ async def prometheus(context: Injected) -> Response[bytes]:
         tally=context.tally,
         status=context.broker.status()[0],
         view=await context.monitor.view(),
+        names=_names(context),
     )
     return Response(await context.store.file(now.render), headers={"Content-Type": page.CONTENT_TYPE})
 
@@ -54,6 +58,13 @@ async def metrics(context: Injected) -> schemas.Metrics:
     )
 
 
+def _names(context: Context) -> dict[str, str]:
+    """Of the models that have figures and are still there, by id."""
+    status, models = context.broker.status()[0], context.caches.models
+    there = {*context.tally.models, *(status.waiting if status else ())}
+    return {model_id: models[model_id].name for model_id in there if model_id in models}
+
+
 def _jobs(view: View) -> schemas.JobFigures | None:
     if view.jobs is None:
         return None
@@ -67,12 +78,36 @@ def _inference(context: Context) -> schemas.InferenceFigures:
         requests=tally.predictions,
         errors={code: count for code, count in tally.prediction_errors.items() if count},
         rate=last.predictions_per_s,
-        latency_ms={
-            stage: schemas.StageLatency(p50=latency.p50_ms, p95=latency.p95_ms)
-            for stage, latency in last.latency.items()
-        },
+        latency_ms=_latencies(last.latency),
         queue=inference_health(context.broker.status()[0], len(context.settings.inference_farm)).queue,
+        models=[
+            _model(model_id, name, tally.models[model_id], last.models[model_id])
+            for model_id, name in _names(context).items()
+            if model_id in tally.models
+        ],
     )
+
+
+def _model(model_id: str, name: str, counted: ModelTally, last: ModelMinute) -> schemas.ModelFigures:
+    images = counted.batch_images
+    batches = schemas.Batches(
+        count=sum(images.counts),
+        mean_images=round(images.total / sum(images.counts), 2) if sum(images.counts) else None,
+        cut=dict(counted.batches),
+    )
+    return schemas.ModelFigures(
+        id=model_id,
+        name=name,
+        requests=counted.requests,
+        errors=dict(counted.errors),
+        rate=last.per_s,
+        latency_ms=_latencies(last.latency),
+        batches=batches,
+    )
+
+
+def _latencies(last: Mapping[Stage, Latency]) -> schemas.StageLatencies:
+    return {stage: schemas.StageLatency(p50=latency.p50_ms, p95=latency.p95_ms) for stage, latency in last.items()}
 
 
 def _mb(size_bytes: int) -> float:

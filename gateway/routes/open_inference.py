@@ -131,13 +131,14 @@ async def answered(
     context: Context, scope: HTTPScope, receive: Receive, model: str, version: str = VERSION
 ) -> predict.Reply:
     """The answer to one inference request, counted."""
-    return await predict.counted(context, _answer(context, scope, receive, model, version))
+    return await predict.counted(context, scope, _answer(context, scope, receive, model, version))
 
 
 async def _answer(context: Context, scope: HTTPScope, receive: Receive, model: str, version: str) -> predict.Reply:
     started_s = time.perf_counter()
     predict.check_broker(context)
     entry = await _model(context, model, version)  # before the body is read
+    scope["state"]["model_id"] = entry.model_id
     caller = scope["state"]["identity"].caller
     with context.budget.share(caller) as share:
         with context.broker.entering(caller):
@@ -148,7 +149,7 @@ async def _answer(context: Context, scope: HTTPScope, receive: Receive, model: s
         open_inference.check(asked, len(binary))
         done, blobs = await context.broker.submit(_submit(context, scope, entry, asked), [head, binary])
     total_ms = (time.perf_counter() - started_s) * 1000
-    context.tally.predicted(done.queue_ms, done.decode_ms, done.inference_ms, total_ms)
+    context.tally.predicted(entry.model_id, done, total_ms)
     answer = schemas.OpenAnswer(
         model_name=model,
         model_version=VERSION,

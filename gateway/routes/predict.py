@@ -126,17 +126,18 @@ async def predict(scope: Scope, receive: Receive, send: Send) -> None:
 
 async def answered(context: Context, scope: HTTPScope, receive: Receive) -> Reply:
     """The answer to one prediction by this call, counted."""
-    return Reply(await counted(context, _answer(context, scope, receive)))
+    return Reply(await counted(context, scope, _answer(context, scope, receive)))
 
 
-async def counted(context: Context, answering: Awaitable[T]) -> T:
-    """What `answering` a prediction gives; a failure is counted."""
+async def counted(context: Context, scope: Scope, answering: Awaitable[T]) -> T:
+    """What `answering` a prediction gives; a failure is counted, for the model that stands in the request's state."""
     try:
         return await answering
     except ClientGone:
         raise
     except Exception as error:
-        context.tally.prediction_failed(error.code if isinstance(error, errors.AppError) else errors.AppError.code)
+        code = error.code if isinstance(error, errors.AppError) else errors.AppError.code
+        context.tally.prediction_failed(code, scope["state"].get("model_id"))
         raise
 
 
@@ -145,16 +146,18 @@ async def _answer(context: Context, http: HTTPScope, receive: Receive) -> bytes:
     check_broker(context)
     options = _options(http)
     if options.model_id:
-        await served(context, options.model_id)  # before the body is read
+        entry = await served(context, options.model_id)  # before the body is read
+        http["state"]["model_id"] = entry.model_id
     caller = http["state"]["identity"].caller
     with context.budget.share(caller) as share:
         with context.broker.entering(caller):
             ask = await _read(http, share.metered(bodies.chunks(receive, BODY_BYTES)), options)
             entry = await served(context, ask.options.model_id)
+            http["state"]["model_id"] = entry.model_id
         answer = await context.broker.submit(_submit(context, http, ask), ask.blobs)
     done, blobs = answer
     total_ms = (time.perf_counter() - started_s) * 1000
-    context.tally.predicted(done.queue_ms, done.decode_ms, done.inference_ms, total_ms)
+    context.tally.predicted(entry.model_id, done, total_ms)
     return _prediction(http["state"]["request_id"], entry.model_id, done, blobs, total_ms) + b"\n"
 
 

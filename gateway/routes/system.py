@@ -22,7 +22,7 @@ from gateway.browsers import check_origin
 from gateway.context import Context
 from gateway.errors import UpgradeRequired
 from gateway.routes.common import Http, Injected, account_of, problems
-from gateway.routes.inference import inference_health
+from gateway.routes.inference import WELL, inference_health
 from gateway.sockets import Socket
 from shared import config
 
@@ -120,15 +120,20 @@ async def events_socket(scope: Scope, receive: Receive, send: Send) -> None:
 
 def _components(context: Context) -> dict[str, schemas.Component]:
     lane = inference_health(context.broker.status()[0], len(context.settings.inference_farm))
-    missing = f"{lane.workers.lost} of {lane.workers.total} inference processes are missing"
     return {
         "api": schemas.Component(status="degraded" if context.draining.is_set() else "ok"),
         "database": _database(context),
         "broker": _state(context.broker.alive, "it does not answer"),
-        "inference": schemas.Component(status=lane.status, detail="" if lane.status == "ok" else missing),
+        "inference": schemas.Component(status=lane.status, detail=_amiss(lane)),
         "jobs": _jobs(context),
         "disk": _disk(context.settings),
     }
+
+
+def _amiss(lane: schemas.InferenceHealth) -> str:
+    found = [f"{lane.workers.lost} are missing"] if lane.workers.lost else []
+    found += [f"{process.id} is {process.state}" for process in lane.processes if process.state not in WELL]
+    return f"of {lane.workers.total} inference processes {', '.join(found)}" if found else ""
 
 
 def _state(good: bool, otherwise: str) -> schemas.Component:

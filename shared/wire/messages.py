@@ -16,6 +16,8 @@ PROTOCOL = b"cvp/1"
 
 HEARTBEAT_S = 1.0
 DEAD_AFTER_S = 15.0
+SILENT_MS = 3000 * HEARTBEAT_S
+"""After which a worker is no longer taken to do well."""
 
 Name = Annotated[str, Meta(max_length=256)]
 """Ids, topics and the like. Bounded, so that a header the broker writes anew stays as small as the one it read."""
@@ -77,6 +79,9 @@ class AskStatus(Message, frozen=True, kw_only=True):
 # --- broker -> client -----------------------------------------------------------------------------------------------
 
 
+WorkerState = Literal["idle", "busy", "failing", "silent"]
+
+
 class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One live inferencer as the broker sees it."""
 
@@ -84,7 +89,19 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     busy: int
     credit: int
     silent_ms: float
+    answered: int = 0
+    failing: bool = False
+    """It is there, and the last requests it had were failed or not answered in time."""
+    success_age_ms: float | None = None
+    """Since it last answered a request; None if it never did."""
     models: list[LoadedModel] = []
+
+    @property
+    def state(self) -> WorkerState:
+        """How it does, told by what came of its work: one with much to do is busy."""
+        if self.failing:
+            return "failing"
+        return "silent" if self.silent_ms > SILENT_MS else "busy" if self.busy else "idle"
 
 
 class Status(Message, frozen=True, kw_only=True):
@@ -100,6 +117,12 @@ class Status(Message, frozen=True, kw_only=True):
     completed: int
     failed: int
     workers: list[WorkerStatus]
+    waiting: dict[str, int] = {}
+    """The requests in the lane by model."""
+    callers: int = 0
+    """Whose they are: so many different ones."""
+    images_per_s: float | None = None
+    """The pace while requests last waited; None before it was known."""
 
 
 # --- inferencer -> broker -------------------------------------------------------------------------------------------
@@ -148,6 +171,10 @@ class Bye(Message, frozen=True, kw_only=True):
     boot_id: Name
 
 
+Cut = Literal["full", "drained", "alone"]
+"""Why there are no more requests in a batch: the next does not fit, none waited, or its one request runs alone."""
+
+
 class Crowd(msgspec.Struct, frozen=True, kw_only=True):
     """The broker's remark on an answer, where the lane would take few more requests of its caller, or none."""
 
@@ -169,6 +196,8 @@ class Done(Message, frozen=True, kw_only=True):
     queue_ms: float
     decode_ms: float
     inference_ms: float
+    cut: Cut | None = None
+    """Said once a batch, with the first of its answers."""
     crowd: Crowd | None = None
 
 

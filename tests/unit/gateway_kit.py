@@ -48,7 +48,7 @@ from shared.specs import (
 )
 from shared.wire.client import Answer
 from shared.wire.events import Resync
-from shared.wire.messages import Done, Event, Status, Submit, WorkerStatus
+from shared.wire.messages import Cut, Done, Event, Status, Submit, WorkerStatus
 
 ONNX = b"\x08\x07" + bytes(500)
 """Bytes that could begin an ONNX file; the gateway looks no deeper."""
@@ -89,7 +89,11 @@ class FakeBroker:
         self.published: list[tuple[str, dict[str, Any]]] = []
         self.alerts: list[dict[str, Any]] = []  # apart: they depend on the machine the tests run on
         self.rung: list[str] = []
-        self.workers = [WorkerStatus(worker_id="inferencer-0", busy=1, credit=1, silent_ms=3.0)]
+        self.workers = [
+            WorkerStatus(worker_id="inferencer-0", busy=1, credit=1, silent_ms=3.0, answered=5, success_age_ms=20.0)
+        ]
+        self.waiting: dict[str, int] = {}
+        self.cut: Cut | None = None
 
     def status(self) -> tuple[Status | None, float]:
         if not self.alive:
@@ -106,6 +110,9 @@ class FakeBroker:
                 completed=5,
                 failed=0,
                 workers=self.workers,
+                waiting=self.waiting,
+                callers=1,
+                images_per_s=87.5,
             ),
             0.1,
         )
@@ -128,6 +135,7 @@ class FakeBroker:
             queue_ms=1.0,
             decode_ms=2.0,
             inference_ms=3.0,
+            cut=self.cut,
         )
         if request.form == "raw":
             return done, [msgspec.json.encode(self.outputs), self.binary]

@@ -86,6 +86,20 @@ def test_alone_is_alone_on_both_sides() -> None:
     assert [desk.batch() for _ in range(3)] == [["a1", "a2"], ["a3"], ["a4", "a5"]]
 
 
+def test_a_batch_says_why_nothing_more_is_in_it() -> None:
+    desk = Desk(at_once=9, a=2)
+    desk.put("a1", "a2", "a3")
+    desk.put("a4", images=2)
+    desk.put("a5")
+    desk.put("a6", alone=True)
+    desk.put("a7")
+    cuts = []
+    while (work := desk.take()) is not None:
+        assert isinstance(work, Batch)
+        cuts.append((len(work.requests), work.cut))
+    assert cuts == [(2, "full"), (1, "full"), (1, "full"), (1, "full"), (1, "alone"), (1, "drained")]
+
+
 def test_no_more_batches_at_once_than_allowed() -> None:
     desk = Desk(at_once=1, a=1, b=1)
     desk.put("a1", "b1")
@@ -208,7 +222,7 @@ def test_everything_comes_out_once_in_order_and_within_bounds(
             case Load(model_id):
                 assert model_id not in loading
                 loading.append(model_id)
-            case Batch(model_id, batch):
+            case Batch(model_id, batch, _):
                 running.append(work)
                 assert len(running) <= at_once
                 assert len({request.assign.model_id for request in batch}) == 1

@@ -574,6 +574,64 @@ def test_an_old_goodbye_does_not_send_the_successor_away():
     assert assigned(broker.handle(2, CLIENT, submit("r"))) == [(A, "r")]
 
 
+def broken(request_id: str) -> Failed:
+    return Failed(request_id=request_id, code="internal", message="It broke.")
+
+
+def worker_status(broker: Core, now_s: float, worker: bytes):
+    [(_, status, _)] = broker.handle(now_s, CLIENT, AskStatus())
+    return next(found for found in status.workers if found.worker_id == worker.decode())
+
+
+def test_a_worker_that_only_fails_takes_what_no_other_can_until_it_answers_again():
+    broker = core()
+    broker.handle(0, A, ready(A, credit=9))
+    broker.handle(0, B, ready(B, credit=1))
+    for number in range(3):
+        broker.handle(0, CLIENT, submit(f"f{number}"))
+        broker.handle(0, A, broken(f"f{number}"))
+    assert worker_status(broker, 0, A).failing
+    assert assigned(broker.handle(1, CLIENT, submit("first"))) == [(B, "first")]
+    assert assigned(broker.handle(1, CLIENT, submit("second"))) == [(A, "second")]
+    broker.handle(2, A, done("second"))
+    status = worker_status(broker, 5, A)
+    assert (status.failing, status.answered, status.success_age_ms) == (False, 1, 3_000)
+
+
+def test_what_is_wrong_with_requests_is_not_held_against_their_worker():
+    broker = serving(A)
+    for number in range(5):
+        broker.handle(0, CLIENT, submit(f"f{number}"))
+        broker.handle(0, A, failed(f"f{number}"))
+    assert not worker_status(broker, 0, A).failing
+
+
+def test_a_worker_that_answers_nothing_in_time_is_failing_though_its_heart_beats():
+    broker = serving(A, credit=4)
+    for number in range(3):
+        broker.handle(0, CLIENT, submit(f"r{number}", inference_ms=1_000))
+    keep_alive(broker, 1, A)
+    broker.tick(1.1)
+    status = worker_status(broker, 1.1, A)
+    assert (status.failing, status.success_age_ms) == (True, None)
+    assert status.silent_ms == pytest.approx(100)
+    keep_alive(broker, 61, A)
+    broker.tick(61.2)
+    assert not worker_status(broker, 61.2, A).failing, "nobody has asked it since"
+
+
+def test_a_worker_with_much_to_do_is_not_failing():
+    broker = serving(A)
+    for number in range(20):
+        broker.handle(0, CLIENT, submit(f"r{number}", queue_ms=3_000))
+    for number in range(3):
+        keep_alive(broker, 1 + number, A)
+        broker.handle(1 + number, A, done(f"r{number}"))
+    keep_alive(broker, 4, A)
+    assert len(broker.lane) == 0, "the others waited too long"
+    assert not worker_status(broker, 4, A).failing
+
+
 # --- draining -------------------------------------------------------------------------------------------------------
 
 
@@ -625,6 +683,7 @@ def test_the_status_tells_what_is_there():
     assert worker.models == [model]
     assert (status.depth, status.depth_limit, status.queued_bytes, status.queued_bytes_limit) == (1, 7, 4, 700)
     assert (status.in_flight, status.completed, status.failed, status.draining) == (1, 1, 1, False)
+    assert (status.waiting, status.callers, status.images_per_s) == ({"mdl": 1}, 1, None)
 
 
 def test_an_announcement_becomes_an_event_with_the_next_number():

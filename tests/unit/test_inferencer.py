@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from inferencer.batcher import Batcher, Request
-from inferencer.compute import answer
+from inferencer.compute import answer, with_cut
 from inferencer.sessions import Sessions
 from inferencer.worker import Worker, credit
 from shared import errors
@@ -193,6 +193,11 @@ class TestCompute:
         assert runtime._sessions[0].batches == [8, 3]
         assert [best["confidence"] for best in bodies["i"]["predictions"][0]] == [0.2, 0.0, 0.0]
         assert [row[0]["confidence"] for row in bodies["t"]["predictions"]] == [0.5, 0.5]
+
+    def test_the_first_answer_says_how_its_batch_was_cut(self, runtime: Runtime) -> None:
+        given = [request("bad", b"GIF89a"), request("1", png(1)), request("2", png(2))]
+        answers = [one.message for one in with_cut(answer(runtime, given, lambda: 0.001), "full")]
+        assert [one.cut if isinstance(one, Done) else one.code for one in answers] == ["bad_image", "full", None]
 
     def test_a_bad_image_fails_nobody_else(self, runtime: Runtime) -> None:
         got = self.answers(runtime, request("1", png(1)), request("bad", b"GIF89a"), request("2", png(2)))

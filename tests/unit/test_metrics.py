@@ -24,12 +24,12 @@ from gateway.host import Host, service_of
 from gateway.monitor import OURS, Monitor, View, minute
 from gateway.page import Page
 from gateway.store import Store
-from gateway.tally import BOUNDS_S, Tally, quantile
+from gateway.tally import BOUNDS_S, MODELS, Tally, quantile
 from shared import errors, gpu
 from shared.db import connection, jobs
 from shared.db.tables import Job
 from shared.specs import ReportSpec
-from shared.wire.messages import Event
+from shared.wire.messages import Done, Event, WorkerStatus
 from tests.conftest import eventually
 from tests.unit.gateway_kit import FakeBroker, Feed, Gateway, problem, ready_model
 
@@ -58,7 +58,7 @@ def page(gateway: Gateway, key: str | None = None) -> dict[str, Metric]:
     return {family.name: family for family in text_string_to_metric_families(response.text)}
 
 
-def value(families: dict[str, Metric], name: str, **labels: str) -> float:
+def value(families: dict[str, Metric], name: str, /, **labels: str) -> float:
     """The one sample of that name and these labels, among others."""
     [found] = [
         sample.value
@@ -67,6 +67,12 @@ def value(families: dict[str, Metric], name: str, **labels: str) -> float:
         if sample.name == name and labels.items() <= sample.labels.items()
     ]
     return found
+
+
+def answered(**facts: Any) -> Done:
+    known = {"engine": "onnxruntime", "precision": "fp32", "batch_size": 1}
+    timed = {"queue_ms": 1.0, "decode_ms": 1.0, "inference_ms": 1.0}
+    return Done(request_id="r", **known | timed | facts)
 
 
 # --- counting ---------------------------------------------------------------------------------------------------------
@@ -102,13 +108,42 @@ def test_a_minute_is_the_difference_of_two_marks() -> None:
     for code in ("invalid", "queue_full", "unavailable", "internal"):
         tally.prediction_failed(code)
     for _ in range(4):
-        tally.predicted(1.5, 0.5, 6.0, 9.0)
+        tally.predicted("mdl_1", answered(queue_ms=1.5, decode_ms=0.5, inference_ms=6.0), 9.0)
     last = minute(before, tally.mark(110.0, OURS))
     assert (last.http_per_s, last.http_error_rate) == (0.4, 0.25)
     assert (last.predictions, last.predictions_per_s, last.refused_full) == (8, 0.8, 1)
     assert last.prediction_error_rate == 0.25, "what the client did wrong, and a full queue, are not failures of ours"
     p95 = last.latency["inference"].p95_ms
     assert p95 is not None and 5 < p95 <= 10
+
+
+def test_a_model_has_a_minute_of_its_own() -> None:
+    tally = Tally()
+    tally.predicted("before", answered(), 9.0)
+    before = tally.mark(100.0, OURS)
+    for number in range(8):
+        tally.predicted("mdl_1", answered(inference_ms=6.0, batch_size=4, cut="full" if number % 4 == 0 else None), 9.0)
+    tally.prediction_failed("bad_image", "mdl_1")
+    last = minute(before, tally.mark(110.0, OURS))
+    assert (last.models["mdl_1"].per_s, last.models["before"].per_s) == (0.9, 0.0)
+    p95 = last.models["mdl_1"].latency["inference"].p95_ms
+    assert p95 is not None and 5 < p95 <= 10
+    assert last.models["before"].latency["inference"].p95_ms is None
+    model = tally.models["mdl_1"]
+    assert (model.batches["full"], model.batch_images.total, sum(model.batch_images.counts)) == (2, 8, 2)
+
+
+def test_models_with_figures_are_bounded_and_the_one_left_alone_loses_them() -> None:
+    tally = Tally()
+    for number in range(MODELS):
+        tally.predicted(f"mdl_{number}", answered(), 9.0)
+    before = tally.mark(100.0, OURS)
+    tally.prediction_failed("bad_image", "mdl_0")
+    tally.predicted("another", answered(), 9.0)
+    assert len(tally.models) == MODELS
+    assert "mdl_0" in tally.models and "mdl_1" not in tally.models
+    tally.predicted("mdl_1", answered(), 9.0)
+    assert minute(before, tally.mark(110.0, OURS)).models["mdl_1"].per_s == 0.0, "it has new figures, from nothing"
 
 
 def test_strangers_cannot_make_series(gateway: Gateway) -> None:
@@ -153,6 +188,56 @@ def test_the_page_counts_predictions_and_their_errors(gateway: Gateway) -> None:
     assert value(families, "cvp_inference_errors_total", code="unavailable") == 0, "there before its first error"
     assert value(families, "cvp_inference_duration_seconds_count", stage="decode") == 2
     assert value(families, "cvp_inference_duration_seconds_sum", stage="decode") == pytest.approx(0.004)
+
+
+def test_the_page_shows_each_model_and_forgets_those_that_are_gone(gateway: Gateway) -> None:
+    model_id = ready_model(gateway)
+    gateway.refresh()
+    gateway.broker.cut = "drained"
+    for content in (PNG, PNG, b"no image"):
+        gateway.post(f"/inference/predict?model_id={model_id}", role="viewer", content=content)
+    families, who = page(gateway), {"model": model_id, "name": "digits"}
+    assert value(families, "cvp_model_requests_total", **who) == 3
+    assert value(families, "cvp_model_errors_total", **who, code="bad_image") == 1
+    assert value(families, "cvp_model_duration_seconds_count", **who, stage="total") == 2
+    assert value(families, "cvp_model_batches_total", **who, cut="drained") == 2
+    assert value(families, "cvp_model_batches_total", **who, cut="full") == 0
+    assert value(families, "cvp_model_batch_images_bucket", **who, le="2") == 2
+    gateway.delete(f"/models/{model_id}")
+    gateway.refresh()
+    assert not page(gateway)["cvp_model_requests"].samples
+
+
+def test_the_page_shows_who_does_well_and_who_waits(gateway: Gateway) -> None:
+    model_id = ready_model(gateway)
+    gateway.refresh()
+    gateway.broker.waiting = {model_id: 3}
+    gateway.broker.workers = [
+        WorkerStatus(worker_id="a", busy=1, credit=1, silent_ms=900, answered=3, success_age_ms=1500),
+        WorkerStatus(worker_id="b", busy=1, credit=1, silent_ms=900, failing=True),
+        WorkerStatus(worker_id="c", busy=1, credit=1, silent_ms=3100),
+        WorkerStatus(worker_id="d", busy=0, credit=1, silent_ms=0),
+    ]
+    families = page(gateway)
+    states = {
+        worker: [
+            sample.labels["state"]
+            for sample in families["cvp_inference_worker_state"].samples
+            if sample.labels["worker"] == worker and sample.value
+        ]
+        for worker in "abcd"
+    }
+    assert states == {"a": ["busy"], "b": ["failing"], "c": ["silent"], "d": ["idle"]}
+    assert value(families, "cvp_inference_worker_success_age_seconds", worker="a") == 1.5
+    assert value(families, "cvp_model_queue_depth", model=model_id) == 3
+    health = gateway.get("/inference/health").json()
+    assert health["status"] == "degraded"
+    assert [process["state"] for process in health["processes"]] == ["busy", "failing", "silent", "idle"]
+    assert health["waiting"]["models"] == {model_id: 3}
+    told = gateway.get("/health").json()["components"]["inference"]["detail"]
+    assert told.endswith("b is failing, c is silent")
+    gateway.broker.workers = gateway.broker.workers[1:3]
+    assert gateway.get("/inference/health").json()["status"] == "down"
 
 
 def test_the_page_shows_lane_and_jobs(gateway: Gateway) -> None:
@@ -431,6 +516,7 @@ def test_every_metric_is_documented_and_every_documented_one_is_there(gateway: G
             tally=_full(context.tally),
             status=context.broker.status()[0],
             view=view,
+            names={"mdl_1": "digits"},
         ).collect()
     }
     rows = re.findall(r"^\| `(\w+)` \| (\w+) \| ([^|]*) \| \S", DOCS.read_text(), re.MULTILINE)
@@ -440,7 +526,7 @@ def test_every_metric_is_documented_and_every_documented_one_is_there(gateway: G
 
 
 def _full(tally: Tally) -> Tally:
-    tally.prediction_failed("invalid")
+    tally.prediction_failed("invalid", "mdl_1")
     tally.worker_events["ready"] += 1
     return tally
 
