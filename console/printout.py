@@ -133,10 +133,18 @@ def search(outcome: Outcome, screen: Screen) -> None:
     screen.line(f"  search    {plural(outcome.evaluations, 'genome')} tried{failed}; best by generation: {ways}")
     if outcome.baseline_best is not None:
         screen.line(f"  chance    {outcome.baseline_best[0]:.3f}, the best it found in as many epochs")
+    if outcome.front and len(outcome.front[0][1]) > 1:
+        ways = " · ".join(f"{accuracy:.3f} at {ms:.3g} ms" for ms, accuracy in _front(outcome))
+        screen.line(f"  front     {ways}")
     genome = ", ".join(f"{name} {_gene(value)}" for name, value in (outcome.best or {}).items())
     screen.line(f"  chosen    {genome}")
     if outcome.stopped:
         screen.line(f"  It ended early: {outcome.stopped}", style="yellow")
+
+
+def _front(outcome: Outcome) -> list[tuple[float, float]]:
+    """Milliseconds and accuracy of what nothing beats in both, the fastest first."""
+    return sorted({(ms, accuracy) for _, (accuracy, ms) in outcome.front})
 
 
 def _gene(value: Scalar) -> str:

@@ -34,6 +34,9 @@ FORMATS = ("pdf", "html", "json", "csv", "measurements")
 SHORT = {"population": "population_size"}
 """Settings of a search by names that are easier to type."""
 
+OBJECTIVES = {"accuracy": "accuracy", "latency": "latency_ms"}
+"""The same, of what a search is for."""
+
 PROGRAMS = "For programs: what the API answered."
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False, readable=True)
 COUNT = click.IntRange(1)
@@ -216,27 +219,52 @@ def _delete(noun: Noun, said: str, yes: bool) -> None:
     type=Pairs("population=12"),
     help="Search for the hyper-parameters first, such as population=12,generations=3; others of its settings too.",
 )
+@click.option(
+    "--objectives",
+    type=Several(click.Choice(tuple(OBJECTIVES)), "O,O"),
+    help="Of --search; default accuracy. With accuracy,latency each of --sizes is measured first.",
+)
+@click.option("--sizes", type=Several(COUNT, "N,N"), help="Image sizes that --search chooses from.")
 @click.option("--name", help="Of the model that it makes; default: from those of model and dataset.")
 @click.option("--validation-split", type=float, help="Divide train and val anew, with this share for val.")
 @click.option("--seed", type=click.IntRange(0), help="The same seed trains the same way.")
 @detach
 @as_json
-def train(model: str, dataset: str, search: dict[str, Any] | None, detach: bool, as_json: bool, **given: Any) -> None:
+def train(model: str, dataset: str, detach: bool, as_json: bool, **given: Any) -> None:
     """Train MODEL on DATASET; a new model comes of it.
 
     It needs PyTorch on the machine: `make setup-train`. With --search a genetic search trains population x generations
     variants first, then the best three again with three seeds each (finalists=0 leaves that out), and the model comes
-    of the best of them; what --set says holds where nothing is searched.
+    of the best of them; what --set says holds where nothing is searched. With --objectives accuracy,latency it comes
+    of the fastest of them that is as accurate as the best, and the report shows what more or less time would bring.
     """
     from console import orders
     from console.screen import Screen
 
     hyperparams = {name: value for pairs in given.pop("hyperparams") for name, value in pairs.items()}
-    ga = search and {SHORT.get(name, name): value for name, value in search.items()}
+    ga = _search(*(given.pop(name) for name in ("search", "objectives", "sizes")))
     order = {"model_id": model, "dataset_id": dataset, "hyperparams": hyperparams, "ga": ga, **given}
     spec = understood(TrainingOrder, order)
     screen = Screen(stderr=as_json)
     sys.exit(orders.train(config.load(), screen, model, dataset, spec, detach=detach, as_json=as_json))
+
+
+def _search(
+    said: dict[str, Any] | None, objectives: tuple[str, ...] | None, sizes: tuple[int, ...] | None
+) -> dict[str, Any] | None:
+    """What of a search was said, as the API takes it; None where nothing was."""
+    if said is None:
+        if objectives or sizes:
+            raise click.UsageError(
+                "--objectives and --sizes are of a search; add --search population=12,generations=3."
+            )
+        return None
+    ga: dict[str, Any] = {SHORT.get(name, name): value for name, value in said.items()}
+    if objectives:
+        ga["objectives"] = [OBJECTIVES[name] for name in objectives]
+    if sizes:
+        ga["search_space"] = {"image_size": {"type": "choice", "choices": list(sizes)}}
+    return ga
 
 
 @click.command()

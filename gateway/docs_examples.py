@@ -66,6 +66,7 @@ TRAINED = schemas.TrainingJob(
     final_loss=None,
     best_epoch=None,
     duration_s=None,
+    latency_ms=None,
     result_model_id=None,
     error=None,
     cancel_requested=False,

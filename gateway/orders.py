@@ -90,11 +90,6 @@ def check_training(spec: TrainingOrder) -> None:
 
 
 def _check_genes(search: SearchSpec) -> None:
-    if len(search.objectives) > 1:
-        message = (
-            "only accuracy can be searched for yet; leave out latency_ms, and benchmark the model that comes of it"
-        )
-        raise errors.InvalidInput(MISFIT, errors=[_wrong("ga.objectives", message)])
     try:
         genes_of(search)
     except ValueError as error:

@@ -35,7 +35,7 @@ from shared.specs import (
     TensorInfo,
     TrainingResult,
 )
-from shared.trials import Outcome
+from shared.trials import Latencies, Outcome
 from shared.wire.open_inference import Datatype
 
 Role = Literal["admin", "engineer", "viewer"]
@@ -481,6 +481,10 @@ class SearchState(View, frozen=True, kw_only=True):
     outcome: Annotated[
         Outcome | None, Meta(description="After the last trial that ended; values in the order of `ga.objectives`.")
     ]
+    latencies: Annotated[
+        Latencies | None,
+        Meta(description="With the objective `latency_ms`: at each image size, once it is measured."),
+    ]
     last_training_id: Annotated[
         str | None, Meta(description="The training with the best hyper-parameters; its model is the search's.")
     ]
@@ -508,6 +512,10 @@ class TrainingJob(View, frozen=True, kw_only=True):
     final_loss: float | None
     best_epoch: Annotated[int | None, Meta(description="Whose weights the new model has.")]
     duration_s: Annotated[float | None, Meta(description="Of all epochs, whatever happened between them.")]
+    latency_ms: Annotated[
+        float | None,
+        Meta(description="Of its network for one image, as its search measured it; null where that was no objective."),
+    ]
     result_model_id: Annotated[str | None, Meta(description="The model that was made; it is ready.")]
     error: str | None
     cancel_requested: bool

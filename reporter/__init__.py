@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 from shared.specs import Stored, Task, TrainingResult, TrainingSpec
-from shared.trials import Order, Outcome, Told
+from shared.trials import Latencies, Order, Outcome, Told
 
 
 class WriteOrder(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +56,8 @@ class SearchRecord(msgspec.Struct, frozen=True, kw_only=True):
     order: Order
     told: list[Told]
     outcome: Outcome
+    latencies: Latencies | None = None
+    """With two objectives."""
 
 
 class TrainingRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -164,6 +164,7 @@ def _search(search_id: str) -> SearchRecord | None:
         order=msgspec.json.decode(opening, type=Order),
         told=searches.told(asked),
         outcome=msgspec.json.decode(row.outcome, type=Outcome),
+        latencies=searches.latencies(row),
     )
 
 

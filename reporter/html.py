@@ -137,6 +137,8 @@ def _pair(before: TrainingRecord, after: TrainingRecord) -> dict[str, object]:
 def _search(record: SearchRecord) -> dict[str, object]:
     """What the page says and shows of a search."""
     fitness, front, strips = search.fitness(record), search.front(record), search.strips(record)
+    made = (search.front_table, search.finalists, search.latency_table, search.gene_table)
+    tables = [make(record) for make in made]
     drawn = [
         Figure(
             title="Generation by generation",
@@ -148,7 +150,8 @@ def _search(record: SearchRecord) -> dict[str, object]:
         Figure(
             title="Accuracy against latency",
             drawings=[front] if front else [],
-            caption="Up and to the left is better. Filled: settings that no other beats in both (Pareto front).",
+            caption="Up and to the left is better. Filled: settings that no other beats in both (Pareto front). With a "
+            "ring: the one that was chosen.",
             told=f"{len(record.outcome.front)} settings are on the Pareto front.",
         ),
         Figure(
@@ -162,7 +165,7 @@ def _search(record: SearchRecord) -> dict[str, object]:
     return {
         "told": search.told(record),
         "figures": [_shown(figure) for figure in drawn if figure.drawings],
-        "tables": [table for table in (search.finalists(record), search.gene_table(record)) if table.rows],
+        "tables": [table for table in tables if table.rows],
     }
 
 

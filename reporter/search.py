@@ -16,8 +16,8 @@ from reporter.parts import NONE, Cell, Row, Table
 from reporter.shapes import FONT, SMALL, Axis, Decades, axis, decades, fit, ring, stroke, window, words
 from reporter.tradeoff import stairs
 from reporter.training import NAMES, value_words
-from shared.genes import BoolGene, ChoiceGene, FloatGene, Gene, Genome, IntGene, Scalar
-from shared.trials import Finalist, Trial
+from shared.genes import BOTH, BoolGene, ChoiceGene, FloatGene, Gene, Genome, IntGene, Scalar
+from shared.trials import Finalist, Stage, Trial
 from shared.verdict.figures import figure, plural
 
 BEST = 5
@@ -37,19 +37,33 @@ class Scored(NamedTuple):
         """The first objective."""
         return self.values[0]
 
+    @property
+    def latency_ms(self) -> float:
+        """The second, where there are two."""
+        return self.values[1]
 
-def scored(record: SearchRecord, epochs: int) -> list[Scored]:
-    """The genomes of the search that were trained for so many epochs and gave a result."""
+
+def scored(record: SearchRecord, epochs: int, stage: Stage = "search") -> list[Scored]:
+    """The genomes of a stage that were trained for so many epochs and gave a result."""
     return [
         Scored(each.trial, each.result.values)
         for each in record.told
-        if each.trial.stage == "search" and each.trial.epochs == epochs and each.result.values is not None
+        if each.trial.stage == stage and each.trial.epochs == epochs and each.result.values is not None
     ]
 
 
-def trained(record: SearchRecord) -> list[Scored]:
+def trained(record: SearchRecord, stage: Stage = "search") -> list[Scored]:
     """Those that were trained to the end."""
-    return scored(record, record.order.epochs)
+    return scored(record, record.order.epochs, stage)
+
+
+def unbeaten(found: Sequence[Scored]) -> list[Scored]:
+    """Those that no other beats in both objectives, the fastest first."""
+    best: list[Scored] = []
+    for each in sorted(found, key=lambda one: (one.latency_ms, -one.accuracy)):
+        if not best or each.accuracy > best[-1].accuracy or each.values == best[-1].values:
+            best.append(each)
+    return best
 
 
 def started(record: SearchRecord) -> list[Scored]:
@@ -70,11 +84,42 @@ def told(record: SearchRecord) -> list[str]:
         f"{plural(len(outcome.history), 'generation')}; {plural(outcome.epochs, 'epoch')} were trained{failed}."
     ]
     if outcome.best is not None:
-        said.append(f"The best: {genome_words(outcome.best)}.")
-    said += _against_chance(record)
+        said.append(f"{'Chosen' if _has_both(record) else 'The best'}: {genome_words(outcome.best)}.")
+    said += [*_both(record), *_against_chance(record)]
     if spec.halving:
         said.append("Most were trained for a part of the epochs only, and the best third of them went on.")
     return [*said, *([outcome.stopped] if outcome.stopped else [])]
+
+
+def _both(record: SearchRecord) -> list[str]:
+    """What was found between accuracy and latency, and by which rule one was chosen of it."""
+    measured = record.latencies
+    found = unbeaten(trained(record)) if measured else []
+    if measured is None or not found:
+        return []
+    by = f"{measured.engine} with {plural(measured.threads, 'thread')}"
+    how = f"Latency is that of one image on {by}, measured once for each image size with nothing else at work."
+    ends = [f"{_percent(each.accuracy)} at {figure(each.latency_ms)} ms" for each in (found[0], found[-1])]
+    one = f"One setting is both most accurate and fastest: {ends[0]}."
+    many = f"More accuracy costs time: from {ends[0]} to {ends[1]}, with what lies between in the table of the front."
+    said = [how, one if found[0].values == found[-1].values else many]
+    again = [each for each in record.outcome.finalists if each.stage == "search" and each.again]
+    chosen = next((each for each in again if each.genome == record.outcome.best), None)
+    if chosen is None:
+        return [*said, "Chosen is the most accurate setting; nothing was trained again with other seeds."]
+    best = max(again, key=lambda each: (_again(each), -_ms(each)))
+    if best is chosen:
+        rule = "it is the most accurate over the seeds, and none that is faster comes within one standard error of it"
+    else:
+        rule = (
+            "it is the fastest whose accuracy over the seeds is within one standard error of the best, which has "
+            f"{_percent(_again(best))} at {figure(_ms(best))} ms"
+        )
+    return [
+        *said,
+        f"Of the finalists that with {_percent(_again(chosen))} at {figure(_ms(chosen))} ms was chosen: {rule}. To "
+        "have the model of another setting, order a training with its hyper-parameters.",
+    ]
 
 
 def _against_chance(record: SearchRecord) -> list[str]:
@@ -85,17 +130,26 @@ def _against_chance(record: SearchRecord) -> list[str]:
     best = outcome.history[-1] if outcome.history else None
     if best is None:
         return [f"Chance found {_percent(outcome.baseline_best[0])}; the search nothing."]
+    both = _fronts_beside(record) if _has_both(record) else []
     given = plural(outcome.baseline_epochs, "epoch")
     said = f"Chance, given {given}, found {_percent(outcome.baseline_best[0])}; the search {_percent(best[0])}"
     repeated = [each for each in outcome.finalists if each.again]
     ours, theirs = ([_again(each) for each in repeated if each.stage == stage] for stage in ("search", "baseline"))
     if not ours or not theirs:
-        return [f"{said}. Both are what was seen once, which makes them look better than they are."]
+        return [f"{said}. Both are what was seen once, which makes them look better than they are.", *both]
     by = plain.difference(max(ours) - max(theirs), None, None)
     return [
         f"{said}. Trained again with other seeds, the best of the search reaches {_percent(max(ours))} and the best of "
-        f"chance {_percent(max(theirs))}: {by}. That is one search against one: another seed may turn it."
+        f"chance {_percent(max(theirs))}: {by}. That is one search against one: another seed may turn it.",
+        *both,
     ]
+
+
+def _fronts_beside(record: SearchRecord) -> list[str]:
+    """Whose settings the front of both is made of."""
+    best = unbeaten([*trained(record), *trained(record, "baseline")])
+    ours = sum(each.trial.stage == "search" for each in best)
+    return [f"What none of either beats: {ours} of the search, {len(best) - ours} of chance."]
 
 
 def genome_words(genome: Genome) -> str:
@@ -114,11 +168,10 @@ def gene_name(name: str) -> str:
 def finalists(record: SearchRecord) -> Table:
     """The best, as they were found and again with other seeds; best again first."""
     order = sorted(record.outcome.finalists, key=lambda each: (-_again(each), each.individual))
-    both = len(record.order.spec.objectives) > 1
     return Table(
         title="Finalists: found once, and again with other seeds",
         of="Hyper-parameters",
-        columns=[("Found", "%"), ("Again", "%"), *([("Latency", "ms")] if both else [])],
+        columns=[("Found", "%"), ("Again", "%"), *([("Latency", "ms")] if _has_both(record) else [])],
         rows=[
             Row(
                 key=str(each.individual),
@@ -131,6 +184,63 @@ def finalists(record: SearchRecord) -> Table:
         note="What a search finds is chosen for being high; trained again it tends to be lower. In brackets lowest and "
         "highest.",
     )
+
+
+def front_table(record: SearchRecord) -> Table:
+    """What no other setting beats in both, the fastest first, one of equals."""
+    best: dict[tuple[float, ...], Scored] = {}
+    for each in unbeaten(trained(record)) if _has_both(record) else []:
+        if each.values not in best or each.trial.genome == record.outcome.best:
+            best[each.values] = each
+    return Table(
+        title="The front: what no other setting beats in accuracy and latency",
+        of="Hyper-parameters",
+        columns=[("Latency", "ms"), ("Accuracy", "%")],
+        rows=[
+            Row(
+                key=str(each.trial.number),
+                name=genome_words(each.trial.genome),
+                selected=each.trial.genome == record.outcome.best,
+                cells=[Cell(text=figure(each.latency_ms)), Cell(text=plain.hundredths(each.accuracy))],
+            )
+            for each in best.values()
+        ],
+        note="Accuracy as the search saw it, once; finalists have it again with other seeds.",
+    )
+
+
+def latency_table(record: SearchRecord) -> Table:
+    """What each image size takes."""
+    measured = record.latencies
+    return Table(
+        title="Latency by image size",
+        of="Image size",
+        columns=[("Latency", "ms")],
+        rows=[
+            Row(
+                key=str(each.image_size),
+                name=f"{each.image_size} x {each.image_size}",
+                selected=each.image_size == (record.outcome.best or {}).get("image_size"),
+                cells=[
+                    Cell(
+                        text=figure(each.latency_ms),
+                        detail=f"({figure(min(each.rounds_ms))}–{figure(max(each.rounds_ms))})",
+                    )
+                ],
+            )
+            for each in (measured.sizes if measured else [])
+        ],
+        note="In FP32, one image a call: the median of the rounds; in brackets lowest and highest. No other "
+        "hyper-parameter changes it.",
+    )
+
+
+def _has_both(record: SearchRecord) -> bool:
+    return record.order.spec.objectives == BOTH
+
+
+def _ms(found: Finalist) -> float:
+    return found.found[1]
 
 
 def _cells(found: Finalist) -> list[Cell]:
@@ -240,11 +350,11 @@ def _ends(drawing: Drawing, ends: Sequence[tuple[float, str, str]], up: Axis, ri
 def front(record: SearchRecord) -> Drawing | None:
     """Accuracy against latency of all settings that were trained to the end; None with one objective."""
     found = trained(record)
-    if len(record.order.spec.objectives) < 2 or not found:
+    if not _has_both(record) or not found:
         return None
     drawing = Drawing(WIDTH, FOOT + HEIGHT + HEAD)
     up, width = _share_axis([each.accuracy for each in found], FOOT, HEIGHT), WIDTH - LEFT - 10
-    across = axis(max(each.values[1] for each in found), LEFT, width)
+    across = axis(max(each.latency_ms for each in found), LEFT, width)
     drawing.add(words((6, FOOT + HEIGHT + 8), "accuracy", "muted", size=SMALL))
     frame(drawing, across, up, (LEFT, width), (FOOT, HEIGHT))
     drawing.add(words((LEFT + width / 2, FOOT - 24), "latency, ms", "muted", anchor="middle", size=SMALL))
@@ -252,8 +362,10 @@ def front(record: SearchRecord) -> Drawing | None:
     corners = [(across.at(latency), up.at(accuracy)) for latency, accuracy in best]
     polyline(drawing, stairs(corners, across) if corners else [], "muted", 1)
     for each in found:
-        at = across.at(each.values[1]), up.at(each.accuracy)
+        at = across.at(each.latency_ms), up.at(each.accuracy)
         on_front = any(each.values == values for _, values in record.outcome.front)
+        if each.trial.genome == record.outcome.best:
+            drawing.add(ring(at, 3 * DOT, COLOURS[1], inside="paper"))
         drawing.add(ring(at, DOT + on_front, COLOURS[0], inside=COLOURS[0] if on_front else "paper"))
     return drawing
 

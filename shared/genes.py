@@ -13,13 +13,16 @@ import msgspec
 from msgspec import Meta
 
 from shared import wording
-from shared.specs import HyperParameters, Spec, TrainingSpec
+from shared.specs import EngineName, HyperParameters, Spec, TrainingSpec
 
 MAX_GENES = 32
 MAX_CHOICES = 64
 MAX_BOUND = 1e12
 MAX_EVALUATIONS = 2000
 """Genomes of one search: population x generations."""
+
+MOST_SIZES = 12
+"""Image sizes of a search for latency as well: each is exported and measured before anything is trained."""
 
 Scalar = bool | int | float | Annotated[str, Meta(min_length=1, max_length=64)]
 Genome = dict[str, Scalar]
@@ -87,6 +90,7 @@ def _check_bounds(low: float, high: float, log: bool) -> None:
 
 
 Objective = Literal["accuracy", "latency_ms"]
+BOTH: tuple[Objective, ...] = ("accuracy", "latency_ms")
 
 
 class SearchSpec(Spec, frozen=True, kw_only=True):
@@ -112,10 +116,16 @@ class SearchSpec(Spec, frozen=True, kw_only=True):
         Meta(
             min_length=1,
             max_length=2,
-            description="Validation accuracy, or accuracy and the measured latency of the exported model: then the "
-            "result is the genomes that no other beats in both.",
+            description="Validation accuracy, or accuracy and the measured latency of the exported model, one image a "
+            "call: then `image_size` is a gene with 2 to 12 choices, each measured before anything is trained, and the "
+            "result is the genomes that no other beats in both. The model comes from the fastest finalist whose mean "
+            "accuracy is within one standard error of the best; without finalists from the most accurate genome.",
         ),
     ] = ("accuracy",)
+    engine: Annotated[
+        EngineName | None,
+        Meta(description="On which latency is measured, in FP32; default: the one that serves the model."),
+    ] = None
     halving: Annotated[
         bool,
         Meta(
@@ -124,7 +134,13 @@ class SearchSpec(Spec, frozen=True, kw_only=True):
         ),
     ] = False
     finalists: Annotated[
-        int, Meta(ge=0, le=10, description="Best genomes that are trained again, with three seeds each.")
+        int,
+        Meta(
+            ge=0,
+            le=10,
+            description="Best genomes that are trained again, with three seeds each; of two objectives the ends of the "
+            "front first, then those with the most room around them.",
+        ),
     ] = 3
     baseline: Annotated[
         bool, Meta(description="Also search by chance, for as many epochs, to see what the search was worth.")
@@ -139,6 +155,8 @@ class SearchSpec(Spec, frozen=True, kw_only=True):
             )
         if self.objectives[0] != "accuracy" or len(set(self.objectives)) < len(self.objectives):
             raise ValueError('Objectives are ["accuracy"] or ["accuracy", "latency_ms"].')
+        if self.engine is not None and self.objectives != BOTH:
+            raise ValueError("An engine is for searches that measure latency; leave it out, or add latency_ms.")
 
     @property
     def evaluations(self) -> int:
@@ -170,8 +188,8 @@ def with_defaults(genes: Genes, known: Collection[str]) -> Genes:
 
 
 def genes_of(search: SearchSpec) -> Genes:
-    """All the genes of a search, each value of which a training takes. Raises ValueError as `with_defaults` does, and
-    for a gene with values that no training takes.
+    """All the genes of a search, each value of which a training takes. Raises ValueError as `with_defaults` does, for a
+    gene with values that no training takes, and where latency is an objective that no gene changes.
     """
     genes = with_defaults(search.search_space, HyperParameters.__struct_fields__)
     for name, gene in genes.items():
@@ -181,7 +199,18 @@ def genes_of(search: SearchSpec) -> Genes:
             except msgspec.ValidationError as error:
                 wanted = wording.of_text(wording.explained(HyperParameters, str(error))[1])
                 raise ValueError(f"The gene {name} may become {value!r}, but {name} {wanted}.") from None
+    if search.objectives == BOTH and not 2 <= len(image_sizes(genes)) <= MOST_SIZES:
+        raise ValueError(
+            "Of all that is searched only image_size changes the latency, and each is measured: with latency_ms it is "
+            f'a gene with 2 to {MOST_SIZES} choices, such as {{"type": "choice", "choices": [16, 24, 32]}}.'
+        )
     return genes
+
+
+def image_sizes(genes: Genes) -> tuple[int, ...]:
+    """What a search may choose for `image_size`, where that is a choice."""
+    gene = genes.get("image_size")
+    return tuple(int(size) for size in gene.choices) if isinstance(gene, ChoiceGene) else ()
 
 
 def applied(hyperparams: HyperParameters, genome: Mapping[str, Scalar]) -> HyperParameters:

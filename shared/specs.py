@@ -964,7 +964,7 @@ class MeasurementSet(msgspec.Struct, frozen=True, kw_only=True):
 
 # --- jobs -----------------------------------------------------------------------------------------------------------
 
-JobKind = Literal["convert", "dataset", "activate", "train", "search", "trial", "benchmark", "report"]
+JobKind = Literal["convert", "dataset", "activate", "train", "search", "trial", "measure", "benchmark", "report"]
 JobStatus = Literal["queued", "running", "completed", "failed", "cancelled"]
 Lane = Literal["accelerator", "cpu", "report", "search"]
 
@@ -975,6 +975,7 @@ LANE_OF: dict[JobKind, Lane] = {
     "train": "accelerator",
     "search": "search",
     "trial": "accelerator",
+    "measure": "accelerator",
     "benchmark": "accelerator",
     "report": "report",
 }
@@ -991,6 +992,16 @@ class TrialSpec(TrainingSpec, frozen=True, kw_only=True):
     def training(self) -> TrainingSpec:
         """What is trained, however far: of it a checkpoint is."""
         return TrainingSpec(**{name: getattr(self, name) for name in TrainingSpec.__struct_fields__})
+
+
+class MeasureSpec(Spec, frozen=True, kw_only=True):
+    """Measure how long the network of a search takes for one image, at every size that the search may choose."""
+
+    search_id: str
+    training: TrainingSpec
+    """What the search was ordered with."""
+    image_sizes: tuple[int, ...]
+    engine: EngineName
 
 
 class ConvertSpec(Spec, frozen=True, kw_only=True):

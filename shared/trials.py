@@ -5,11 +5,13 @@ Its journal is made of them, so they are what is stored of a search.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
 
-from shared.genes import Genes, Genome, SearchSpec
+from shared.genes import Genes, Genome, Scalar, SearchSpec
+from shared.specs import EngineName
 
 Stage = Literal["search", "baseline", "final"]
 
@@ -54,7 +56,9 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """What a search has found so far."""
 
     best: Genome | None
-    """Of the finalists that of the best mean; before they are trained, the best there is; None without a result."""
+    """Whose training gives the model: of the finalists that of the best mean, or with two objectives the fastest whose
+    mean accuracy is within one standard error of the best; before they are trained, the most accurate; None without a
+    result."""
     front: list[tuple[Genome, tuple[float, ...]]]
     """The genomes no other beats, and their values; with one objective, the best."""
     history: list[tuple[float, ...] | None]
@@ -67,7 +71,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """Trained by the search, finalists not counted."""
     baseline_epochs: int
     baseline_best: tuple[float, ...] | None
-    """The best that chance found."""
+    """The best that chance found, of each objective."""
     stopped: str | None
     """Why the search ended early."""
 
@@ -87,3 +91,28 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
 
     trial: Trial
     result: Result
+
+
+class Latency(msgspec.Struct, frozen=True, kw_only=True):
+    """How long one image of a size takes."""
+
+    image_size: int
+    latency_ms: float
+    """Median of the rounds."""
+    rounds_ms: list[float]
+    """Of each round the median of its calls."""
+
+
+class Latencies(msgspec.Struct, frozen=True, kw_only=True):
+    """What latency is at each size that a search may choose: measured once, before its first trial, with nothing else
+    at work. No other gene changes the network, and its weights do not change the time.
+    """
+
+    engine: EngineName
+    device: str
+    threads: int
+    sizes: list[Latency]
+
+    def of(self, genome: Mapping[str, Scalar]) -> float:
+        """Milliseconds of the network that a genome makes."""
+        return next(each.latency_ms for each in self.sizes if each.image_size == genome["image_size"])

@@ -23,6 +23,7 @@ CARRIED_OUT_BY = {
     "report": "the reporter",
     "train": "a trainer",
     "trial": "a trainer",
+    "measure": "a trainer",
     "search": "the coordinator",
     "benchmark": "a benchmarker",
 }

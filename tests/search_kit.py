@@ -11,14 +11,25 @@ import msgspec
 from shared import clock
 from shared.db import connection, searches
 from shared.db.tables import Dataset, Job, Model, Search, SearchTrial, Training
-from shared.genes import Genome, SearchSpec, TrainingOrder, genes_of
-from shared.trials import Order, Outcome, Result, Trial
+from shared.genes import BOTH, ChoiceGene, Genome, SearchSpec, TrainingOrder, genes_of
+from shared.trials import Latencies, Latency, Order, Outcome, Result, Trial
 from tests import training_kit
 from trainer import journal
 from trainer.genome import key
 
 EPOCHS = 9
 MODEL, DATASET = "mdl_search", "ds_search"
+TWO: dict[str, Any] = {"objectives": BOTH, "search_space": {"image_size": ChoiceGene(choices=(16, 32))}}
+"""Fields of a search for accuracy and latency."""
+LATENCIES = Latencies(
+    engine="onnxruntime",
+    device="CPU",
+    threads=2,
+    sizes=[
+        Latency(image_size=16, latency_ms=0.5, rounds_ms=[0.5]),
+        Latency(image_size=32, latency_ms=2.0, rounds_ms=[2.0]),
+    ],
+)
 
 
 def subjects(user_id: str) -> None:
@@ -49,7 +60,10 @@ def quality(genome: Genome, epochs: int, seed: int) -> float | str:
     luck = random.Random(f"{key(genome)} {seed}").random()
     if luck < 0.08 or (luck < 0.12 and epochs == EPOCHS):
         return "The loss is not a number after epoch 2."
-    return math.exp(-abs(math.log10(float(genome["learning_rate"])) + 2.5)) * (0.9 + epochs / 100) - luck / 1000
+    larger = 0.05 if genome.get("image_size") == 32 else 0.0
+    return (
+        math.exp(-abs(math.log10(float(genome["learning_rate"])) + 2.5)) * (0.9 + epochs / 100) - luck / 1000 + larger
+    )
 
 
 def waiting(search_id: str) -> list[Trial]:
@@ -86,6 +100,20 @@ def end_trial(search_id: str, trial: Trial, reached: float | str | None = None) 
     end(job_id, quality(trial.genome, trial.epochs, trial.seed) if reached is None else reached)
 
 
+def measured(search_id: str, why_not: str | None = None) -> None:
+    """End the measurement of a search as a trainer would."""
+    fields = {"status": "completed" if why_not is None else "failed", "error": why_not}
+    with connection.write():
+        job_id = Search.get_by_id(search_id).measurement_id
+        assert (
+            Job.update(finished_at_ms=1, worker=None, **fields)
+            .where((Job.id == job_id) & (Job.kind == "measure"))
+            .execute()
+        )
+        if why_not is None:
+            searches.keep_latencies(search_id, LATENCIES)
+
+
 def trials(search_id: str) -> list[Trial]:
     """All that a search has asked for."""
     with connection.read():
@@ -112,5 +140,7 @@ def straight(seed: int, **fields: Any) -> tuple[list[Trial], Outcome]:
     search = journal.start(Order(spec=ga, genes=genes_of(ga), epochs=EPOCHS, seed=seed))
     while (trial := search.ask()) is not None:
         reached = quality(trial.genome, trial.epochs, trial.seed)
-        search.tell(trial.number, Result(reason=reached) if isinstance(reached, str) else Result(values=(reached,)))
+        latency = (LATENCIES.of(trial.genome),) if ga.objectives == BOTH else ()
+        result = Result(reason=reached) if isinstance(reached, str) else Result(values=(reached, *latency))
+        search.tell(trial.number, result)
     return search.trials, search.outcome()

@@ -9,7 +9,15 @@ from typing import Literal
 
 import msgspec
 
-from shared.specs import Architecture, ConversionFacts, ModelDescription, Preprocessing, TrainingResult, TrainingSpec
+from shared.specs import (
+    Architecture,
+    ConversionFacts,
+    EngineName,
+    ModelDescription,
+    Preprocessing,
+    TrainingResult,
+    TrainingSpec,
+)
 
 CHECKPOINT = "checkpoint.safetensors"
 """In the folder of a training, from its first epoch on: always whole, of the last epoch that was finished."""
@@ -42,6 +50,19 @@ class TrainOrder(msgspec.Struct, frozen=True, kw_only=True):
     """Of the processor; None: a core each. A training that goes on keeps what it began with."""
     gpu_memory_mb: int | None = None
     """Most of the GPU's memory that it may take; None: all there is."""
+
+
+class LatencyOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """A network to export at some image sizes and to time on an engine, in FP32, one image a call. The answer is a
+    `shared.trials.Latencies`; on the way come `Progress` bodies with `stage` and `fraction`.
+    """
+
+    training: TrainOrder
+    """Whose network it is; nothing is trained, and its folder is for what is exported."""
+    image_sizes: tuple[int, ...]
+    engine: EngineName
+    threads: int | None = None
+    """Of the engine; None: a core each."""
 
 
 class Trained(msgspec.Struct, frozen=True, kw_only=True):

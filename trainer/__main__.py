@@ -20,7 +20,11 @@ def main(settings: config.Settings, stop: process.Stop) -> None:
     name = f"trainer-{sys.argv[1]}"
     if leftovers := ArtifactStore(settings.models).clear_staging(name):
         logger.info("removed what an interrupted training left behind", extra={"files": leftovers})
-    duties: dict[JobKind, Duty] = {"train": duty.Train(settings), "trial": duty.Try(settings)}
+    duties: dict[JobKind, Duty] = {
+        "train": duty.Train(settings),
+        "trial": duty.Try(settings),
+        "measure": duty.Measure(settings),
+    }
     warm = Nursery("trainer.warm")
 
     def between() -> None:

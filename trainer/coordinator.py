@@ -17,9 +17,9 @@ from shared import clock, config, errors, log, process
 from shared.artifacts import ArtifactStore
 from shared.db import jobs, registry, searches
 from shared.db.connection import open_db
-from shared.genes import SearchSpec, TrainingOrder, applied
-from shared.specs import Lane, TrainingSpec, TrialSpec
-from shared.trials import Order, Outcome, Result, Trial
+from shared.genes import BOTH, Genome, SearchSpec, TrainingOrder, applied, image_sizes
+from shared.specs import Lane, MeasureSpec, TrainingSpec, TrialSpec
+from shared.trials import Latencies, Order, Outcome, Result, Trial
 from shared.wire.client import Publisher
 from shared.wire.events import EventFeed
 from trainer import journal
@@ -42,6 +42,8 @@ STAGES = {
     "baseline": "searching by chance, to compare",
     "final": "training the finalists again, with other seeds",
 }
+WAITING = "waiting for the machine to itself, to measure the latency at {count} image sizes"
+MEASURING = "measuring the latency at {count} image sizes: {stage}"
 LAST = "training with the best hyper-parameters"
 DAY_S = 24 * 3600
 TOO_LONG = "A search takes at most {days:g} days. Order one of fewer genomes or epochs, or with halving."
@@ -71,6 +73,8 @@ class Directed:
             JournalError: They are not what a search of this version would have asked for.
         """
         opening, asked = searches.journal(job.id)
+        self.latencies: Latencies | None = searches.latencies(searches.found(job.id))
+        """None before they are measured, and where they are no objective."""
         order = msgspec.json.decode(job.spec, type=TrainingOrder)
         self.ga = order.ga or SearchSpec()
         self.training = order.without_search()
@@ -100,6 +104,10 @@ class Directed:
         continues = None if trial.continues is None else self.job_ids[trial.continues]
         training = msgspec.structs.asdict(self.training_with(trial.genome, trial.seed))
         return TrialSpec(**training, until_epoch=trial.epochs, continues=continues)
+
+    def latency_of(self, genome: Genome) -> float | None:
+        """Of the network that a genome makes; None where latency is no objective."""
+        return None if self.latencies is None else self.latencies.of(genome)
 
     def training_with(self, genome: dict[str, Any], seed: int) -> TrainingSpec:
         """The training that was ordered, with other hyper-parameters."""
@@ -158,6 +166,8 @@ class Coordinator:
         last = searches.last(job.id)
         if last is not None:
             return self._close(job, known, last)
+        if known.ga.objectives == BOTH and known.latencies is None:
+            return self._measure(job, known)
         self._hear(job, known)
         held_up = self._hand_out(job, known)
         if known.search.finished:
@@ -167,10 +177,35 @@ class Coordinator:
 
     # --- one step ---------------------------------------------------------------------------------------------------
 
+    def _measure(self, job: jobs.Claimed, known: Directed) -> bool:
+        """Have the latencies measured before anything is trained; that they cannot be ends the search."""
+        found = searches.measurement(job.id)
+        if found is not None and found.status == "completed":
+            known.latencies = searches.latencies(searches.found(job.id))
+            return self._direct(job, known)
+        if found is not None and found.status not in jobs.OPEN:
+            why = found.error or "that was cancelled"
+            self._fail(job, f"The latency could not be measured, and nothing was trained: {why}")
+            return True
+        sizes = image_sizes(known.ga.search_space)
+        if found is None:
+            serves = registry.incumbent(known.training.model_id)
+            engine = known.ga.engine or (serves.engine if serves else "onnxruntime")
+            spec = MeasureSpec(search_id=job.id, training=known.training, image_sizes=sizes, engine=engine)
+            searches.measure(job, spec)
+            self._announcer.doorbell("accelerator")
+        if found is not None and found.status == "running":
+            stage = MEASURING.format(count=len(sizes), stage=found.stage or "starting")
+        else:
+            stage = WAITING.format(count=len(sizes))
+        self._tell_progress(job, known, self._progress(job, known) | {"stage": stage})
+        return False
+
     def _hear(self, job: jobs.Claimed, known: Directed) -> None:
         """Tell the search of every trial that has ended."""
         for each in searches.ended(job.id):
-            result = known.search.tell(each.number, _result(each, known.ga))
+            latency_ms = known.latency_of(known.search.trials[each.number].genome)
+            result = known.search.tell(each.number, _result(each, latency_ms))
             searches.tell(job, each.number, result, known.search.outcome())
             logger.info("a trial ended", extra={"trial": each.number, "values": result.values, "why": result.reason})
             self._clear(known)
@@ -180,7 +215,8 @@ class Coordinator:
         while (held_up := self._held_up(known)) is None and (trial := known.search.ask()) is not None:
             if trial.number not in known.job_ids:
                 placed = msgspec.structs.replace(job, ordered_at_ms=clock.now_ms())  # behind all that waits by now
-                job_id = searches.hand_out(placed, trial.number, trial, known.order_of(trial))
+                latency_ms = known.latency_of(trial.genome)
+                job_id = searches.hand_out(placed, trial.number, trial, known.order_of(trial), latency_ms)
                 known.job_ids[trial.number] = job_id
                 self._announcer.doorbell("accelerator")
         return held_up
@@ -203,12 +239,13 @@ class Coordinator:
         if outcome.best is None:
             self._fail(job, outcome.stopped or "No training gave a result.")
             return True
-        searches.train_best(job, known.training_with(outcome.best, known.search.seed), outcome)
+        spec = known.training_with(outcome.best, known.search.seed)
+        searches.train_best(job, spec, outcome, known.latency_of(outcome.best))
         self._announcer.doorbell("accelerator")
         self._report(job, known, None)
         return False
 
-    def _close(self, job: jobs.Claimed, known: Directed, last: searches.Last) -> bool:
+    def _close(self, job: jobs.Claimed, known: Directed, last: searches.Step) -> bool:
         """End with the last training, as it ended."""
         if last.status in jobs.OPEN:
             self._report(job, known, None)
@@ -252,6 +289,9 @@ class Coordinator:
         body = self._progress(job, known)
         if held_up is not None and not known.at_work:
             body |= {"stage": f"waiting: {held_up}", "eta_s": None}
+        self._tell_progress(job, known, body)
+
+    def _tell_progress(self, job: jobs.Claimed, known: Directed, body: dict[str, Any]) -> None:
         if body == known.body:
             return
         known.body = body
@@ -287,17 +327,14 @@ def _newest(outcome: Outcome) -> tuple[float, ...] | None:
     return next((values for values in reversed(outcome.history) if values is not None), None)
 
 
-def _result(ended: searches.Ended, ga: SearchSpec) -> Result:
+def _result(ended: searches.Ended, latency_ms: float | None) -> Result:
     """What came of a trial, whoever is to blame where nothing did."""
     if ended.status == "cancelled":
         return Result(reason="Its training was cancelled.")
     if ended.status != "completed" or ended.result is None:
         return Result(reason=(ended.error or "Its training ended without a result.")[:REASON_CHARACTERS])
-    known = {"accuracy": ended.result.final_accuracy, "latency_ms": None}
-    values = tuple(value for objective in ga.objectives if (value := known[objective]) is not None)
-    if len(values) < len(ga.objectives):
-        return Result(reason="Its latency was not measured.")
-    return Result(values=values)
+    accuracy = ended.result.final_accuracy
+    return Result(values=(accuracy,) if latency_ms is None else (accuracy, latency_ms))
 
 
 def main(settings: config.Settings, stop: process.Stop) -> None:

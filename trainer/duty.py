@@ -13,10 +13,11 @@ import psutil
 
 from shared import child, config, errors, nets
 from shared.artifacts import ArtifactStore, Outputs
-from shared.db import jobs, registry, trainings
-from shared.specs import EpochFigures, ReportSpec, TrainingSpec, TrialSpec
+from shared.db import jobs, registry, searches, trainings
+from shared.specs import EpochFigures, MeasureSpec, ReportSpec, TrainingSpec, TrialSpec
+from shared.trials import Latencies
 from shared.worker import Commit
-from trainer import Trained, TrainOrder, enclosed
+from trainer import LatencyOrder, Trained, TrainOrder, enclosed
 
 LIBRARIES_MB = 3072
 """Addresses that PyTorch maps and never uses: with its threads 3.5 GB, of which 0.7 are in memory."""
@@ -24,11 +25,8 @@ LIBRARIES_MB = 3072
 logger = logging.getLogger(__name__)
 
 
-class Train:
-    """Trains a model on a dataset; what comes of it is another model."""
-
-    module = "trainer.enclosed"
-    result_type = Trained
+class Orders:
+    """What every order of a trainer is made from."""
 
     def __init__(self, settings: config.Settings) -> None:
         self._models = ArtifactStore(settings.models)
@@ -37,20 +35,13 @@ class Train:
         self._gpu_memory_mb = settings.gpu_memory_mb or None
         self._memory_mb = _share_of_memory(settings.max_gpu_workers)
 
-    def order(self, job: jobs.Claimed, outputs: Outputs) -> tuple[msgspec.Struct, child.Limits]:
-        """The files of model and dataset, and the folder in which an earlier attempt left its checkpoint."""
-        if lacks := nets.missing("order again"):
-            raise errors.Conflict(lacks)
-        spec = msgspec.json.decode(job.spec, type=TrainingSpec)
-        order = self._order(spec, _made(self._folders / job.id))
-        lent = {"onnx": outputs.stage("onnx", self._models), "weights": outputs.stage("weights", self._models)}
-        return msgspec.structs.replace(order, outputs=lent), self._limits(job)
-
     def _limits(self, job: jobs.Claimed) -> child.Limits:
         return child.Limits(wall_s=job.max_runtime_s, memory_mb=self._memory_mb)
 
     def _order(self, spec: TrainingSpec, folder: Path) -> TrainOrder:
         """The order without outputs. Rows may have changed since it was accepted, so they are checked again."""
+        if lacks := nets.missing("order again"):
+            raise errors.Conflict(lacks)
         model, dataset = trainings.check(spec)
         description = registry.described(model)
         return TrainOrder(
@@ -63,6 +54,20 @@ class Train:
             folder=str(folder),
             gpu_memory_mb=self._gpu_memory_mb,
         )
+
+
+class Train(Orders):
+    """Trains a model on a dataset; what comes of it is another model."""
+
+    module = "trainer.enclosed"
+    result_type = Trained
+
+    def order(self, job: jobs.Claimed, outputs: Outputs) -> tuple[msgspec.Struct, child.Limits]:
+        """The files of model and dataset, and the folder in which an earlier attempt left its checkpoint."""
+        spec = msgspec.json.decode(job.spec, type=TrainingSpec)
+        order = self._order(spec, _made(self._folders / job.id))
+        lent = {"onnx": outputs.stage("onnx", self._models), "weights": outputs.stage("weights", self._models)}
+        return msgspec.structs.replace(order, outputs=lent), self._limits(job)
 
     def finish(self, job: jobs.Claimed, result: Trained, outputs: Outputs) -> Commit:
         """The new model is ready, and the training names it."""
@@ -114,6 +119,28 @@ class Try(Train):
     def finish(self, job: jobs.Claimed, result: Trained, outputs: Outputs) -> Commit:
         """What it reached; the search is told of it by the coordinator."""
         return lambda: trainings.finish(job.id, result.result)
+
+
+class Measure(Orders):
+    """Measures for a search what its network takes at each image size, before anything is trained."""
+
+    module = "trainer.latency"
+    result_type = Latencies
+
+    def order(self, job: jobs.Claimed, outputs: Outputs) -> tuple[msgspec.Struct, child.Limits]:
+        """The network as a training would begin with it."""
+        spec = msgspec.json.decode(job.spec, type=MeasureSpec)
+        order = self._order(spec.training, _made(self._folders / job.id))
+        wanted = LatencyOrder(training=order, image_sizes=spec.image_sizes, engine=spec.engine)
+        return wanted, self._limits(job)
+
+    def finish(self, job: jobs.Claimed, result: Latencies, outputs: Outputs) -> Commit:
+        """The search goes on with them."""
+        spec = msgspec.json.decode(job.spec, type=MeasureSpec)
+        return lambda: searches.keep_latencies(spec.search_id, result)
+
+    def give_up(self, job: jobs.Claimed, reason: str) -> None:
+        """The coordinator sees it, and ends the search."""
 
 
 def _share_of_memory(slots: int) -> int | None:

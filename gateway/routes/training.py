@@ -44,9 +44,10 @@ from shared.trials import Order, Outcome
 HEADING = (
     *("training_id", "created_at", "status", "model_id", "model_name", "dataset_id", "dataset_name", "search_id"),
     *("max_epochs", "validation_split", "seed", *HyperParameters.__struct_fields__),
-    *("final_accuracy", "final_loss", "best_epoch", "duration_s", "result_model_id", "error"),
+    *("final_accuracy", "final_loss", "best_epoch", "duration_s", "latency_ms", "result_model_id"),
+    "error",
 )
-OUTCOME = ("status", "final_accuracy", "final_loss", "best_epoch", "duration_s", "result_model_id")
+OUTCOME = ("status", "final_accuracy", "final_loss", "best_epoch", "duration_s", "latency_ms", "result_model_id")
 
 CHECKPOINTS = 10
 """Times the model that a training takes of the disk, at most: a checkpoint and the one that replaces it, each with the
@@ -149,7 +150,7 @@ def _order(
 def _ordered(spec: TrainingOrder, user_id: str, limit: int, origin: Origin) -> str:
     if spec.ga is None:
         return trainings.order(spec.without_search(), user_id, limit, origin)
-    trainings.check(spec)
+    searches.check(spec, spec.ga)
     return searches.order(spec, spec.ga, user_id, limit, origin)
 
 
@@ -199,7 +200,8 @@ def _search(training_id: str) -> schemas.SearchState | None:
         return None
     genes = msgspec.json.decode(row.opening, type=Order).genes
     outcome = msgspec.json.decode(row.outcome, type=Outcome) if row.outcome else None
-    return schemas.SearchState(genes=genes, outcome=outcome, last_training_id=row.final_id)
+    latencies = searches.latencies(row)
+    return schemas.SearchState(genes=genes, outcome=outcome, latencies=latencies, last_training_id=row.final_id)
 
 
 def _table(wanted: dict[str, Any], limit: int, cursor: str | None) -> Response[Any]:
@@ -268,6 +270,7 @@ def _training(row: Any) -> schemas.TrainingJob:
         final_loss=row.final_loss,
         best_epoch=row.best_epoch,
         duration_s=row.duration_s,
+        latency_ms=row.latency_ms,
         result_model_id=row.result_model_id,
         error=row.error,
         cancel_requested=bool(row.cancel_requested),

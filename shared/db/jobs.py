@@ -51,6 +51,7 @@ MAX_RUNTIME_S: dict[JobKind, float] = {
     "train": 7 * 24 * 3600.0,
     "search": 30 * 24 * 3600.0,
     "trial": 24 * 3600.0,
+    "measure": 3600.0,
     "benchmark": 3 * 3600.0,
     "report": 300.0,
 }

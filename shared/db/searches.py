@@ -11,14 +11,15 @@ from typing import Any, NamedTuple
 import msgspec
 import peewee
 
+from shared import errors
 from shared.db import connection, jobs, pages, trainings
 from shared.db.tables import Job, Search, SearchTrial, Training
-from shared.genes import SearchSpec, TrainingOrder, genes_of
-from shared.specs import JobKind, JobStatus, ReportSpec, TrainingResult, TrainingSpec, TrialSpec
+from shared.genes import IntGene, SearchSpec, TrainingOrder, genes_of, image_sizes
+from shared.specs import JobKind, JobStatus, MeasureSpec, ReportSpec, TrainingResult, TrainingSpec, TrialSpec
 from shared.trace import Origin
-from shared.trials import Order, Result, Told, Trial
+from shared.trials import Latencies, Order, Result, Told, Trial
 
-TAKEN = ("result_model_id", "hyperparams", "final_accuracy", "final_loss", "best_epoch", "result")
+TAKEN = ("result_model_id", "hyperparams", "final_accuracy", "final_loss", "best_epoch", "latency_ms", "result")
 """What of its last training is a search's as well."""
 
 _RESULT = msgspec.json.Decoder(TrainingResult)
@@ -33,12 +34,14 @@ class Asked(NamedTuple):
     result: str | None
 
 
-class Last(NamedTuple):
-    """The training that ends a search."""
+class Step(NamedTuple):
+    """A job that a search has one of: what measures latencies for it, or the training that ends it."""
 
     id: str
     status: JobStatus
     error: str | None
+    stage: str | None
+    """What it does, as it says itself."""
 
 
 class Ended(NamedTuple):
@@ -65,7 +68,51 @@ def order(spec: TrainingOrder, ga: SearchSpec, user_id: str, limit: int, origin:
     return search_id
 
 
-def hand_out(search: jobs.Claimed, number: int, trial: msgspec.Struct, spec: TrialSpec) -> str:
+def check(spec: TrainingOrder, ga: SearchSpec) -> None:
+    """The model and the dataset of an order, as `trainings.check`, with every image size that may be chosen.
+
+    Raises:
+        errors.AppError: As `trainings.check`.
+        errors.InvalidInput: A detector's image sizes go from one to another by a pixel.
+    """
+    model, _ = trainings.check(spec.without_search())
+    trainings.check_sizes(model, image_sizes(ga.search_space))
+    gene = ga.search_space.get("image_size")
+    if model.task_type == "detection" and isinstance(gene, IntGene) and gene.low < gene.high:
+        raise errors.InvalidInput(
+            f"A detector takes an image_size that is a multiple of {trainings.DETECTOR_STEP}; name them as a choice, "
+            'such as {"type": "choice", "choices": [320, 480, 640]}.'
+        )
+
+
+def measure(search: jobs.Claimed, spec: MeasureSpec) -> str:
+    """Order the latencies of a search, for good; returns the id of the job, which has the machine to itself.
+
+    Raises:
+        jobs.Fenced: The search has ended.
+    """
+    with connection.write(durable=True, name="search"):
+        jobs.check_ours(search)
+        job_id = jobs.insert(
+            "measure",
+            spec,
+            user_id=search.created_by,
+            priority=search.priority,
+            isolation="exclusive",
+            parent=search,
+        )
+        Search.update(measurement_id=job_id).where(Search.id == search.id).execute()
+    return job_id
+
+
+def keep_latencies(search_id: str, found: Latencies) -> None:
+    """Write what was measured, inside the `write()` that completes its job."""
+    Search.update(latencies=found).where(Search.id == search_id).execute()
+
+
+def hand_out(
+    search: jobs.Claimed, number: int, trial: msgspec.Struct, spec: TrialSpec, latency_ms: float | None = None
+) -> str:
     """Note a trial and order its training, for good; returns the id of its job.
 
     Raises:
@@ -73,7 +120,7 @@ def hand_out(search: jobs.Claimed, number: int, trial: msgspec.Struct, spec: Tri
     """
     with connection.write(durable=True, name="search"):
         jobs.check_ours(search)
-        job_id = _follow_up("trial", spec, spec, search)
+        job_id = _follow_up("trial", spec, spec, search, latency_ms)
         SearchTrial.insert(search_id=search.id, number=number, job_id=job_id, trial=trial).execute()
     return job_id
 
@@ -91,7 +138,9 @@ def tell(search: jobs.Claimed, number: int, result: msgspec.Struct, outcome: msg
         Search.update(outcome=outcome).where(Search.id == search.id).execute()
 
 
-def train_best(search: jobs.Claimed, spec: TrainingSpec, outcome: msgspec.Struct) -> str:
+def train_best(
+    search: jobs.Claimed, spec: TrainingSpec, outcome: msgspec.Struct, latency_ms: float | None = None
+) -> str:
     """Order the training whose model is the search's, for good; returns its id.
 
     Raises:
@@ -99,14 +148,16 @@ def train_best(search: jobs.Claimed, spec: TrainingSpec, outcome: msgspec.Struct
     """
     with connection.write(durable=True, name="search"):
         jobs.check_ours(search)
-        job_id = _follow_up("train", spec, spec, search)
+        job_id = _follow_up("train", spec, spec, search, latency_ms)
         Search.update(outcome=outcome, final_id=job_id).where(Search.id == search.id).execute()
     return job_id
 
 
-def _follow_up(kind: JobKind, spec: msgspec.Struct, training: TrainingSpec, search: jobs.Claimed) -> str:
+def _follow_up(
+    kind: JobKind, spec: msgspec.Struct, training: TrainingSpec, search: jobs.Claimed, latency_ms: float | None
+) -> str:
     job_id = jobs.insert(kind, spec, user_id=search.created_by, priority=search.priority, parent=search)
-    trainings.add(job_id, training, search.created_by, search_id=search.id)
+    trainings.add(job_id, training, search.created_by, search_id=search.id, latency_ms=latency_ms)
     return job_id
 
 
@@ -151,10 +202,25 @@ def seconds(search_id: str) -> float:
         return (query.where(done).scalar() or 0) / 1000
 
 
-def last(search_id: str) -> Last | None:
+def last(search_id: str) -> Step | None:
     """The last training of a search; None before there is one."""
-    query = Job.select(Job.id, Job.status, Job.error).join(Search, on=(Search.final_id == Job.id))
-    return next((Last(*row) for row in pages.stored(query.where(Search.id == search_id))), None)
+    return _step(search_id, Search.final_id)
+
+
+def measurement(search_id: str) -> Step | None:
+    """What measures the latencies of a search; None before it is ordered."""
+    return _step(search_id, Search.measurement_id)
+
+
+def _step(search_id: str, column: Any) -> Step | None:
+    stage = peewee.fn.json_extract(Job.progress, "$.stage").alias("stage")
+    query = Job.select(Job.id, Job.status, Job.error, stage).join(Search, on=(column == Job.id))
+    return next((Step(*row) for row in pages.stored(query.where(Search.id == search_id))), None)
+
+
+def latencies(row: Any) -> Latencies | None:
+    """What a search measured, from its row as `found` gives it; None where it has not."""
+    return None if row.latencies is None else msgspec.json.decode(row.latencies, type=Latencies)
 
 
 def complete(search: jobs.Claimed, training_id: str) -> None:

@@ -288,6 +288,7 @@ class Training(Table):
     final_loss = peewee.FloatField(null=True)
     best_epoch = peewee.IntegerField(null=True)
     duration_s = peewee.FloatField(null=True)
+    latency_ms = peewee.FloatField(null=True)
     result = Json(null=True, shape=TrainingResult)
     result_model_id = peewee.TextField(null=True)
     created_at_ms = peewee.IntegerField()
@@ -319,6 +320,8 @@ class Search(Table):
     opening = Json()
     outcome = Json(null=True)
     final_id = peewee.TextField(null=True)
+    measurement_id = peewee.TextField(null=True)
+    latencies = Json(null=True)
 
     class Meta:
         """Name."""

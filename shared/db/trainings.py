@@ -46,6 +46,7 @@ _COLUMNS = (
     Training.final_loss,
     Training.best_epoch,
     Training.duration_s,
+    Training.latency_ms,
     Training.result_model_id,
 )
 _ROWS = (
@@ -84,7 +85,13 @@ def order(spec: TrainingSpec, user_id: str, limit: int, origin: Origin | None = 
 
 
 def add(
-    job_id: str, spec: TrainingSpec, user_id: str, *, search_id: str | None = None, ga: SearchSpec | None = None
+    job_id: str,
+    spec: TrainingSpec,
+    user_id: str,
+    *,
+    search_id: str | None = None,
+    ga: SearchSpec | None = None,
+    latency_ms: float | None = None,
 ) -> None:
     """Insert the details of a job that trains, or searches, inside the `write()` that inserts it."""
     Training.insert(
@@ -97,6 +104,7 @@ def add(
         ga_config=ga,
         max_epochs=spec.max_epochs,
         validation_split=spec.validation_split,
+        latency_ms=latency_ms,
         created_at_ms=clock.now_ms(),
     ).execute()
 
@@ -117,10 +125,21 @@ def check(spec: TrainingSpec) -> tuple[Model, Dataset]:
     dataset = datasets.ready(spec.dataset_id, cast(Task, model.task_type))
     if problem := _too_little(dataset, spec.validation_split):
         raise errors.InvalidInput(problem)
-    size = spec.hyperparams.image_size
-    if model.task_type == "detection" and size is not None and size % DETECTOR_STEP:
-        raise errors.InvalidInput(f"A detector takes an image_size that is a multiple of {DETECTOR_STEP}, not {size}.")
+    check_sizes(model, [spec.hyperparams.image_size])
     return model, dataset
+
+
+def check_sizes(model: Model, sizes: Iterable[int | None]) -> None:
+    """Refuse image sizes that no network of the model's task takes.
+
+    Raises:
+        errors.InvalidInput: The first of them.
+    """
+    for size in sizes:
+        if model.task_type == "detection" and size is not None and size % DETECTOR_STEP:
+            raise errors.InvalidInput(
+                f"A detector takes an image_size that is a multiple of {DETECTOR_STEP}, not {size}."
+            )
 
 
 def _too_little(dataset: Dataset, validation_split: float | None) -> str | None:

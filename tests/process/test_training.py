@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -15,11 +16,12 @@ from benchmarks.training import checkpoint_tensors
 from preparer import DescribeOrder
 from shared import child, errors, metadata
 from shared.artifacts import ArtifactStore, Outputs
-from shared.specs import HyperParameters, ModelDescription
+from shared.specs import EngineName, HyperParameters, ModelDescription
+from shared.trials import Latencies
 from tests.conftest import needs
 from tests.dataset_kit import Checked
-from tests.training_kit import CONTRACT, LABELS, LIMITS, dataset, here, order, run_until, scenes, weights_file
-from trainer import CHECKPOINT, Trained
+from tests.training_kit import CONTRACT, LABELS, LIMITS, SIDE, dataset, here, order, run_until, scenes, weights_file
+from trainer import CHECKPOINT, LatencyOrder, Trained, latency
 from trainer.duty import LIBRARIES_MB
 
 needs("torch")
@@ -129,3 +131,27 @@ def test_what_it_makes_is_described_like_an_upload(weights: Path, data: Checked,
     net, about = files.kept(kept)
     assert (about.architecture, about.num_classes, about.input_shape) == ("cnn32", 2, (3, 8, 8))
     assert all(np.isfinite(value.numpy()).all() for value in net.module.state_dict().values())
+
+
+@pytest.mark.parametrize("engine", ["openvino", "pytorch"])
+def test_what_a_network_takes_is_measured_at_each_size(
+    engine: EngineName, weights: Path, data: Checked, tmp_path: Path
+) -> None:
+    training = order(weights, data, tmp_path / "run")
+    asked = LatencyOrder(training=training, image_sizes=(64, SIDE), engine=engine, threads=1)
+    found = child.run("trainer.latency", asked, Latencies, limits=LIMITS)
+    assert (found.engine, found.device, found.threads) == (engine, "CPU", 1)
+    small, large = found.sizes
+    assert (small.image_size, large.image_size, len(small.rounds_ms)) == (SIDE, 64, latency.ROUNDS)
+    assert 0 < min(small.rounds_ms) <= small.latency_ms <= max(small.rounds_ms)
+    assert small.latency_ms < large.latency_ms, "sixty-four times the pixels"
+
+
+def test_what_cannot_be_measured_says_why(data: Checked, tmp_path: Path) -> None:
+    fixed = weights_file(tmp_path, "timm/vit_tiny_patch16_224", 2, 224)
+    training = order(fixed, data, tmp_path / "run", preprocessing=None)
+    asked = LatencyOrder(training=training, image_sizes=(64, 224), engine="tensorrt")
+    with pytest.raises(errors.EngineUnavailable, match="tensorrt cannot run here: "):
+        child.run("trainer.latency", asked, Latencies, limits=LIMITS)
+    with pytest.raises(errors.InvalidInput, match="cannot be trained at image_size 64"):
+        child.run("trainer.latency", msgspec.structs.replace(asked, engine="onnxruntime"), Latencies, limits=LIMITS)

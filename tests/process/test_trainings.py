@@ -207,3 +207,54 @@ def test_a_search_ends_with_a_model(client: httpx.Client, ids: Made, platform: P
         each["config"]["until_epoch"] for each in rest[::-1]
     ]
     assert record["outcome"] == found["search"]["outcome"]
+
+
+def test_a_search_for_accuracy_and_latency_measures_first_and_ends_with_a_choice(
+    client: httpx.Client, ids: Made, platform: Platform
+) -> None:
+    sizes = {"image_size": {"type": "choice", "choices": [16, 8]}}
+    batches = {"batch_size": {"type": "int", "low": 16, "high": 16}}
+    wanted = {"population_size": 4, "generations": 1, "finalists": 1, "search_space": sizes | batches}
+    wanted["objectives"] = ["accuracy", "latency_ms"]
+    search = order(client, ids, ga=wanted, max_epochs=2)
+    measurement = measuring(client, platform, search["id"])
+    platform.kill("trainer.latency")
+    wait_for(lambda: "put off" in events(client, measurement), SOON_S, "the news of it")
+    found = trained(client, search["id"])
+    measured = found["search"]["latencies"]
+    assert measured["engine"] == "onnxruntime"
+    latencies = {each["image_size"]: each["latency_ms"] for each in measured["sizes"]}
+    assert list(latencies) == [8, 16] and min(latencies.values()) > 0
+    last, *trials = client.get("/training", params={"search_id": search["id"]}).json()["items"]
+    for each in trials:
+        assert each["latency_ms"] == latencies[each["config"]["hyperparams"]["image_size"]]
+    assert len(trials) == 4 + 3, "one finalist with three seeds"
+    assert found["latency_ms"] == last["latency_ms"] == latencies[last["hyperparams"]["image_size"]]
+    assert [client.get(f"/jobs/{measurement}").json()[name] for name in ("status", "attempt")] == ["completed", 2]
+    path = f"/training/{search['id']}/report"
+    page = wait_for(lambda: (answer := client.get(path)).status_code == 200 and answer.text, TRAINED_S, "the report")
+    assert "Latency by image size" in page
+
+
+def test_a_search_is_cancelled_within_seconds_while_it_measures(
+    client: httpx.Client, ids: Made, platform: Platform
+) -> None:
+    sizes = {"image_size": {"type": "choice", "choices": list(range(8, 20))}}
+    wanted = {"population_size": 4, "objectives": ["accuracy", "latency_ms"], "search_space": sizes}
+    search = order(client, ids, ga=wanted, max_epochs=2)
+    measurement = measuring(client, platform, search["id"])
+    assert client.post(f"/training/{search['id']}/cancel").status_code == 202
+    for each in (search["id"], measurement):
+        wait_for(lambda each=each: client.get(f"/jobs/{each}").json()["status"] == "cancelled", 10, "its end")
+    wait_for(lambda: not platform.pids("trainer.latency") and folders(platform) == [], SOON_S, "the end of its files")
+
+
+def measuring(client: httpx.Client, platform: Platform, search_id: str) -> str:
+    """The job that measures for a search, once it is at it."""
+
+    def found() -> str | None:
+        jobs = client.get("/jobs", params={"kind": "measure", "status": "running"}).json()["items"]
+        return next((str(job["id"]) for job in jobs if "exporting for" in job["progress"].get("stage", "")), None)
+
+    assert client.get(f"/training/{search_id}").json()["search"]["latencies"] is None
+    return str(wait_for(found, SOON_S, "the measurement"))

@@ -18,7 +18,7 @@ from console import client as client_module
 from console import jobs as background
 from console.client import Client
 from shared import config
-from shared.genes import SearchSpec, TrainingOrder
+from shared.genes import BOTH, ChoiceGene, SearchSpec, TrainingOrder
 from shared.specs import HyperParameters
 
 CREATED = "2026-01-31T08:15:30.250Z"
@@ -182,6 +182,7 @@ def test_checks_are_not_cancelled_and_it_is_said_what_ends_them(api: Api, runner
 def test_a_training_is_ordered_by_names_with_the_hyper_parameters_that_were_set(api: Api, runner: CliRunner):
     values = ["--set", "learning_rate=0.003,optimizer=sgd", "--set", "batch_size=64", "--seed", "7"]
     values += ["--search", "population=12,generations=3,baseline=true"]
+    values += ["--objectives", "accuracy,latency", "--sizes", "16,24"]
     done = runner.invoke(cli.main, ["train", "cnn", "cnn", "--epochs", "3", *values, "--detach", "--json"])
     assert (done.exit_code, json.loads(done.stdout)["id"]) == (0, JOB), done.output
     spec = TrainingOrder(
@@ -189,7 +190,13 @@ def test_a_training_is_ordered_by_names_with_the_hyper_parameters_that_were_set(
         dataset_id=MODELS["only"],
         max_epochs=3,
         seed=7,
-        ga=SearchSpec(population_size=12, generations=3, baseline=True),
+        ga=SearchSpec(
+            population_size=12,
+            generations=3,
+            baseline=True,
+            objectives=BOTH,
+            search_space={"image_size": ChoiceGene(choices=(16, 24))},
+        ),
         hyperparams=HyperParameters(learning_rate=0.003, optimizer="sgd", batch_size=64),
     )
     assert msgspec.convert(api.ordered, TrainingOrder) == spec

@@ -113,6 +113,7 @@ def test_commands_that_ask_the_platform_say_how_to_start_it(runner: CliRunner, c
         (["models", "add", __file__, "--task", "sorting"], "'sorting' is not one of"),
         (["train", "m", "d", "--set", "patience"], "'patience' is no NAME=VALUE, such as learning_rate=0.001."),
         (["train", "m", "d", "--search", "yes"], "'yes' is no NAME=VALUE, such as population=12."),
+        (["train", "m", "d", "--sizes", "16,24"], "--objectives and --sizes are of a search; add --search"),
         (["train", "m", "d", "--set", "batch_size=1.5"], "from 2 to 4096, not a decimal number."),
         (["train", "m", "d", "--search", "population=1000,generations=1000"], "generations 1,000 is 1,000,000.\n"),
         (["datasets", "ad"], "No such command 'ad'"),

@@ -152,6 +152,12 @@ def test_a_search_tells_its_way_beside_chance_and_what_it_chose():
     assert "optimizer " in lines[2] and lines[2].startswith("  chosen    learning_rate 0.")
 
 
+def test_a_search_for_latency_as_well_tells_its_front():
+    to, told = screen(width=200)
+    printout.search(trainings.search(("accuracy", "latency_ms"), generations=2).outcome, to)
+    assert re.search(r"^  front     0\.\d{3} at 0\.4 ms · 0\.\d{3} at 0\.6 ms", told.getvalue(), re.MULTILINE)
+
+
 def answer(label: str, predicted: str) -> printout.Answer:
     split = {"queue": 0.1, "decode": 0.2, "inference": 0.3, "total": 0.7}
     return printout.Answer(label=label, predicted=predicted, confidence=0.61, client_ms=3.0, split_ms=split)

@@ -14,18 +14,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shared import clock, config, errors
-from shared.db import accounts, connection, jobs, searches
+from shared.db import accounts, connection, jobs, registry, searches
 from shared.db.tables import Job, Search, SearchTrial, Training
 from shared.genes import BoolGene, ChoiceGene, FloatGene, Gene, IntGene, SearchSpec, TrainingOrder, genes_of
-from shared.specs import BenchmarkSpec, TrainingSpec, TrialSpec
+from shared.specs import BenchmarkSpec, Candidate, TrainingSpec, TrialSpec
 from shared.trials import Outcome
 from tests.search_kit import (
     DATASET,
     EPOCHS,
+    LATENCIES,
     MODEL,
+    TWO,
     end,
     end_trial,
     last_training,
+    measured,
     order,
     quality,
     status,
@@ -119,6 +122,92 @@ def test_a_search_ends_with_the_model_of_a_training_with_the_best(
     row = Training.get_by_id(search_id)
     assert (row.result_model_id, row.final_accuracy, row.best_epoch) == (MODEL, 0.75, None)
     coordinator.look()
+
+
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 20), st.randoms(use_true_random=False))
+def test_a_search_for_latency_as_well_goes_on_with_what_was_measured_and_never_measures_again(
+    admin: accounts.Account, placed: config.Settings, seed: int, draw: random.Random
+) -> None:
+    search_id = order(admin.id, seed, **TWO)
+    for _ in range(draw.randint(1, 2)):
+        Coordinator(placed, Heard()).look()
+        assert waiting(search_id) == []
+    measured(search_id)
+    coordinator = Coordinator(placed, Heard())
+    coordinator.look()
+    while due := waiting(search_id):
+        end_trial(search_id, draw.choice(due))
+        if draw.random() < 0.3:
+            coordinator = Coordinator(placed, Heard())
+        coordinator.look()
+    expected, outcome = straight(seed, **TWO)
+    assert trials(search_id) == expected
+    last = Training.get_by_id(last_training(search_id))
+    with connection.read():
+        assert msgspec.convert(Search.get_by_id(search_id).outcome, Outcome) == outcome
+        assert Job.select().where((Job.kind == "measure") & (Job.parent_id == search_id)).count() == 1
+    assert outcome.best is not None and len(outcome.front) > 1
+    assert last.latency_ms == LATENCIES.of(outcome.best)
+    assert {row.latency_ms for row in Training.select().where(Training.search_id == search_id)} == {0.5, 2.0}
+    end(last.id, 0.75, result_model_id=MODEL)
+    coordinator.look()
+    assert Training.get_by_id(search_id).latency_ms == last.latency_ms
+
+
+def test_latencies_are_measured_first_with_the_machine_to_itself(
+    admin: accounts.Account, coordinator: Coordinator
+) -> None:
+    search_id = order(admin.id, **TWO)
+    coordinator.look()
+    waits = "waiting for the machine to itself, to measure the latency at 2 image sizes"
+    assert Job.get_by_id(search_id).progress["stage"] == waits
+    (job,) = Job.select().where(Job.parent_id == search_id)
+    assert (job.kind, job.isolation, job.lane) == ("measure", "exclusive", "accelerator")
+    assert (job.spec["image_sizes"], job.spec["engine"]) == ([16, 32], "onnxruntime")
+    Job.update(status="running", attempt=1, worker="trainer-0", progress={"stage": "round 1"}).where(
+        Job.id == job.id
+    ).execute()
+    coordinator.look()
+    assert Job.select().where(Job.parent_id == search_id).count() == 1
+    assert Job.get_by_id(search_id).progress["stage"] == "measuring the latency at 2 image sizes: round 1"
+    measured(search_id)
+    coordinator.look()
+    assert len(waiting(search_id)) == AT_ONCE
+
+
+def test_the_engine_is_the_one_that_was_ordered_or_the_one_that_serves(
+    admin: accounts.Account, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serves = Candidate(engine="openvino", precision="int8", batch_size=8, threads=1)
+    monkeypatch.setattr(registry, "incumbent", {MODEL: serves}.get)
+    found = {order(admin.id, **TWO): "openvino", order(admin.id, **TWO, engine="pytorch"): "pytorch"}
+    coordinator.look()
+    for search_id, engine in found.items():
+        assert Job.get_by_id(Search.get_by_id(search_id).measurement_id).spec["engine"] == engine
+
+
+def test_a_latency_that_cannot_be_measured_ends_the_search_before_anything_is_trained(
+    admin: accounts.Account, coordinator: Coordinator
+) -> None:
+    search_id = order(admin.id, **TWO)
+    coordinator.look()
+    measured(search_id, "vit cannot be trained at image_size 16.")
+    coordinator.look()
+    state, why = status(search_id)
+    assert (state, trials(search_id)) == ("failed", [])
+    assert why == "The latency could not be measured, and nothing was trained: vit cannot be trained at image_size 16."
+
+
+def test_a_search_that_is_cancelled_while_it_measures_ends_that(
+    admin: accounts.Account, coordinator: Coordinator
+) -> None:
+    search_id = order(admin.id, **TWO)
+    coordinator.look()
+    with connection.write():
+        jobs.request_cancel(search_id)
+    coordinator.look()
+    assert status(search_id)[0] == status(Search.get_by_id(search_id).measurement_id)[0] == "cancelled"
 
 
 def test_a_last_training_that_fails_fails_the_search_with_its_reason(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from shared import nets
-from shared.db.tables import Job, Search
+from shared.db import connection, searches
+from shared.db.tables import Dataset, Job, Model, Search, Training
+from tests.search_kit import LATENCIES
 from tests.unit import gateway_kit as kit
 from tests.unit.gateway_kit import Gateway, fields_of, problem
 
@@ -21,6 +25,10 @@ def ids(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     dataset_id = gateway.post("/datasets", **kit.form(fields, kit.ZIP, "d.zip")).json()["id"]
     kit.make_ready(gateway, dataset_id, summary=kit.of_digits())
     return {"model_id": kit.trainable_model(gateway), "dataset_id": dataset_id, "max_epochs": 9}
+
+
+SIZES = {"image_size": {"type": "choice", "choices": [8, 16]}}
+TWO = {"objectives": ["accuracy", "latency_ms"], "search_space": SIZES}
 
 
 def order(gateway: Gateway, ids: dict[str, Any], ga: object, role: str = "admin") -> Any:
@@ -42,6 +50,36 @@ def test_an_administrator_orders_a_search(gateway: Gateway, ids: dict[str, Any])
     (listed,) = gateway.get("/training").json()["items"]
     assert listed["id"] == shown["id"]
     assert Search.get_by_id(shown["id"]).opening["epochs"] == 9
+
+
+def test_what_was_measured_and_what_each_training_takes_is_shown(gateway: Gateway, ids: dict[str, Any]) -> None:
+    search_id = order(gateway, ids, TWO | {"engine": "openvino"}).json()["id"]
+    assert gateway.get(f"/training/{search_id}").json()["search"]["latencies"] is None
+    with connection.write():
+        searches.keep_latencies(search_id, LATENCIES)
+        Training.update(latency_ms=0.5).where(Training.id == search_id).execute()
+    shown = gateway.get(f"/training/{search_id}").json()
+    assert (shown["latency_ms"], shown["ga"]["engine"]) == (0.5, "openvino")
+    assert shown["search"]["latencies"] == msgspec.to_builtins(LATENCIES)
+    heading, line = csv.reader(gateway.get("/training", params={"format": "csv"}).text.splitlines())
+    assert dict(zip(heading, line, strict=True))["latency_ms"] == "0.5"
+
+
+@pytest.mark.parametrize(
+    ("gene", "told"),
+    [
+        ({"type": "choice", "choices": [64, 100]}, "a multiple of 32, not 100"),
+        ({"type": "int", "low": 64, "high": 128}, "name them as a choice"),
+    ],
+)
+def test_image_sizes_that_no_detector_takes_are_refused(
+    gateway: Gateway, ids: dict[str, Any], gene: dict[str, Any], told: str
+) -> None:
+    with connection.write():
+        Model.update(task_type="detection").where(Model.id == ids["model_id"]).execute()
+        Dataset.update(task_type="detection").where(Dataset.id == ids["dataset_id"]).execute()
+    answer = order(gateway, ids, {"search_space": {"image_size": gene}})
+    assert told in problem(answer, 422, "invalid")["detail"]
 
 
 def test_a_training_that_is_no_search_says_so(gateway: Gateway, ids: dict[str, Any]) -> None:
@@ -76,7 +114,11 @@ def test_a_search_that_is_cancelled_rings_for_its_coordinator(gateway: Gateway, 
         ({"search_space": {"optimizer": {"type": "choice", "choices": ["lion"]}}}, "ga", "may become 'lion'"),
         ({"search_space": {"optimizer": {"type": "list"}}}, "ga", "must be one of float, int, choice or bool"),
         ({"search_space": {"hidden_units": {"type": "bool"}}}, "ga", "A training has no hidden_units"),
-        ({"objectives": ["accuracy", "latency_ms"]}, "ga.objectives", "only accuracy can be searched for yet"),
+        ({"objectives": ["accuracy", "latency_ms"]}, "ga.search_space", "a gene with 2 to 12 choices"),
+        (TWO | {"search_space": {"image_size": {"type": "int", "low": 8, "high": 64}}}, "ga.search_space", "choices"),
+        (TWO | {"search_space": {"image_size": {"type": "choice", "choices": [16]}}}, "ga.search_space", "2 to 12"),
+        (TWO | {"engine": "cuda"}, "ga.engine", "must be one of"),
+        ({"engine": "openvino"}, "ga", "add latency_ms"),
         ({"objectives": []}, "ga.objectives", "1 to 2"),
         ({"objectives": ["latency_ms"]}, "ga", 'Objectives are ["accuracy"]'),
         ({"population": 4}, "ga", "known are population_size"),

@@ -47,6 +47,7 @@ def gene(**fields: object) -> Gene:
         ({"objectives": []}, ">= 1"),
         ({"objectives": ["latency_ms"]}, "Objectives are"),
         ({"objectives": ["accuracy", "accuracy"]}, "Objectives are"),
+        ({"engine": "openvino"}, "An engine is for searches that measure latency"),
         ({"finalists": 11}, "<= 10"),
         ({"search_space": {f"g{n}": {"type": "bool"} for n in range(1000)}}, "<= 32"),
         ({"search_space": {"Not a name": {"type": "bool"}}}, "regex"),

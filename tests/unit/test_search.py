@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.genes import BoolGene, ChoiceGene, FloatGene, Genes, Genome, IntGene, SearchSpec
+from shared.genes import BOTH, BoolGene, ChoiceGene, FloatGene, Genes, Genome, IntGene, SearchSpec
 from shared.trials import Order, Result, Trial
 from trainer import journal
 from trainer.evolution import Individual, Population, crossover, latin_hypercube, mutate, survivors, tournament
@@ -267,6 +267,34 @@ def test_two_objectives_give_a_front_from_either_end() -> None:
     assert len(set(units)) > 20
     values = [values for _, values in outcome.front]
     assert sorted(values) == sorted(values, key=lambda pair: pair[1])
+
+
+def test_of_two_objectives_the_fastest_that_is_as_accurate_as_the_best_is_chosen() -> None:
+    """Three sizes; the middle one is within the spread of the largest over seeds, the smallest is not."""
+    genes: Genes = {"rate": GENES["rate"], "units": ChoiceGene(choices=(8, 16, 32))}
+    shares = {8: (0.5, 0.5, 0.5, 0.5), 16: (0.89, 0.889, 0.889, 0.889), 32: (0.9, 0.88, 0.89, 0.9)}
+
+    def both(trial: Trial) -> Result:
+        units = int(trial.genome["units"])
+        return Result(values=(shares[units][trial.seed], units / 10))
+
+    wanted = order(genes=genes, objectives=BOTH, finalists=5)
+    outcome = carried_out(wanted, both).outcome()
+    assert {one.found for one in outcome.finalists} == {(0.5, 0.8), (0.89, 1.6), (0.9, 3.2)}, "one of equals"
+    assert len(outcome.finalists) == 3
+    assert outcome.best is not None and outcome.best["units"] == 16
+    alone = carried_out(order(genes=genes, objectives=BOTH, finalists=0), both).outcome()
+    assert alone.best is not None and alone.best["units"] == 32, "nothing says how far apart seeds are"
+
+
+def test_chance_and_history_have_the_best_of_each_objective() -> None:
+    def both(trial: Trial) -> Result:
+        return Result(values=(quality(trial.genome), float(trial.genome["units"])))
+
+    search = carried_out(order(objectives=BOTH, baseline=True), both)
+    for stage, found in (("search", search.outcome().history[-1]), ("baseline", search.outcome().baseline_best)):
+        values = [search.results[trial.number].values or () for trial in search.trials if trial.stage == stage]
+        assert found == (max(each[0] for each in values), min(each[1] for each in values))
 
 
 def test_what_is_told_must_have_been_asked_for_and_fit() -> None:

@@ -260,6 +260,37 @@ def test_a_search_is_told_beside_chance() -> None:
     assert "Pareto front" in both
 
 
+def test_what_lies_between_accuracy_and_latency_is_told_with_the_choice_and_its_rule() -> None:
+    about = searched(("accuracy", "latency_ms"))
+    assert "Latency by image size" in Page(training_page(record(search=about))).words
+    told = " ".join(search.told(about))
+    for words in (
+        "one image on onnxruntime with 2 threads, measured once for each image size with nothing else at work",
+        "More accuracy costs time: from 93.6 % at 0.400 ms to 97.4 % at 0.800 ms",
+        "at 0.800 ms was chosen: it is the most accurate over the seeds",
+        "What none of either beats: 3 of the search, 0 of chance",
+    ):
+        assert words in told
+    table = search.front_table(about)
+    assert [row.cells[0].text for row in table.rows] == ["0.400", "0.600", "0.800"]
+    assert [row.selected for row in table.rows] == [False, False, True]
+    assert [row.key for row in search.latency_table(about).rows] == ["16", "24", "32"]
+    fast = next(one for one in search.unbeaten(search.trained(about)) if one.trial.genome["image_size"] == 24)
+    beside = about.outcome.finalists[0]
+    close = msgspec.structs.replace(
+        beside,
+        individual=fast.trial.number,
+        genome=fast.trial.genome,
+        found=fast.values,
+        again=[(accuracy - 0.0005, fast.latency_ms) for accuracy, _ in beside.again],
+    )
+    outcome = msgspec.structs.replace(about.outcome, best=close.genome, finalists=[beside, close])
+    told = " ".join(search.told(msgspec.structs.replace(about, outcome=outcome)))
+    assert "it is the fastest whose accuracy over the seeds is within one standard error of the best, which has" in told
+    alone = msgspec.structs.replace(about.outcome, finalists=[])
+    assert "Chosen is the most accurate setting" in " ".join(search.told(msgspec.structs.replace(about, outcome=alone)))
+
+
 def test_drawings_of_a_search_stay_on_the_page() -> None:
     about = searched(("accuracy", "latency_ms"), generations=3)
     drawings = [search.fitness(about), search.front(about), *search.strips(about)]

@@ -112,7 +112,7 @@ def messages(response: Any) -> dict[str, str]:
         ("/benchmark?format=xml&limit=999",
          {"format": "must be csv or json", "limit": "must be a whole number from 1 to 200"}),
         ("/jobs?kind=x",
-         {"kind": "must be one of activate, benchmark, convert, dataset, report, search, train or trial"}),
+         {"kind": "must be one of activate, benchmark, convert, dataset, measure, report, search, train or trial"}),
     ],
 )  # fmt: skip
 def test_parameters(gateway: Gateway, path: str, expected: dict[str, str]) -> None:
