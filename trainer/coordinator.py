@@ -85,6 +85,8 @@ class Directed:
         self._take_up(ordered[each] for each in self.job_ids if each not in self.search.results)
         self.cleared: set[int] = set()
         """Trials whose checkpoints were removed."""
+        self.short_of_room: set[int] = set()
+        """Trials that failed while the disk was full; they are ordered again when there is room."""
         self.body: dict[str, Any] = {}
         """Progress as it was told last."""
 
@@ -168,7 +170,7 @@ class Coordinator:
             return self._close(job, known, last)
         if known.ga.objectives == BOTH and known.latencies is None:
             return self._measure(job, known)
-        self._hear(job, known)
+        self._hear(job, known, self._held_up(known))
         held_up = self._hand_out(job, known)
         if known.search.finished:
             return self._conclude(job, known)
@@ -201,9 +203,16 @@ class Coordinator:
         self._tell_progress(job, known, self._progress(job, known) | {"stage": stage})
         return False
 
-    def _hear(self, job: jobs.Claimed, known: Directed) -> None:
-        """Tell the search of every trial that has ended."""
+    def _hear(self, job: jobs.Claimed, known: Directed, held_up: str | None) -> None:
+        """Tell the search of every trial that has ended; not of one that failed while there was no room, which says
+        nothing of its hyper-parameters.
+        """
         for each in searches.ended(job.id):
+            if each.status == "failed" and (held_up is not None or each.number in known.short_of_room):
+                known.short_of_room.add(each.number)
+                if held_up is None:
+                    self._order_again(job, known, each)
+                continue
             latency_ms = known.latency_of(known.search.trials[each.number].genome)
             result = known.search.tell(each.number, _result(each, latency_ms))
             searches.tell(job, each.number, result, known.search.outcome())
@@ -220,6 +229,16 @@ class Coordinator:
                 known.job_ids[trial.number] = job_id
                 self._announcer.doorbell("accelerator")
         return held_up
+
+    def _order_again(self, job: jobs.Claimed, known: Directed, ended: searches.Ended) -> None:
+        """Have a trial go on from the checkpoint of the job that failed."""
+        trial = known.search.trials[ended.number]
+        spec = msgspec.structs.replace(known.order_of(trial), continues=ended.job_id)
+        placed = msgspec.structs.replace(job, ordered_at_ms=clock.now_ms())
+        job_id = searches.hand_out_again(placed, trial.number, spec, known.latency_of(trial.genome))
+        known.job_ids[trial.number] = job_id
+        known.short_of_room.discard(trial.number)
+        self._announcer.doorbell("accelerator")
 
     def _held_up(self, known: Directed) -> str | None:
         """Why no trial should start now."""
@@ -287,7 +306,7 @@ class Coordinator:
     def _report(self, job: jobs.Claimed, known: Directed, held_up: str | None) -> None:
         """Store and tell how far the search is, where that has changed."""
         body = self._progress(job, known)
-        if held_up is not None and not known.at_work:
+        if held_up is not None and all(trial.number in known.short_of_room for trial in known.at_work):
             body |= {"stage": f"waiting: {held_up}", "eta_s": None}
         self._tell_progress(job, known, body)
 

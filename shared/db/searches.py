@@ -125,6 +125,20 @@ def hand_out(
     return job_id
 
 
+def hand_out_again(search: jobs.Claimed, number: int, spec: TrialSpec, latency_ms: float | None = None) -> str:
+    """Order the training of a trial once more, for good; returns the id of the job that is now the trial's.
+
+    Raises:
+        jobs.Fenced: The search has ended.
+    """
+    with connection.write(durable=True, name="search"):
+        jobs.check_ours(search)
+        job_id = _follow_up("trial", spec, spec, search, latency_ms)
+        mine = (SearchTrial.search_id == search.id) & (SearchTrial.number == number)
+        SearchTrial.update(job_id=job_id).where(mine).execute()
+    return job_id
+
+
 def tell(search: jobs.Claimed, number: int, result: msgspec.Struct, outcome: msgspec.Struct) -> None:
     """Note what came of a trial, and what the search has found by now, for good.
 

@@ -343,6 +343,30 @@ def test_without_room_on_the_disk_a_search_waits_and_says_so(
     assert Job.get_by_id(search_id).progress["stage"] == "searching"
 
 
+def test_trials_that_fail_while_the_disk_is_full_are_trained_when_there_is_room_again(
+    admin: accounts.Account, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search_id = order(admin.id, seed=5)
+    coordinator.look()
+    lost = waiting(search_id)
+    before = {row.number: row.job_id for row in SearchTrial.select()}
+    with monkeypatch.context() as full:
+        full.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=2**20, total=2**40, used=0))
+        for trial in lost:
+            end_trial(search_id, trial, "The checkpoint cannot be written (No space left on device).")
+        coordinator.look()
+        assert waiting(search_id) == []
+        assert "Free some space" in Job.get_by_id(search_id).progress["stage"]
+    coordinator.look()
+    assert waiting(search_id) == lost
+    for row in SearchTrial.select():
+        assert Job.get_by_id(row.job_id).spec["continues"] == before[row.number], "from where it had come to"
+    carry_out(coordinator, search_id)
+    expected, outcome = straight(5)
+    assert trials(search_id) == expected
+    assert msgspec.convert(Search.get_by_id(search_id).outcome, Outcome) == outcome
+
+
 @pytest.mark.parametrize("write", ["tell", "hand_out", "train_best", "complete"])
 def test_what_the_database_does_not_take_is_done_again(
     admin: accounts.Account, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch, write: str
