@@ -9,7 +9,7 @@ import msgspec
 
 from benchmarker import Measured, MeasureOrder, service
 from benchmarker.files import Files
-from benchmarker.measure import run
+from benchmarker.measure import phases, run
 from shared import child, errors
 from shared.artifacts import ArtifactStore, intact
 from shared.specs import Accuracy, GateResult, MeasurementSet, Series, canonical_json
@@ -28,7 +28,7 @@ def carry_out(order: MeasureOrder, report: child.Report) -> Measured:
         if path and not intact(Path(path)):
             raise errors.BadModel("The model's file is gone from the disk, or damaged. Upload the model again.")
     files = Files(order)
-    files.prepare(report)
+    files.prepare(child.phase(report, 0.0, phases(order)[0]))
     result = run(order, report, files=files)
     if not any(series.status in ("measured", "rejected") for series in result.series):
         raise errors.EngineUnavailable(_nothing_measured(result))

@@ -23,7 +23,7 @@ _GPUS = "nvidia*"
 NAMED = 5
 
 
-def enclosed(order: ExamineOrder, _report: child.Report) -> Examined:
+def enclosed(order: ExamineOrder, report: child.Report) -> Examined:
     """Examine with the model, the dataset and nothing else in reach.
 
     Not where there is a GPU: what its driver needs to have open was never tried in there.
@@ -33,11 +33,11 @@ def enclosed(order: ExamineOrder, _report: child.Report) -> Examined:
         sandbox.enter([Path(__file__).parent, Path(order.artifact), *map(Path, files)])
     if order.engine == "pytorch" and order.reference is not None:
         nets.settle()
-    return examine(order)
+    return examine(order, report)
 
 
-def examine(order: ExamineOrder) -> Examined:
-    """Examine in this process.
+def examine(order: ExamineOrder, report: child.Report) -> Examined:
+    """Examine in this process; `report` hears how many images of the test split were answered.
 
     Raises:
         errors.AppError: The engine is not there, refuses the model or fails on it; of the reference, anything wrong.
@@ -47,7 +47,7 @@ def examine(order: ExamineOrder) -> Examined:
     kind = engine_class(order.engine) if order.reference is not None else Reference
     engine = kind(Path(order.artifact), precision=order.precision, threads=order.threads)
     engine.prepare()
-    examination = _Examination(order, engine)
+    examination = _Examination(order, engine, child.now_and_then(report))
     examination.run()
     return examination.found()
 
@@ -55,10 +55,10 @@ def examine(order: ExamineOrder) -> Examined:
 class _Examination:
     """The steps in turn; each but the first goes on only where the one before found nothing wrong."""
 
-    def __init__(self, order: ExamineOrder, engine: Engine) -> None:
+    def __init__(self, order: ExamineOrder, engine: Engine, report: child.Report) -> None:
         import numpy as np
 
-        self._order, self._engine = order, engine
+        self._order, self._engine, self._report = order, engine, report
         self._before: Any = None
         """What the reference answered, by name."""
         if order.reference is not None:
@@ -233,6 +233,9 @@ class _Examination:
         elif near:
             self._notes.append(f"{near} images of the test split look like one of those it was calibrated with")
 
+    def _tell(self, done: int, inputs: Inputs) -> None:
+        self._report({"done": done, "total": len(inputs.asked.samples)})
+
     def _classify(self, runtime: Runtime, inputs: Inputs) -> None:
         import numpy as np
 
@@ -245,6 +248,7 @@ class _Examination:
             if not self._check_finite([output], "on images of the test split"):
                 return
             parts.append(best_classes(output))
+            self._tell(sum(map(len, parts)), inputs)
         best = np.concatenate(parts)
         self._answers["best"] = best
         if self._before is not None:
@@ -270,6 +274,7 @@ class _Examination:
             if not self._check_finite([output], "on images of the test split"):
                 return
             found += mean_ap.answers(output, rules, size, places)
+            self._tell(len(found), inputs)
         self._answers["boxes"] = np.concatenate(found)
         self._answers["counts"] = np.array([len(rows) for rows in found])
         before = None

@@ -87,10 +87,13 @@ class Files:
         """Make what the order's engines can run; what cannot be made is `unavailable`, with the reason."""
         has_gpu = gpu.described() is not None
         onnx = [engine for engine in candidates.engines(self._order.config, gpu=has_gpu) if engine != "pytorch"]
-        for precision in candidates.precisions(self._order.config, gpu=has_gpu):
-            runs = any(engines.unavailable(engine, precision) is None for engine in onnx)
-            if precision != "fp32" and runs:
-                self.make(precision, report)
+        wanted = [
+            precision
+            for precision in candidates.precisions(self._order.config, gpu=has_gpu)
+            if precision != "fp32" and any(engines.unavailable(engine, precision) is None for engine in onnx)
+        ]
+        for place, precision in enumerate(wanted):
+            self.make(precision, child.phase(report, place / len(wanted), (place + 1) / len(wanted)))
 
     def retry_fp16(self, refused: str, report: child.Report) -> bool:
         """Make FP16 anew with its sensitive operators in FP32, which may be all it takes to pass the gate.

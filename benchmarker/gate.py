@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import msgspec
 
@@ -27,7 +27,7 @@ TEST_SPLIT_S = 300.0
 logger = logging.getLogger(__name__)
 
 Pair = tuple[EngineName, Precision]
-Examine = Callable[[ExamineOrder, float, Sequence[int]], Examined]
+Examine = Callable[[ExamineOrder, float, Sequence[int], child.Report], Examined]
 
 
 class Gated(NamedTuple):
@@ -63,15 +63,20 @@ class Gated(NamedTuple):
 
 
 def examine(
-    order: ExamineOrder, limit_s: float, fds: Sequence[int], module: str = "benchmarker.examination"
+    order: ExamineOrder,
+    limit_s: float,
+    fds: Sequence[int],
+    progress: child.Report,
+    module: str = "benchmarker.examination",
 ) -> Examined:
-    """Examine one engine and precision in a process of its own.
+    """Examine one engine and precision in a process of its own, which tells `done` and `total` images now and then.
 
     Raises:
         errors.AppError: It refused, or had no result after `limit_s`.
         child.ChildDied: It crashed or was killed.
     """
-    return child.run(module, order, Examined, limits=child.Limits(wall_s=limit_s), pass_fds=fds)
+    limits = child.Limits(wall_s=limit_s)
+    return child.run(module, order, Examined, limits=limits, pass_fds=fds, on_progress=progress)
 
 
 def check(
@@ -89,7 +94,8 @@ def check(
         order: The benchmark.
         candidates: Those that can run here.
         path: What an engine runs in a precision.
-        progress: Told before each examination: `checking`.
+        progress: Told before each examination, and as it goes through the images of the test split: `checking`,
+            `fraction`, and of the images `done` and `total`.
         examine: Runs one examination; replaced by tests.
         calibration: Places in the dataset's index that INT8 has seen; None where that is not recorded.
     """
@@ -100,17 +106,27 @@ def check(
         return Gated(None, [], {})
     run = _Run(order, sorted(set().union(*batches.values())), path, examine, calibration)
     with tempfile.TemporaryFile() as answers:
-        progress({"checking": "the reference"})
-        accuracy, broken = run.reference(answers)
+        accuracy, broken = run.reference(answers, _teller(progress, "the reference", 0, 1 + len(batches)))
         results, golden = [], {}
-        for pair, sizes in batches.items():
-            progress({"checking": f"{pair[0]}/{pair[1]}"})
-            found, samples = run.pair(pair, sorted(sizes), answers, broken)
+        for place, (pair, sizes) in enumerate(batches.items(), start=1):
+            tell = _teller(progress, f"{pair[0]}/{pair[1]}", place, 1 + len(batches))
+            found, samples = run.pair(pair, sorted(sizes), answers, broken, tell)
             results.append(rules.judged(found, accuracy, order.config.accuracy_drop))
             logger.info("%s in %s: %s %s", *pair, results[-1].verdict, " ".join(results[-1].problems))
             if samples and results[-1].verdict != "fail":
                 golden[pair] = samples
     return Gated(accuracy, results, golden)
+
+
+def _teller(progress: child.Report, checking: str, place: int, checks: int) -> child.Report:
+    """Tells of a check, the `place`-th of so many from 0, with what its process says of images."""
+
+    def tell(images: dict[str, Any]) -> None:
+        passed = images["done"] / images["total"] if images else 0.0
+        progress({"checking": checking, "fraction": round((place + passed) / checks, 4)} | images)
+
+    tell({})
+    return tell
 
 
 class _Run:
@@ -130,17 +146,17 @@ class _Run:
         self._batches = sorted({*few, *batches})
         self._few = few
 
-    def reference(self, answers: IO[bytes]) -> tuple[Accuracy | None, str | None]:
+    def reference(self, answers: IO[bytes], tell: child.Report) -> tuple[Accuracy | None, str | None]:
         """Let the reference answer into the file; its accuracy, or why there is no reference."""
         order = self._examination(("onnxruntime", "fp32"), self._batches)
         try:
-            found = self._run(msgspec.structs.replace(order, answers=answers.fileno()), [answers])
+            found = self._run(msgspec.structs.replace(order, answers=answers.fileno()), [answers], tell)
         except (errors.AppError, child.ChildDied) as failure:
             return None, f"{rules.REFERENCE}, which everything is compared with, could not be run: {failure}"
         return found.accuracy, None
 
     def pair(
-        self, pair: Pair, sizes: list[int], answers: IO[bytes], broken: str | None
+        self, pair: Pair, sizes: list[int], answers: IO[bytes], broken: str | None, tell: child.Report
     ) -> tuple[GateResult, bytes | None]:
         """One engine and precision beside the reference's answers; with its golden samples."""
         engine, precision = pair
@@ -153,7 +169,7 @@ class _Run:
         with tempfile.TemporaryFile() as golden:
             order = msgspec.structs.replace(order, reference=answers.fileno(), golden=golden.fileno())
             try:
-                found = self._run(order, [answers, golden])
+                found = self._run(order, [answers, golden], tell)
             except (errors.AppError, child.ChildDied) as failure:
                 seconds = time.monotonic() - began
                 return msgspec.structs.replace(nothing, problems=[str(failure)], seconds=seconds), None
@@ -174,9 +190,9 @@ class _Run:
             )
             return result, golden.read() or None
 
-    def _run(self, order: ExamineOrder, files: Sequence[IO[bytes]]) -> Examined:
+    def _run(self, order: ExamineOrder, files: Sequence[IO[bytes]], tell: child.Report) -> Examined:
         limit_s = SLACK_S + (TEST_SPLIT_S if order.dataset else 0) + (PREPARE_S if order.engine == "tensorrt" else 0)
-        return self._examine(order, limit_s, [file.fileno() for file in files])
+        return self._examine(order, limit_s, [file.fileno() for file in files], tell)
 
     def _examination(self, pair: Pair, batches: list[int]) -> ExamineOrder:
         order = self._order

@@ -24,6 +24,9 @@ __all__ = ["MeasureOrder", "launch", "run", "schedule", "share"]
 
 LAUNCH_SLACK_S = 120.0
 """What a launch may take beside its warm-up and its measured block: start, load, the last call."""
+PHASES, BARE_PHASES = (0.15, 0.4), (0.0, 0.05)
+"""Where, of a benchmark's progress, its files are made and everything is checked, with a dataset and without: images
+to calibrate with and to answer take their time."""
 GIVE_UP_AFTER = 2
 """Failed launches after which a candidate that did not succeed more often is not tried again: nobody would serve it."""
 NO_NOISE_FLOOR = "The noise floor was not measured: fewer than six rounds in which both of its launches succeeded."
@@ -64,8 +67,8 @@ def run(
 
     Args:
         order: The benchmark.
-        progress: Told before each check: `checking`; after each launch: `fraction`, `candidate`, `round`, `rounds`, and
-            `p50_ms` or `failure`.
+        progress: Told `fraction`, with each check `checking`, and `done` and `total` of its images; after each launch
+            `candidate`, `round`, `rounds`, and `p50_ms` or `failure`.
         launch: Runs one candidate; replaced by tests.
         examine: Examines one engine in one precision; replaced by tests.
         files: The model in other precisions; none unless given.
@@ -86,13 +89,14 @@ def run(
         incumbent=order.incumbent,
     )
     available = [plan.candidate for plan in planned if plan.unavailable is None]
-    gated = _gated(order, available, files, progress, examine)
+    made, checked = phases(order)
+    gated = _gated(order, available, files, child.phase(progress, made, checked), examine)
     rejected = gated.rejected()
     runs = [_Run(plan, rejected.get((plan.candidate.engine, plan.candidate.precision))) for plan in planned]
     runnable = [each for each in runs if each.runnable]
     twin = runnable[0].twin() if runnable and order.config.noise_floor else None
     before = read(broker=order.broker)
-    _measure(order, [*runnable, *([twin] if twin else [])], files, progress, launch)
+    _measure(order, [*runnable, *([twin] if twin else [])], files, child.phase(progress, checked, 1.0), launch)
     after = read(broker=order.broker)
     system, created_at = system_info(), clock.iso(clock.now_ms())
     disturbed = [*([SHARED] if order.config.isolation == "shared" else []), *disturbances(before, after)]
@@ -119,6 +123,11 @@ def run(
         reference=gated.reference,
         gates=gated.kept(ArtifactStore(Path(order.models))),
     )
+
+
+def phases(order: MeasureOrder) -> tuple[float, float]:
+    """The shares of its progress at which an order's files are made, and all is checked."""
+    return BARE_PHASES if order.dataset is None else PHASES
 
 
 def _gated(

@@ -6,7 +6,9 @@ decide which result is kept: the one that agrees best with FP32. A sample that i
 
 from __future__ import annotations
 
+import contextlib
 import random
+import signal
 import tempfile
 import time
 from collections.abc import Iterator
@@ -14,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from benchmarker import DatasetFiles, Made, PrecisionOrder, Recipe
-from shared import child, clock, config, errors, metadata, sandbox
+from shared import child, config, errors, metadata, sandbox
 from shared.specs import DatasetIndex, Preprocessing, Sample
 
 if TYPE_CHECKING:
@@ -30,7 +32,9 @@ LEAST = 8
 INPUT_BYTES = 256 * 2**20
 """Of the inputs that are held at once."""
 TRY_S = 300.0
-"""No method is begun that would, taking as long as the one before, end later than this."""
+"""For all ways to make INT8 together: the one that is at work then is given up, and none is begun that would, taking
+as long as the one before, end later."""
+LEAST_TRY_S = 0.001
 ENOUGH = 0.98
 """Share of answers like FP32's below which less of the network is tried in INT8."""
 LESS: dict[Extent, str] = {"inner": "the first and last layers in FP32", "weighted": "only layers with weights in INT8"}
@@ -130,14 +134,14 @@ def _int8(order: PrecisionOrder, network: Network, report: child.Report) -> tupl
 
     data, contract = _needs(order)
     with SampleImages(Path(data.archive), Path(data.pack)) as images:
-        report({"stage": "INT8: reading images of the part `train`"})
+        report({"step": "INT8: reading images of the part `train`"})
         most = max(LEAST // 2, INPUT_BYTES // (2 * _row_bytes(contract)))
         index = read_index(Path(data.index))
         drawn = draw(index, images, most)
         calibrating = _batches(order, list(images.tensors(drawn.calibrating, contract)))
         deciding = _batches(order, list(images.tensors(drawn.deciding, contract)))
-    trial = _Trial(order, network, calibrating, deciding, contract)
-    name, path, reached = _best(trial, report)
+    trial = _Trial(order, network, calibrating, deciding, contract=contract, report=report)
+    name, path, reached = _best(trial)
     recipe: Recipe = {
         "scheme": SCHEME,
         "seed": SEED,
@@ -170,38 +174,92 @@ class _Trial:
         network: Network,
         calibrating: list[Tensor],
         deciding: list[Tensor],
+        *,
         contract: Preprocessing,
+        report: child.Report,
     ) -> None:
         self._order, self._network, self._contract = order, network, contract
         self._calibrating, self._deciding = calibrating, deciding
         self._input = order.description.inputs[0].name
-        self._expected = self._answers(Path(order.artifact))
+        self._expected: list[Outputs] = []
+        self._report, self._end = child.now_and_then(report), time.monotonic() + TRY_S
+        self._doing = ""
+        self._tried = 0
         self.results: dict[str, tuple[Path, Agreement]] = {}
         self.notes: list[str] = []
 
+    @property
+    def left_s(self) -> float:
+        """Of `TRY_S`."""
+        return self._end - time.monotonic()
+
     def run(self, method: Method, extent: Extent = "whole") -> None:
         """Try one, named `minmax` or `minmax inner`; a method that fails is a note, and the others go on."""
-        from benchmarker.agreement import agreement
-
         name = method if extent == "whole" else f"{method} {extent}"
         try:
-            path = self._network.int8(self._calibrating, self._input, method, extent)
-            found = agreement(self._expected, self._answers(path), self._order.task_type, self._contract)
+            with _ends_after(self.left_s):
+                self.results[name] = self._made(name, method, extent)
+        except errors.DeadlineExceeded:
+            self.notes.append(f"INT8 by {name} was given up after {TRY_S:g} s, while {self._doing}.")
         except (errors.AppError, MemoryError) as failure:
             self.notes.append(f"INT8 by {name} failed: {str(failure) or 'it needs more memory than it may use.'}")
-        else:
-            self.results[name] = path, found
+        self._tried += 1
 
-    def _answers(self, path: Path) -> list[Outputs]:
+    def _made(self, name: str, method: Method, extent: Extent) -> tuple[Path, Agreement]:
+        from benchmarker.agreement import agreement
+
+        if not self._expected:
+            self._expected = self._answers(Path(self._order.artifact), "running it in FP32")
+        images, at = len(self._calibrating), 0
+
+        def on_row() -> None:
+            nonlocal at
+            self._tell(f"calibrating by {name}", at, images)
+            at += 1
+
+        path = self._network.int8(self._calibrating, self._input, method, extent, on_row)
+        given = self._answers(path, f"comparing {name} with FP32")
+        return path, agreement(self._expected, given, self._order.task_type, self._contract)
+
+    def _answers(self, path: Path, doing: str) -> list[Outputs]:
         from shared.engines.onnxrt import loaded
 
         run = loaded(path.read_bytes(), config.cores())
-        return [run({self._input: batch}) for batch in self._deciding]
+        answers = []
+        for place, batch in enumerate(self._deciding):
+            self._tell(doing, place, len(self._deciding))
+            answers.append(run({self._input: batch}))
+        return answers
+
+    def _tell(self, doing: str, done: int, total: int) -> None:
+        from shared.engines.precisions import METHODS
+
+        self._doing = f"{doing}, after {done} of {total} images"
+        passed = min(1.0, (self._tried + done / total / 2 + doing.startswith("comparing") / 2) / len(METHODS))
+        self._report({"step": f"INT8: {doing}", "done": done, "total": total, "fraction": passed})
 
 
-def _best(
-    trial: _Trial, report: child.Report, monotonic: clock.Monotonic = time.monotonic
-) -> tuple[str, Path, Agreement]:
+@contextlib.contextmanager
+def _ends_after(seconds: float) -> Iterator[None]:
+    """End what goes on inside after so many seconds, wherever in the tools it is; for the main thread.
+
+    Raises:
+        errors.DeadlineExceeded: It was ended.
+    """
+
+    def ring(_signal: int, _frame: object) -> None:
+        raise errors.DeadlineExceeded("It takes too long.")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, LEAST_TRY_S))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _best(trial: _Trial) -> tuple[str, Path, Agreement]:
     """Try the methods, and less in INT8 where none agrees well.
 
     Raises:
@@ -209,22 +267,25 @@ def _best(
     """
     from shared.engines.precisions import METHODS
 
-    start = now = monotonic()
+    took_s = 0.0
     for method in METHODS:
-        before, now = now, monotonic()
-        if now - start + (now - before) > TRY_S:
+        if took_s > trial.left_s:
             trial.notes.append(f"INT8 by {method} was not tried, for want of time.")
             continue
-        report({"stage": f"INT8: calibrating by {method}"})
+        before_s = trial.left_s
         trial.run(method)
+        took_s = before_s - trial.left_s
     if not trial.results:
-        raise errors.BadModel(" ".join(trial.notes))
+        advice = " Order without int8 in precisions." if trial.left_s <= 0 else ""
+        raise errors.BadModel(" ".join(trial.notes) + advice)
     name, path, reached = _leader(trial)
     leading, whole, told = next(method for method in METHODS if method == name), reached.same, []
     for extent, what in LESS.items():
         if reached.same >= ENOUGH:
             break
-        report({"stage": f"INT8: {what}"})
+        if took_s > trial.left_s:
+            told.append(f"for {what} there was no time")
+            break
         trial.run(leading, extent)
         name, path, reached = _leader(trial)
         improved = name.endswith(f" {extent}")

@@ -19,6 +19,7 @@ from benchmarks.models import DIGITS
 from examples.digits import dataset
 from preparer import DatasetFile, DatasetOrder
 from preparer.dataset import check
+from shared import child
 from shared.artifacts import ArtifactStore, Outputs
 from shared.specs import (
     BenchmarkSpec,
@@ -205,9 +206,9 @@ class _House:
         )
 
 
-def _examine(order: ExamineOrder, limit_s: float, fds: Sequence[int]) -> Examined:
+def _examine(order: ExamineOrder, limit_s: float, fds: Sequence[int], progress: child.Report) -> Examined:
     hangs = order.engine == "openvino" and order.seed == faulty.HANGS
-    return gate.examine(order, HANG_S if hangs else limit_s, fds, module="benchmarks.faulty")
+    return gate.examine(order, HANG_S if hangs else limit_s, fds, progress, module="benchmarks.faulty")
 
 
 def _ignore(body: dict[str, Any]) -> None:

@@ -57,11 +57,11 @@ class Faulty(OnnxRuntime):
             scores[...] = np.inf
 
 
-def spoiled(order: ExamineOrder, _report: child.Report) -> Examined:
+def spoiled(order: ExamineOrder, report: child.Report) -> Examined:
     if order.reference is not None:
         Faulty.fault = order.seed
         engines._CLASSES["openvino"] = Faulty
-    return examine(order)
+    return examine(order, report)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def _doing(at: Json) -> str:
         outcome = f"{at['p50_ms']:.3f} ms" if "p50_ms" in at else "failed"
         return f"round {at['round']}/{at['rounds']}  {at['candidate']}  {outcome}"
     if "checking" in at:
-        return f"checking {at['checking']}"
+        return f"checking {at['checking']}{_counted(at)}"
     if "generation" in at:
         best = [f"best {name} {value:.3f}" for name, value in (at["best"] or {}).items()]
         tried = f"generation {at['generation']}/{at['generations']}  {at['evaluations']}/{at['max_evaluations']} tried"
@@ -47,8 +47,12 @@ def _doing(at: Json) -> str:
         figures = [f"{title} {at[name]:.3f}" for name, title in titles.items() if name in at]
         return "  ".join([f"epoch {at['epoch']}/{at['max_epochs']}", *figures])
     if "step" in at:
-        return f"{at['step']}  {at['done']:,}/{at['total']:,}" if at.get("total") else str(at["step"])
+        return f"{at['step']}{_counted(at)}"
     return str(at.get("stage", "starting"))
+
+
+def _counted(at: Json) -> str:
+    return f"  {at['done']:,}/{at['total']:,}" if at.get("total") else ""
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from typing import IO, Any, TypeVar
 
 import msgspec
 
-from shared import config, errors, failpoints, log, process, scribe, trace
+from shared import clock, config, errors, failpoints, log, process, scribe, trace
 from shared.nursery import PARENT_ENV, Barren, Born, Nursery
 
 GRACE_S = 2.0
@@ -43,6 +43,8 @@ FROM_OUTSIDE = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.S
 HINTS: dict[int, str] = {signal.SIGKILL: " (out of memory?)", signal.SIGXCPU: " (too much processor time)"}
 
 logger = logging.getLogger(__name__)
+
+REPORT_S = 0.5
 
 Order = TypeVar("Order")
 Outcome = TypeVar("Outcome")
@@ -94,6 +96,24 @@ class ChildKilled(ChildDied):
 
 class Interrupted(Exception):
     """The parent ended the child on purpose; the message is the reason `interrupted()` gave."""
+
+
+def now_and_then(report: Report, monotonic: clock.Monotonic = time.monotonic) -> Report:
+    """A report that passes a body on every `REPORT_S` at most; those between are lost."""
+    told = -REPORT_S
+
+    def tell(body: dict[str, Any]) -> None:
+        nonlocal told
+        if (now := monotonic()) - told >= REPORT_S:
+            told = now
+            report(body)
+
+    return tell
+
+
+def phase(report: Report, begin: float, end: float) -> Report:
+    """A report of one phase: its `fraction`, 0 where it says none, becomes that of the whole, `begin` to `end`."""
+    return lambda body: report(body | {"fraction": round(begin + (end - begin) * body.get("fraction", 0.0), 4)})
 
 
 def _pass_on(level: str, text: str) -> None:

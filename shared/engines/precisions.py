@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -108,7 +108,14 @@ class Network:
             onnx.save(made, target)
         return target
 
-    def int8(self, rows: Sequence[Tensor], name: str, method: Method, extent: Extent) -> Path:
+    def int8(
+        self,
+        rows: Sequence[Tensor],
+        name: str,
+        method: Method,
+        extent: Extent,
+        on_row: Callable[[], None] = lambda: None,
+    ) -> Path:
         """The model in INT8, with ranges that the method draws from its activations on these inputs.
 
         What follows the last weights stays FP32: it costs next to nothing, and boxes and scores in one tensor would
@@ -119,6 +126,7 @@ class Network:
             name: Of the model's input.
             method: How ranges are drawn; what it has drawn once is remembered.
             extent: What becomes INT8.
+            on_row: Called before each of the inputs is run.
 
         Raises:
             errors.BadModel: The tools fail on this model, or it has no weights.
@@ -130,7 +138,7 @@ class Network:
             quantize_static(
                 self._path,
                 target,
-                _Reader(name, rows),
+                _Reader(name, rows, on_row),
                 quant_format=QuantFormat.QDQ,
                 per_channel=True,
                 activation_type=QuantType.QUInt8,
@@ -200,8 +208,8 @@ class _Reader:
     A `CalibrationDataReader` to them, which is any class with `get_next`.
     """
 
-    def __init__(self, name: str, rows: Sequence[Tensor]) -> None:
-        self._name, self._rows = name, rows
+    def __init__(self, name: str, rows: Sequence[Tensor], on_row: Callable[[], None]) -> None:
+        self._name, self._rows, self._on_row = name, rows, on_row
         self._left: Iterator[Tensor] = iter(rows)
 
     def __len__(self) -> int:
@@ -212,7 +220,10 @@ class _Reader:
 
     def get_next(self) -> dict[str, Tensor] | None:
         row = next(self._left, None)
-        return None if row is None else {self._name: row}
+        if row is None:
+            return None
+        self._on_row()
+        return {self._name: row}
 
 
 class _Tools:

@@ -193,6 +193,7 @@ def test_an_engine_is_examined_inside(monkeypatch: pytest.MonkeyPatch, tmp_path:
         preprocessing=None,
         labels=None,
     )
+    told: list[dict[str, object]] = []
     with tempfile.TemporaryFile() as answers, concurrent.futures.ThreadPoolExecutor(1) as pool:
         order = ExamineOrder(
             engine="onnxruntime",
@@ -208,7 +209,7 @@ def test_an_engine_is_examined_inside(monkeypatch: pytest.MonkeyPatch, tmp_path:
             seconds=1.0,
             answers=answers.fileno(),
         )
-        examined = pool.submit(examine, order, 60, [answers.fileno()])
+        examined = pool.submit(examine, order, 60, [answers.fileno()], told.append)
         wait_for(lambda: shut_in("benchmarker.examination"), what="the examination, shut in")
         assert examined.result(60).finite
         answers.seek(0)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
+from benchmarker import PrecisionOrder, quantize
 from benchmarker.agreement import Agreement, agreement
 from benchmarker.quantize import _best, _Trial
-from shared.specs import Detection, Preprocessing, Resize
+from shared import child, errors
+from shared.specs import Detection, ModelDescription, Preprocessing, Resize, TensorInfo
 
 CONTRACT = Preprocessing(resize=Resize(height=8, width=8))
 DETECTOR = Preprocessing(resize=Resize(height=8, width=8), detection=Detection(format="corners", score_threshold=0.5))
@@ -69,11 +72,17 @@ def test_images_without_objects_agree() -> None:
 class Tried:
     """Stands for the trials: what each way comes to is given."""
 
-    def __init__(self, comes_to: dict[str, Agreement | None]) -> None:
+    def __init__(self, comes_to: dict[str, Agreement | None], left: Sequence[float] = ()) -> None:
         self.comes_to = comes_to
         self.ran: list[str] = []
+        self._left = list(left)
         self.results: dict[str, tuple[Path, Agreement]] = {}
         self.notes: list[str] = []
+
+    @property
+    def left_s(self) -> float:
+        """What is left after as many tries."""
+        return self._left[min(len(self.ran), len(self._left) - 1)] if self._left else 300.0
 
     def run(self, method: str, extent: str = "whole") -> None:
         name = method if extent == "whole" else f"{method} {extent}"
@@ -84,10 +93,9 @@ class Tried:
             self.notes.append(f"{name} failed")
 
 
-def best(comes_to: dict[str, Agreement | None], *times: float) -> tuple[str, Tried]:
-    tried = Tried(comes_to)
-    at = itertools.chain(times, itertools.repeat(0.0))
-    return _best(cast(_Trial, tried), lambda _body: None, lambda: next(at))[0], tried
+def best(comes_to: dict[str, Agreement | None], *left_s: float) -> tuple[str, Tried]:
+    tried = Tried(comes_to, left_s)
+    return _best(cast(_Trial, tried))[0], tried
 
 
 GOOD, FAIR, BAD = Agreement(1.0, -0.01), Agreement(1.0, -0.02), Agreement(0.5, -0.5)
@@ -129,6 +137,74 @@ def test_all_failures_are_told() -> None:
 
 def test_no_method_is_begun_that_would_end_too_late() -> None:
     reached: dict[str, Agreement | None] = {"minmax": GOOD, "percentile": GOOD, "entropy": GOOD}
-    name, tried = best(reached, 0, 0, 200, 400)
+    name, tried = best(reached, 300, 100)
     assert (name, tried.ran) == ("minmax", ["minmax"])
     assert tried.notes == [f"INT8 by {method} was not tried, for want of time." for method in ("percentile", "entropy")]
+
+
+def test_nor_is_less_of_the_network_tried_then() -> None:
+    name, tried = best({"minmax": BAD, "percentile": BAD, "entropy": BAD, "minmax inner": GOOD}, 300, 250, 200, 10)
+    assert (name, tried.ran) == ("minmax", ["minmax", "percentile", "entropy"])
+    assert tried.notes == [
+        "Whole in INT8, 50% of the answers were as in FP32; for the first and last layers in FP32 there was no time."
+    ]
+
+
+def test_where_nothing_was_done_in_time_it_is_said_what_to_order() -> None:
+    with pytest.raises(errors.BadModel, match=r"minmax failed INT8 by percentile was not .* Order without int8 in pre"):
+        best({}, 300, -0.1)
+
+
+class Slow:
+    """Stands for a network whose second image takes for ever, by every method but one."""
+
+    def int8(self, rows: Sequence[object], _name: str, method: str, _extent: str, on_row: Callable[[], None]) -> Path:
+        for place in range(len(rows)):
+            on_row()
+            while place and method != "minmax":
+                time.sleep(0.001)
+        return Path(method)
+
+
+class Quick(_Trial):
+    """Trials whose answers cost nothing."""
+
+    def _answers(self, path: Path, doing: str) -> list[dict[str, np.ndarray]]:
+        self._tell(doing, 0, 2)
+        return scores([1, 2])
+
+
+def test_a_method_that_does_not_end_is_given_up_and_says_where(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantize, "TRY_S", 0.3)
+    monkeypatch.setattr(child, "REPORT_S", 0.0)
+    told: list[dict[str, Any]] = []
+    rows = [np.zeros((1, 3, 4, 4), np.float32)] * 2
+    about = ModelDescription(
+        inputs=[TensorInfo(name="image", dtype="float32", shape=[1, 3, 4, 4])],
+        outputs=[TensorInfo(name="scores", dtype="float32", shape=[1, 2])],
+        opset=18,
+        ir_version=10,
+        parameters=1,
+        dynamic_batch=False,
+        preprocessing=CONTRACT,
+        labels=None,
+    )
+    order = PrecisionOrder(
+        precision="int8", artifact="", task_type="classification", description=about, dataset=None, scratch="", output=0
+    )
+    trial = Quick(order, cast(Any, Slow()), rows, rows, contract=CONTRACT, report=told.append)
+    assert _best(trial)[0] == "minmax"
+    assert trial.notes == [
+        "INT8 by percentile was given up after 0.3 s, while calibrating by percentile, after 1 of 2 images.",
+        "INT8 by entropy was not tried, for want of time.",
+    ]
+    assert [body["step"] for body in told] == [
+        "INT8: running it in FP32",
+        "INT8: calibrating by minmax",
+        "INT8: calibrating by minmax",
+        "INT8: comparing minmax with FP32",
+        "INT8: calibrating by percentile",
+        "INT8: calibrating by percentile",
+    ]
+    passed = [body["fraction"] for body in told]
+    assert passed == sorted(passed) and passed[-1] < 1

@@ -39,6 +39,15 @@ def test_progress_arrives_in_order():
     assert seen == [{"n": n} for n in range(5)]
 
 
+def test_progress_may_be_thinned_out_and_a_phase_tells_of_the_whole():
+    seen: list[dict[str, object]] = []
+    times = iter([10.0, 10.4, 10.5, 11.1])
+    say = child.now_and_then(child.phase(seen.append, 0.2, 0.6), lambda: next(times))
+    for n in range(4):
+        say({"n": n, "fraction": n / 3} if n else {"n": 0})
+    assert seen == [{"n": 0, "fraction": 0.2}, {"n": 2, "fraction": 0.4667}, {"n": 3, "fraction": 0.6}]
+
+
 def test_a_large_result_passes():
     assert len(run("answers", "x" * 50_000)["answer"]) == 50_000
 

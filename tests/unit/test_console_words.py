@@ -184,8 +184,23 @@ def test_wrong_predictions_are_named_also_without_colour():
             0.4,
             "round 2/5  openvino/fp32/b8  0.250 ms",
         ),
-        ({"status": "running", "progress": {"stage": "INT8: calibrating"}}, 0.0, "INT8: calibrating"),
+        (
+            {
+                "status": "running",
+                "progress": {"step": "INT8: calibrating by minmax", "done": 3, "total": 27, "fraction": 0.01},
+            },
+            0.01,
+            "INT8: calibrating by minmax  3/27",
+        ),
         ({"status": "running", "progress": {"checking": "openvino/int8"}}, 0.0, "checking openvino/int8"),
+        (
+            {
+                "status": "running",
+                "progress": {"checking": "openvino/int8", "done": 96, "total": 2500, "fraction": 0.2},
+            },
+            0.2,
+            "checking openvino/int8  96/2,500",
+        ),
         (
             {"status": "running", "progress": {"stage": "training", "epoch": 3, "max_epochs": 20, "fraction": 0.1}},
             0.1,

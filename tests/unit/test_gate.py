@@ -17,7 +17,7 @@ from PIL import Image
 from benchmarker import DatasetFiles, Examined, ExamineOrder, MeasureOrder, gate, measure
 from benchmarker.testsplit import other_boxes, overlap
 from benchmarks import faulty as that
-from shared import golden
+from shared import child, golden
 from shared.engines import engine_class
 from shared.runtime import Runtime, Serving
 from shared.specs import (
@@ -139,8 +139,8 @@ def test_a_fault_is_caught_named_and_not_measured(tmp_path: Path, fault: int, na
 
 
 def test_a_hang_costs_its_engine_and_no_other(tmp_path: Path) -> None:
-    def soon(examined: ExamineOrder, limit_s: float, fds: Sequence[int]) -> Examined:
-        return SPOILED(examined, 15.0 if examined.engine == "openvino" else limit_s, fds)
+    def soon(examined: ExamineOrder, limit_s: float, fds: Sequence[int], progress: child.Report) -> Examined:
+        return SPOILED(examined, 15.0 if examined.engine == "openvino" else limit_s, fds, progress)
 
     found = run(order(tmp_path, seed=that.HANGS), soon)
     assert "longer than 15 s" in result(found).problems[0]
@@ -164,7 +164,7 @@ def test_a_loss_of_accuracy_is_rejected_with_its_figures(tmp_path: Path, digits:
 
 
 def test_a_reference_that_cannot_run_lets_nobody_pass(tmp_path: Path) -> None:
-    def broken(examined: ExamineOrder, limit_s: float, fds: Sequence[int]) -> Examined:
+    def broken(examined: ExamineOrder, limit_s: float, fds: Sequence[int], progress: child.Report) -> Examined:
         raise gate.child.ChildDied("The process ended by SIGKILL (out of memory?).")
 
     found = run(order(tmp_path), broken)
@@ -176,8 +176,14 @@ def test_a_reference_that_cannot_run_lets_nobody_pass(tmp_path: Path) -> None:
 
 
 def test_sound_engines_pass_with_accuracy_flips_and_golden_samples(tmp_path: Path, digits: DatasetFiles) -> None:
-    found = run(order(tmp_path, digits), gate.examine)
+    told: list[dict[str, Any]] = []
+    found = measure.run(order(tmp_path, digits), told.append, Laboratory(), gate.examine)
     assert [each.verdict for each in found.gates] == ["pass", "pass"], found.gates
+    counted = [body for body in told if "total" in body]
+    assert {body["checking"] for body in counted} == {"the reference", "onnxruntime/fp32", "openvino/fp32"}
+    assert all(0 < body["done"] <= body["total"] == 400 for body in counted)
+    fractions = [body["fraction"] for body in told]
+    assert fractions == sorted(fractions) and fractions[-1] == 1
     for each in found.gates:
         assert (each.checked, each.flips, each.finite) == (400, 0, True)
         assert [one.batch for one in each.parity] == [1, 2, 8]

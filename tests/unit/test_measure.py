@@ -115,7 +115,7 @@ def ignore(body: dict[str, Any]) -> None:
     """Progress nobody looks at."""
 
 
-def sound(order: ExamineOrder, limit_s: float, fds: Sequence[int]) -> Examined:
+def sound(order: ExamineOrder, limit_s: float, fds: Sequence[int], progress: child.Report) -> Examined:
     """Finds nothing wrong; `test_gate.py` is about the gate."""
     return Examined(
         provider="Stub",
@@ -173,9 +173,15 @@ def test_shares_add_up_and_are_even(total: int, rounds: int) -> None:
 def test_progress_is_told_after_each_launch() -> None:
     told: list[dict[str, Any]] = []
     run(order(engines=("onnxruntime",)), told.append, Laboratory({"onnxruntime/fp32/b8/t1/i1": {2}}))
-    assert told[:2] == [{"checking": "the reference"}, {"checking": "onnxruntime/fp32"}]
+    checked = measure.BARE_PHASES[1]
+    assert told[:2] == [
+        {"checking": "the reference", "fraction": 0.0},
+        {"checking": "onnxruntime/fp32", "fraction": checked / 2},
+    ]
     del told[:2]
-    assert [body["fraction"] for body in told] == [n / 12 for n in range(1, 13)]
+    assert [body["fraction"] for body in told] == pytest.approx(
+        [checked + (1 - checked) * n / 12 for n in range(1, 13)], abs=1e-4
+    )
     assert {(body["candidate"], body["round"]) for body in told if "failure" in body} == {
         ("onnxruntime/fp32/b8/t1/i1", 2)
     }
