@@ -14,7 +14,7 @@ from console.screen import Screen, duration
 from shared.genes import Scalar
 from shared.specs import Candidate, MetricName, TrainingResult
 from shared.trials import Outcome
-from shared.verdict.figures import ENGINE_TITLES, estimate, figure, listing, plural
+from shared.verdict.figures import ENGINE_TITLES, estimate, figure, listing, plural, terse
 from shared.verdict.report import CandidateRecord, Report
 
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -148,7 +148,7 @@ def _front(outcome: Outcome) -> list[tuple[float, float]]:
 
 
 def _gene(value: Scalar) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return terse(value) if isinstance(value, float) else str(value)
 
 
 def sparkline(values: list[float], width: int = 40) -> str:

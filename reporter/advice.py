@@ -9,7 +9,7 @@ from reporter.confusion import Class, Mixup, classes, mixups
 from shared.specs import EpochFigures, Task, TrainingResult
 from shared.verdict.accuracy import wilson
 from shared.verdict.constraints import Verdict
-from shared.verdict.figures import listing, plural, some
+from shared.verdict.figures import listing, plural, some, terse
 from shared.verdict.intervals import Interval
 
 Level = Literal["ready", "rough", "weak", "nothing"]
@@ -190,7 +190,7 @@ def _steady(result: TrainingResult) -> str | None:
     if falls < FALLS:
         return None
     rate = result.hyperparams.learning_rate
-    used = f", which was {rate:.3g}" if rate else ""
+    used = f", which was {terse(rate)}" if rate else ""
     return f"Lower the learning_rate{used}: in {falls} epochs the accuracy fell far below the best before them."
 
 

@@ -105,7 +105,7 @@ def _curves(record: TrainingRecord) -> Figure:
         "network still changes, the other one after the epoch, on validation images. Training that gets better while "
         "validation gets worse learns by heart. The ring is the epoch whose weights were kept.",
         told=f"Loss and {name} of {len(result.epochs)} epochs; in the best, number {best.epoch}, validation has a loss "
-        f"of {best.val_loss:.4g} and {name} {best.val_accuracy:.4g}.",
+        f"of {best.val_loss:.3g} and {name} {best.val_accuracy:.3g}.",
     )
 
 

@@ -8,7 +8,7 @@ import msgspec
 
 from reporter import TrainingRecord, plain
 from reporter.advice import accuracy
-from reporter.parts import NONE, Cell, Row, Table
+from reporter.parts import Cell, Row, Table
 from reporter.training import NAMES, duration, metric, value_words
 from shared.verdict.comparison import apart
 from shared.verdict.figures import capital, figure
@@ -78,12 +78,14 @@ def _qualified(before: TrainingRecord, after: TrainingRecord) -> Iterator[str]:
 def _differences(before: TrainingRecord, after: TrainingRecord) -> Iterator[tuple[str, str, str]]:
     old, new = _order(before), _order(after)
     for what in dict.fromkeys([*old, *new]):
-        if old.get(what) != new.get(what):
-            yield what, old.get(what, NONE), new.get(what, NONE)
+        was, now = old.get(what), new.get(what)
+        if was != now:
+            then, later = value_words(was), value_words(now)
+            yield what, *((str(was), str(now)) if then == later else (then, later))
 
 
-def _order(record: TrainingRecord) -> dict[str, str]:
-    """Everything that decides over what comes of a training, in words."""
+def _order(record: TrainingRecord) -> dict[str, object]:
+    """Everything that decides over what comes of a training: settings as they are, the rest in words."""
     result, spec = record.result, record.spec
     used = msgspec.structs.asdict(result.hyperparams)
     divided = "as the dataset has it" if spec.validation_split is None else f"{spec.validation_split:.0%} anew"
@@ -93,7 +95,7 @@ def _order(record: TrainingRecord) -> dict[str, str]:
         "Division": divided,
         "Epochs at most": f"{spec.max_epochs}",
         "Seed": f"{result.seed}",
-        **{NAMES.get(name, name): value_words(value) for name, value in used.items()},
+        **{NAMES.get(name, name): value for name, value in used.items()},
         "Device": f"{result.device}, threads {result.threads}",
         **{f"Version of {name}": version for name, version in sorted(result.versions.items())},
     }
@@ -108,7 +110,7 @@ def _reached(record: TrainingRecord) -> dict[str, str]:
     result = record.result
     return {
         capital(metric(record)): _accuracy_words(record),
-        "Validation loss": f"{result.final_loss:.4g}",
+        "Validation loss": f"{result.final_loss:.3g}",
         "Best epoch": f"{result.best_epoch} of {len(result.epochs)}",
         "Took": duration(result.duration_s),
         "Images a second": figure(result.images_per_s),

@@ -20,7 +20,7 @@ from reporter.parts import NONE, Cell, Fact, Row, Table
 from reporter.simple import KeyFigure
 from shared.specs import HyperParameters, Task, TrainingResult, WorstSample
 from shared.verdict.constraints import Verdict
-from shared.verdict.figures import figure, plural
+from shared.verdict.figures import figure, plural, terse
 
 HEADLINES: dict[Level, str] = {
     "ready": "Ready to benchmark",
@@ -258,7 +258,7 @@ def value_words(value: object) -> str:
     """A hyper-parameter as text."""
     if value is None:
         return NONE
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return terse(value) if isinstance(value, float) else str(value)
 
 
 def duration(seconds: float) -> str:
@@ -284,7 +284,7 @@ def _facts(record: TrainingRecord) -> list[Fact]:
         Fact(label="Index SHA-256", text=record.dataset_sha256),
         Fact(label="Division", text=f"{divided}; {result.num_train:,} images and {result.num_val:,}"),
         Fact(label="Epochs", text=f"{len(result.epochs)} of at most {spec.max_epochs}; best {result.best_epoch}"),
-        Fact(label="Loss", text=f"of the best epoch {best.loss:.4g}, in validation {result.final_loss:.4g}"),
+        Fact(label="Loss", text=f"of the best epoch {best.loss:.3g}, in validation {result.final_loss:.3g}"),
         Fact(label="Seed", text=f"{result.seed}"),
         Fact(label="Ran on", text=f"{result.device}, {plural(result.threads, 'processor thread')}"),
         Fact(label="Software", text=versions),

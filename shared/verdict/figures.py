@@ -68,6 +68,12 @@ def figure(value: float, places: int | None = None) -> str:
     return f"{value:,.{decimals(value) if places is None else places}f}"
 
 
+def terse(value: float) -> str:
+    """Three significant digits without zeros at the end, as settings are written (`0.000187`, `0.001`, `20`)."""
+    text = figure(value)
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
 def places_for(value: float, low: float | None, high: float | None) -> int:
     """How many decimals show a value beside its interval; those of the bounds where the value is 0."""
     return decimals(value) if value else decimals(max(abs(low or 0.0), abs(high or 0.0)), 2)

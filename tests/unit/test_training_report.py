@@ -11,13 +11,13 @@ import pytest
 from PIL import Image
 from reportlab.graphics.shapes import Drawing
 
-from reporter import search
+from reporter import TrainingRecord, search
 from reporter.advice import Level, judged, next_steps
 from reporter.confusion import MOST_DRAWN, classes, matrix, mixups
 from reporter.curves import curves, overlaid
 from reporter.html import training_page
 from reporter.pair import pair
-from reporter.training import duration, training_view
+from reporter.training import duration, hyperparams, training_view
 from shared.specs import EpochFigures, HyperParameters, TrainingSpec
 from tests.unit.test_report_render import HOSTILE, Page
 from tests.unit.trainings import DIGITS, epochs, record, result
@@ -226,6 +226,23 @@ def test_two_trainings_are_told_apart_by_order_and_result() -> None:
     assert "before: job_0" in page
 
 
+def test_settings_are_rounded_for_the_eye_and_not_for_the_comparison() -> None:
+    def with_rate(rate: float) -> TrainingRecord:
+        used = msgspec.structs.replace(result().hyperparams, learning_rate=rate)
+        return record(result(hyperparams=used))
+
+    for rate, words in ((0.000186846, "0.000187"), (0.001, "0.001"), (1e-5, "0.00001"), (2.5, "2.5")):
+        row = next(row for row in hyperparams(with_rate(rate)).rows if row.key == "learning_rate")
+        assert row.cells[0].text == words
+    for other, shown in (
+        (0.000187, ["0.000186846", "0.000187"]),
+        (0.0002, ["0.000187", "0.0002"]),
+    ):
+        found = pair(with_rate(0.000186846), with_rate(other))
+        assert [cell.text for cell in found.tables[0].rows[0].cells] == shown
+        assert "Nothing that counts was different" not in " ".join(found.told)
+
+
 def test_what_does_not_compare_is_said() -> None:
     same = pair(record(), record())
     assert "Its accuracy is the same." in same.told
@@ -321,6 +338,6 @@ def test_a_search_without_a_result_is_told_without_drawings() -> None:
 
 def test_what_the_genes_did() -> None:
     rows = {row.key: [cell.text for cell in row.cells] for row in search.gene_table(searched()).rows}
-    assert rows["learning_rate"][0] == "1e-05 to 0.1, by factors"
+    assert rows["learning_rate"][0] == "0.00001 to 0.1, by factors"
     assert "×" in rows["optimizer"][1]
     assert all(cells[2] != "–" for cells in rows.values())
