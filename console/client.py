@@ -174,6 +174,23 @@ class Client:
         """A training with its learning curves, and what it reached."""
         return self._call("GET", f"training/{training_id}")
 
+    def wait_for_training_report(self, training_id: str) -> Json:
+        """Wait, for `REPORT_BOUND_S`, while the report of a training is being written; the training as it is then."""
+        began = time.monotonic()
+        for training in self._watch(f"training/{training_id}", 2 * REPORT_BOUND_S, "the report of the training"):
+            writing = (training["report"] or {}).get("status") in ("queued", "running")
+            if not writing or time.monotonic() - began > REPORT_BOUND_S:
+                return training
+        raise AssertionError("a watch ends with a return or an error")
+
+    def compared(self, a: str, b: str) -> Json:
+        """Two trainings side by side."""
+        return self._call("GET", "training/compare", params={"a": a, "b": b})
+
+    def trainings_table(self, **wanted: str) -> bytes:
+        """The newest trainings as CSV; of those `wanted` only these, `limit` at most."""
+        return self._send("GET", "training", params={"format": "csv"} | wanted).content
+
     def wait_for_benchmark(self, job_id: str, bound_s: float, on_progress: Callable[[Json], None]) -> Json:
         """Wait until a benchmark has ended and its report is written; `on_progress` hears every state.
 

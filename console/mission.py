@@ -43,7 +43,8 @@ def whole_mission(settings: config.Settings, screen: Screen, fresh: bool) -> Non
     with Client(settings, sign_in(settings, screen)) as client:
         dataset = _dataset(client, settings, screen)
         spec = training_order(_preset(client, screen)["id"], dataset["id"])
-        model_id = _trained(client, spec, screen, fresh)
+        model_id, training_id = _trained(client, spec, screen, fresh)
+        _save_training_report(client, training_id, settings, screen)
         report = decided(client, order(model_id, dataset["id"]), screen, fresh)
         _activate(client, model_id, report, screen)
         save(client, report, settings, screen)
@@ -133,10 +134,10 @@ def _preset(client: Client, screen: Screen) -> Json:
     return model
 
 
-def _trained(client: Client, spec: TrainingOrder, screen: Screen, fresh: bool) -> str:
-    """The model that the training makes, or made earlier."""
+def _trained(client: Client, spec: TrainingOrder, screen: Screen, fresh: bool) -> tuple[str, str]:
+    """The model that the training makes, or made earlier, and the training."""
     if not fresh and (earlier := _earlier(client, spec)):
-        screen.step("training", f"reused: model {earlier}, of the same order (--fresh trains again)")
+        screen.step("training", f"reused: model {earlier[0]}, of the same order (--fresh trains again)")
         return earlier
     job = client.train(spec)
     with taken_back(client, screen, "training", job["id"]), screen.bar("training") as advance:
@@ -150,16 +151,29 @@ def _trained(client: Client, spec: TrainingOrder, screen: Screen, fresh: bool) -
     if done["search"]:
         printout.search(msgspec.convert(done["search"]["outcome"], Outcome), screen)
     printout.training(result, screen)
-    return str(done["result_model_id"])
+    return str(done["result_model_id"]), str(done["id"])
 
 
-def _earlier(client: Client, spec: TrainingOrder) -> str | None:
-    """The model of the latest training with the same order, if it is still there."""
+def _save_training_report(client: Client, training_id: str, settings: config.Settings, screen: Screen) -> None:
+    """The report of the training, beside where that of the benchmark will be."""
+    with screen.waiting("report") as say:
+        say("of the training, being written")
+        done = client.wait_for_training_report(training_id)
+    if not done["report"] or done["report"]["status"] != "completed":
+        screen.step("report", "none of the training; `cvp logs reporter` tells why")
+        return
+    path = settings.root / "demo" / "training.html"
+    path.write_bytes(client.training_report(training_id, "html"))
+    screen.step("report", f"{typed(path)}: what was learned, whether that is enough, what to do next")
+
+
+def _earlier(client: Client, spec: TrainingOrder) -> tuple[str, str] | None:
+    """The latest training with the same order, after its model, if that is still there."""
     for done in client.trainings(model_id=spec.model_id, dataset_id=spec.dataset_id, status="completed"):
         if msgspec.convert(done["config"] | {"ga": done["ga"]}, TrainingOrder) != spec:
             continue
         try:
-            return str(client.item("models", done["result_model_id"])["id"])
+            return str(client.item("models", done["result_model_id"])["id"]), str(done["id"])
         except errors.NotFound:
             return None
     return None

@@ -14,6 +14,7 @@ from shared.genes import TrainingOrder
 from shared.specs import BenchmarkSpec, TrainingResult
 from shared.trials import Outcome
 from shared.verdict.report import parse
+from shared.verdict.training import ENOUGH, judged
 
 NOTHING_CHOSEN = 3
 """Exit code of a benchmark that ended well and in which nothing keeps the constraints."""
@@ -108,18 +109,35 @@ def _ordered(job: Json, screen: Screen, *, as_json: bool) -> None:
 def _trained(client: Client, screen: Screen, training_id: str, *, as_json: bool) -> int:
     """Wait for a training or a search, and tell what it reached."""
     wait(client, screen, "train", training_id)
-    done = client.training(training_id)
+    with screen.waiting("report") as say:
+        say("being written")
+        done = client.wait_for_training_report(training_id)
     if as_json:
         screen.json(done)
         return 0
     name = client.item("models", done["result_model_id"])["name"]
+    result = msgspec.convert(done["result"], TrainingResult)
+    finding = judged(done["task_type"], result)
     if done["search"]:
         printout.search(msgspec.convert(done["search"]["outcome"], Outcome), screen)
-    printout.training(msgspec.convert(done["result"], TrainingResult), screen)
+    printout.training(result, screen)
     screen.line(f"Model {done['result_model_id']}, {name}: ready.")
-    screen.line(f"`cvp report export {training_id}` saves what was learned, how good that is, and what to do next.")
-    screen.line(f"`cvp benchmark {done['result_model_id']} --dataset {done['dataset_id']}` measures it, also in INT8.")
+    printout.verdict(finding, screen)
+    _tell_report(done, screen)
+    if finding.level in ENOUGH:
+        model_id, dataset_id = done["result_model_id"], done["dataset_id"]
+        screen.line(f"`cvp benchmark {model_id} --dataset {dataset_id}` measures it, also in INT8.")
     return 0
+
+
+def _tell_report(training: Json, screen: Screen) -> None:
+    report = training["report"] or {"status": "missing"}
+    if report["status"] == "completed":
+        screen.line(
+            f"`cvp report export {training['id']}` saves what was learned, how good that is, and what to do next."
+        )
+    else:
+        screen.line(f"Its report is {report['status']}{': ' + report['error'] if report.get('error') else ''}.")
 
 
 def _measured(client: Client, screen: Screen, job: Json, *, as_json: bool) -> int:

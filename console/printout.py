@@ -14,10 +14,13 @@ from console.screen import Screen, duration
 from shared.genes import Scalar
 from shared.specs import Candidate, MetricName, TrainingResult
 from shared.trials import Outcome
+from shared.verdict.constraints import Verdict
 from shared.verdict.figures import ENGINE_TITLES, estimate, figure, listing, plural, terse
 from shared.verdict.report import CandidateRecord, Report
+from shared.verdict.training import Finding
 
 BLOCKS = "▁▂▃▄▅▆▇█"
+TONES: dict[Verdict, str] = {"pass": "green", "fail": "bold red", "inconclusive": "yellow", "not_measured": ""}
 VERDICTS = {"fail": "fails", "inconclusive": "unclear", "not_measured": "unknown"}
 
 
@@ -123,6 +126,11 @@ def training(result: TrainingResult, screen: Screen) -> None:
     screen.line(f"  took      {duration(result.duration_s)}, {speed}")
     for note in result.notes:
         screen.line(f"  {note}", style="dim")
+
+
+def verdict(finding: Finding, screen: Screen) -> None:
+    """Whether a training learned enough to be benchmarked."""
+    screen.paragraph(f"Good enough to benchmark? {finding.title}. {finding.text}", style=TONES[finding.tone])
 
 
 def search(outcome: Outcome, screen: Screen) -> None:

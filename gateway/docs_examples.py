@@ -54,6 +54,7 @@ TRAINED = schemas.TrainingJob(
         "loss": 0.4127,
         "accuracy": 0.883,
     },
+    task_type="classification",
     model_id=MODEL,
     model_name="cnn32",
     dataset_id=DATASET,
@@ -87,6 +88,8 @@ TRAINED = schemas.TrainingJob(
         )
     ],
     result=None,
+    search=None,
+    report=None,
 )
 
 SERVES = schemas.Serves(

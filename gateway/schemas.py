@@ -451,7 +451,7 @@ class Job(View, frozen=True, kw_only=True):
 
 
 class ReportState(View, frozen=True, kw_only=True, omit_defaults=True):
-    """How the report on a benchmark is coming along; `error` says why there will be none."""
+    """How a report is coming along; `error` says why there will be none."""
 
     status: JobStatus
     error: str | None = None
@@ -491,8 +491,8 @@ class SearchState(View, frozen=True, kw_only=True):
 
 
 class TrainingJob(View, frozen=True, kw_only=True):
-    """A training as ordered and as it stands; what it reached once it is completed. `epochs`, `result` and `search`
-    where one is asked for.
+    """A training as ordered and as it stands; what it reached once it is completed. `epochs`, `result`, `search` and
+    `report` where one is asked for.
     """
 
     id: str
@@ -500,6 +500,7 @@ class TrainingJob(View, frozen=True, kw_only=True):
     progress: Annotated[
         dict[str, Any], Meta(description="`epoch`, `max_epochs`, `loss`, `accuracy` (of the part val), `eta_s`.")
     ]
+    task_type: Annotated[Task, Meta(description="Accuracies and losses of different tasks are different measures.")]
     model_id: str
     model_name: str
     dataset_id: str
@@ -508,7 +509,13 @@ class TrainingJob(View, frozen=True, kw_only=True):
     hyperparams: Annotated[dict[str, Any], Meta(description="As ordered; as they were used once it is completed.")]
     ga: Annotated[dict[str, Any] | None, Meta(description="What a search was ordered with; null for others.")]
     search_id: Annotated[str | None, Meta(description="The search that this is part of; null for others.")]
-    final_accuracy: Annotated[float | None, Meta(description="Of the best epoch, on the part val.")]
+    final_accuracy: Annotated[
+        float | None,
+        Meta(
+            description="Of the best epoch, on the part val: the share of images a classifier recognises, or a "
+            "detector's mean average precision over IoU 0.50 to 0.95."
+        ),
+    ]
     final_loss: float | None
     best_epoch: Annotated[int | None, Meta(description="Whose weights the new model has.")]
     duration_s: Annotated[float | None, Meta(description="Of all epochs, whatever happened between them.")]
@@ -528,6 +535,10 @@ class TrainingJob(View, frozen=True, kw_only=True):
     result: TrainingResult | UnsetType | None = UNSET
     search: Annotated[
         SearchState | UnsetType | None, Meta(description="Of a training with `ga`: its trials have `search_id`.")
+    ] = UNSET
+    report: Annotated[
+        ReportState | UnsetType | None,
+        Meta(description="How its report is coming along; null before the end."),
     ] = UNSET
 
 
@@ -550,6 +561,9 @@ class TrainingComparison(View, frozen=True, kw_only=True):
         Meta(description="What they began with and does not agree: model, data, seed, hyper-parameters, versions."),
     ]
     outcome: Annotated[list[TrainingDifference], Meta(description="What they reached; null where one did not end.")]
+    note: Annotated[
+        str | None, Meta(description="Of trainings of different tasks: which figures are different measures.")
+    ] = None
 
 
 class BenchmarkJob(View, frozen=True, kw_only=True):

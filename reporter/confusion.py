@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,6 +14,7 @@ from reporter.shapes import FONT, SMALL, box, fit, stroke, words
 from shared.specs import TrainingResult
 from shared.verdict.accuracy import wilson
 from shared.verdict.figures import some
+from shared.verdict.training import Class, classes
 
 MOST_DRAWN = 30
 """Classes; a larger matrix cannot be read."""
@@ -22,22 +22,6 @@ MOST_ROWS = 20
 NAME_WIDTH = 90.0
 CELL_MOST, TOP = 30.0, 62.0
 COUNT_SIZE = 6.5
-
-
-class Class(NamedTuple):
-    """How the validation images of a class were answered."""
-
-    place: int
-    name: str
-    images: int
-    right: int
-    said: int
-    """How often the answer was this class, rightly or not."""
-
-    @property
-    def share(self) -> float:
-        """Of its images, those that are recognised."""
-        return self.right / self.images if self.images else 0.0
 
 
 class Mixup(NamedTuple):
@@ -48,17 +32,6 @@ class Mixup(NamedTuple):
     images: int
     of: int
     """Images of the true class."""
-
-
-def classes(result: TrainingResult) -> list[Class]:
-    """All classes in their order."""
-    images, right, said = Counter[int](), Counter[int](), Counter[int]()
-    for true, answer, count in result.confusion:
-        images[true] += count
-        said[answer] += count
-        if true == answer:
-            right[true] += count
-    return [Class(place, name, images[place], right[place], said[place]) for place, name in enumerate(result.classes)]
 
 
 def mixups(result: TrainingResult) -> list[Mixup]:

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import msgspec
 
 from reporter import TrainingRecord, plain
-from reporter.advice import accuracy
 from reporter.parts import Cell, Row, Table
 from reporter.training import NAMES, duration, metric, value_words
 from shared.verdict.comparison import apart
-from shared.verdict.figures import capital, figure
+from shared.verdict.figures import capital, figure, hundredths
+from shared.verdict.training import accuracy
 
 
 class Pair(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,5 +122,5 @@ def _accuracy_words(record: TrainingRecord) -> str:
         return f"{record.result.final_accuracy:.3f}"
     found = accuracy(record.result)
     if found.low is None or found.high is None:
-        return f"{plain.hundredths(found.value)} %"
-    return f"{plain.hundredths(found.value)} % ({plain.hundredths(found.low)}–{plain.hundredths(found.high)})"
+        return f"{hundredths(found.value)} %"
+    return f"{hundredths(found.value)} % ({hundredths(found.low)}–{hundredths(found.high)})"

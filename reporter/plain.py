@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from shared.specs import Constraint, MetricName
 from shared.verdict.constraints import Judgement
-from shared.verdict.figures import figure, quantity
+from shared.verdict.figures import figure, hundredths, quantity
 
 
 class Comparative(NamedTuple):
@@ -87,11 +87,6 @@ def difference(by: float, low: float | None, high: float | None) -> str:
 def points(share: float) -> str:
     """A difference of shares: 0.003 is `0.3 points`."""
     return f"{hundredths(share)} point{'' if hundredths(share) == '1' else 's'}"
-
-
-def hundredths(share: float) -> str:
-    """A share in hundredths: 0.9575 is `95.8`."""
-    return f"{100 * share:.3g}"
 
 
 def _by(ratio: float, say: Comparative) -> str:

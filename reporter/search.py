@@ -18,7 +18,7 @@ from reporter.tradeoff import stairs
 from reporter.training import NAMES, value_words
 from shared.genes import BOTH, BoolGene, ChoiceGene, FloatGene, Gene, Genome, IntGene, Scalar
 from shared.trials import Finalist, Stage, Trial
-from shared.verdict.figures import figure, plural
+from shared.verdict.figures import figure, hundredths, plural
 
 BEST = 5
 """The best fifth of the genomes shows what the search went for."""
@@ -201,7 +201,7 @@ def front_table(record: SearchRecord) -> Table:
                 key=str(each.trial.number),
                 name=genome_words(each.trial.genome),
                 selected=each.trial.genome == record.outcome.best,
-                cells=[Cell(text=figure(each.latency_ms)), Cell(text=plain.hundredths(each.accuracy))],
+                cells=[Cell(text=figure(each.latency_ms)), Cell(text=hundredths(each.accuracy))],
             )
             for each in best.values()
         ],
@@ -245,10 +245,10 @@ def _ms(found: Finalist) -> float:
 
 def _cells(found: Finalist) -> list[Cell]:
     again = [values[0] for values in found.again]
-    between = f"({plain.hundredths(min(again))}–{plain.hundredths(max(again))})" if again else "no result"
-    mean = plain.hundredths(statistics.fmean(again)) if again else NONE
+    between = f"({hundredths(min(again))}–{hundredths(max(again))})" if again else "no result"
+    mean = hundredths(statistics.fmean(again)) if again else NONE
     return [
-        Cell(text=plain.hundredths(found.found[0])),
+        Cell(text=hundredths(found.found[0])),
         Cell(text=mean, detail=between),
         *[Cell(text=figure(value)) for value in found.found[1:]],
     ]
@@ -431,4 +431,4 @@ def _share_axis(values: Sequence[float], foot: float, height: float, most_ticks:
 
 
 def _percent(share: float) -> str:
-    return f"{plain.hundredths(share)} %"
+    return f"{hundredths(share)} %"

@@ -12,7 +12,19 @@ from reporter.service import in_short
 from shared.specs import Candidate, MetricName
 from shared.verdict.constraints import Judgement
 from shared.verdict.decision import METRIC_OF
-from shared.verdict.figures import capital, engine_title, estimate, fed, figure, listing, plural, quantity, some, title
+from shared.verdict.figures import (
+    capital,
+    engine_title,
+    estimate,
+    fed,
+    figure,
+    hundredths,
+    listing,
+    plural,
+    quantity,
+    some,
+    title,
+)
 from shared.verdict.intervals import samples_needed
 from shared.verdict.present import Change
 from shared.verdict.report import CandidateRecord, Delta, Report
@@ -157,7 +169,7 @@ def _accuracy(report: Report, record: CandidateRecord) -> KeyFigure:
     )
     if report.metadata.model.task_type == "classification":
         meaning = f"of {images} are recognised{against}"
-        return KeyFigure(label="Accuracy", figure=plain.hundredths(found.value or 0.0), unit="%", meaning=meaning)
+        return KeyFigure(label="Accuracy", figure=hundredths(found.value or 0.0), unit="%", meaning=meaning)
     meaning = f"mean average precision on {images}{against}"
     return KeyFigure(label="Accuracy", figure=figure(found.value or 0.0), unit="mAP", meaning=meaning)
 
@@ -266,7 +278,7 @@ def _serving(report: Report) -> str:
 def _difference(change: Change) -> Difference:
     name = change.metric
     if name == "accuracy":
-        now, then = (f"{plain.hundredths(value)} %" for value in (change.before, change.after))
+        now, then = (f"{hundredths(value)} %" for value in (change.before, change.after))
         said, sign = plain.difference(change.by, change.low, change.high), change.by
     else:
         now, then = (quantity(name, figure(value)) for value in (change.before, change.after))

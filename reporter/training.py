@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import msgspec
 
-from reporter import TrainingRecord, plain
-from reporter.advice import (
-    ADVICE,
-    RULES,
-    Level,
-    accuracy,
-    best_epoch,
-    judged,
-    next_steps,
-)
-from reporter.confusion import MOST_DRAWN, class_table, classes, mixup_table, mixups
+from reporter import TrainingRecord
+from reporter.advice import ADVICE, RULES, best_epoch, next_steps
+from reporter.confusion import MOST_DRAWN, class_table, mixup_table, mixups
 from reporter.lookup import when
 from reporter.parts import NONE, Cell, Fact, Row, Table
 from reporter.simple import KeyFigure
 from shared.specs import HyperParameters, Task, TrainingResult, WorstSample
 from shared.verdict.constraints import Verdict
-from shared.verdict.figures import figure, plural, terse
+from shared.verdict.figures import figure, hundredths, plural, terse
+from shared.verdict.training import Level, accuracy, classes, judged
 
 HEADLINES: dict[Level, str] = {
     "ready": "Ready to benchmark",
@@ -91,7 +84,7 @@ class TrainingView(msgspec.Struct, frozen=True, kw_only=True):
 
 def training_view(record: TrainingRecord) -> TrainingView:
     """The view of a training."""
-    finding, result = judged(record), record.result
+    finding, result = judged(record.task_type, record.result), record.result
     return TrainingView(
         training_id=record.id,
         model=record.model,
@@ -132,7 +125,7 @@ def _summary(record: TrainingRecord) -> str:
     if record.task_type == "detection":
         reached = f"reaches a mean average precision (mAP50-95) of {result.final_accuracy:.3f}"
     else:
-        reached = f"recognises {plain.hundredths(accuracy(result).value)} %"
+        reached = f"recognises {hundredths(accuracy(result).value)} %"
     images = plural(result.num_val, "validation image")
     of = "on" if record.task_type == "detection" else "of"
     return f"{record.model}, trained on {record.dataset}, {reached} {of} {images}."
@@ -163,14 +156,14 @@ def _shares(result: TrainingResult) -> list[KeyFigure]:
     known = (
         ""
         if found.low is None or found.high is None
-        else (f"; {plain.hundredths(found.low)} to {plain.hundredths(found.high)} % with 95 % confidence")
+        else (f"; {hundredths(found.low)} to {hundredths(found.high)} % with 95 % confidence")
     )
     meaning = f"of {plural(images, 'validation image')}{known}"
     least = min((each for each in classes(result) if each.images), key=lambda each: (each.share, each.place))
     rest = f"of {plural(least.images, 'image')} of “{least.name}”, the class that is recognised least"
     return [
-        KeyFigure(label="Recognised", figure=plain.hundredths(found.value), unit="%", meaning=meaning),
-        KeyFigure(label="Weakest class", figure=plain.hundredths(least.share), unit="%", meaning=rest),
+        KeyFigure(label="Recognised", figure=hundredths(found.value), unit="%", meaning=meaning),
+        KeyFigure(label="Weakest class", figure=hundredths(least.share), unit="%", meaning=rest),
     ]
 
 
@@ -229,7 +222,7 @@ def _worst(place: int, sample: WorstSample, result: TrainingResult) -> Worst:
     where = f"{sample.member}{at}; loss {sample.loss:.3g}"
     if sample.class_id is None or sample.predicted is None:
         return Worst(place=place, title=f"Loss {sample.loss:.3g}", detail=f"{sample.member}{at}", wrong=True)
-    sure = "" if sample.confidence is None else f", {plain.hundredths(sample.confidence)} % sure"
+    sure = "" if sample.confidence is None else f", {hundredths(sample.confidence)} % sure"
     true, said = result.classes[sample.class_id], result.classes[sample.predicted]
     if sample.class_id == sample.predicted:
         return Worst(place=place, title=f"“{true}”, recognised{sure}", detail=where, wrong=False)

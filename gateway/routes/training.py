@@ -42,10 +42,17 @@ from shared.trace import Origin
 from shared.trials import Order, Outcome
 
 HEADING = (
-    *("training_id", "created_at", "status", "model_id", "model_name", "dataset_id", "dataset_name", "search_id"),
+    *("training_id", "created_at", "status", "task_type", "model_id", "model_name", "dataset_id", "dataset_name"),
+    "search_id",
     *("max_epochs", "validation_split", "seed", *HyperParameters.__struct_fields__),
     *("final_accuracy", "final_loss", "best_epoch", "duration_s", "latency_ms", "result_model_id"),
     "error",
+)
+MEASURES: tuple[str, ...] = ("final_accuracy", "final_loss")
+"""What means something else from task to task."""
+OTHER_TASKS = (
+    "One is for {}, the other for {}: their accuracies and losses are different measures (a share of images that are "
+    "recognised, a mean average precision), so there are no differences of them."
 )
 OUTCOME = ("status", "final_accuracy", "final_loss", "best_epoch", "duration_s", "latency_ms", "result_model_id")
 
@@ -191,7 +198,10 @@ def _listed(wanted: dict[str, Any], limit: int, cursor: str | None) -> bytes:
 def _shown(training_id: str) -> schemas.TrainingJob:
     shown = _training(trainings.find(training_id))
     epochs, result = trainings.epochs(training_id), trainings.result(training_id)
-    return msgspec.structs.replace(shown, epochs=epochs, result=raw(result), search=_search(training_id))
+    state = trainings.report_state(training_id)
+    report = None if state is None else schemas.ReportState(status=state[0], error=state[1])
+    search = _search(training_id)
+    return msgspec.structs.replace(shown, epochs=epochs, result=raw(result), search=search, report=report)
 
 
 def _search(training_id: str) -> schemas.SearchState | None:
@@ -221,7 +231,11 @@ def _compared(a: str, b: str) -> schemas.TrainingComparison:
     one, other = _shown(a), _shown(b)
     order = _differences(_began_with(a), _began_with(b))
     outcome = _differences(*({name: getattr(each, name) for name in OUTCOME} for each in (one, other)), equal=True)
-    return schemas.TrainingComparison(a=one, b=other, order=order, outcome=outcome)
+    note = None
+    if one.task_type != other.task_type:
+        note = OTHER_TASKS.format(one.task_type, other.task_type)
+        outcome = [msgspec.structs.replace(each, delta=None) if each.name in MEASURES else each for each in outcome]
+    return schemas.TrainingComparison(a=one, b=other, order=order, outcome=outcome, note=note)
 
 
 def _began_with(training_id: str) -> dict[str, Any]:
@@ -258,6 +272,7 @@ def _training(row: Any) -> schemas.TrainingJob:
         id=row.id,
         status=row.status,
         progress=raw(row.progress),
+        task_type=row.task_type,
         model_id=row.model_id,
         model_name=row.model_name,
         dataset_id=row.dataset_id,

@@ -37,6 +37,7 @@ _COLUMNS = (
     Job.spec,
     Training.model_id,
     Model.name.alias("model_name"),
+    Model.task_type,
     Training.dataset_id,
     Dataset.name.alias("dataset_name"),
     Training.search_id,

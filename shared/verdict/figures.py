@@ -74,6 +74,11 @@ def terse(value: float) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
+def hundredths(share: float) -> str:
+    """A share in hundredths: 0.9575 is `95.8`."""
+    return f"{100 * share:.3g}"
+
+
 def places_for(value: float, low: float | None, high: float | None) -> int:
     """How many decimals show a value beside its interval; those of the bounds where the value is 0."""
     return decimals(value) if value else decimals(max(abs(low or 0.0), abs(high or 0.0)), 2)

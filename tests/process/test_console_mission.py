@@ -55,6 +55,7 @@ def test_images_become_a_model_that_serves_and_the_second_time_only_what_is_need
     text = told(platform)
     assert "checked and divided: 1,437 train, 180 val, 180 test" in text
     assert "training   1 epoch over 1,437 images; a new model: mdl_" in text
+    assert "training.html: what was learned" in text
     assert "search    2 genomes tried; best by generation: 0." in text
     assert "chosen    " in text
     assert "ONNX Runtime INT8" in text and "accuracy" in text

@@ -20,6 +20,7 @@ from console.client import Client
 from shared import config
 from shared.genes import BOTH, ChoiceGene, SearchSpec, TrainingOrder
 from shared.specs import HyperParameters
+from tests.unit import trainings
 
 CREATED = "2026-01-31T08:15:30.250Z"
 MODELS = {name: f"mdl_01a20021a1eec2766a74{number:02x}" for number, name in enumerate(("old", "new", "broken", "only"))}
@@ -39,6 +40,7 @@ class Api:
         self.models = [model("new", "digits"), model("old", "digits"), model("broken", "cnn", "failed")]
         self.models.append(model("only", "cnn"))
         self.ordered: Any = None
+        self.training: list[dict[str, Any]] = []
         self.asked: list[tuple[str, str]] = []
         self.states = [
             self.job("queued"),
@@ -60,6 +62,8 @@ class Api:
         if (method, path) == ("POST", "models"):
             request.read()
             return httpx.Response(202, json=model("only", "fresh", "converting"))
+        if method == "GET" and path == f"training/{JOB}":
+            return httpx.Response(200, json=self.training.pop(0) if len(self.training) > 1 else self.training[0])
         if path.startswith("training"):
             self.ordered = request.read() and json.loads(request.read())
             return httpx.Response(200, json={"id": JOB, "status": "queued"})
@@ -200,6 +204,27 @@ def test_a_training_is_ordered_by_names_with_the_hyper_parameters_that_were_set(
         hyperparams=HyperParameters(learning_rate=0.003, optimizer="sgd", batch_size=64),
     )
     assert msgspec.convert(api.ordered, TrainingOrder) == spec
+
+
+@pytest.mark.parametrize(
+    ("shares", "verdict", "measures"),
+    [([0.98] * 10, "benchmark? Yes. The accuracy", True), ([0.1] * 10, "benchmark? No: nothing useful was", False)],
+)
+def test_what_a_training_came_to_is_said_with_what_to_do_next(
+    api: Api, runner: CliRunner, shares: list[float], verdict: str, measures: bool
+):
+    reached = msgspec.to_builtins(trainings.result(shares, [100] * 10))
+    ended = {"id": JOB, "task_type": "classification", "result_model_id": MODELS["only"], "dataset_id": "dst_1"}
+    ended |= {"search": None, "result": reached}
+    api.training = [ended | {"report": {"status": status}} for status in ("running", "completed")]
+    api.states = [api.job("completed", "train")]
+    done = runner.invoke(cli.main, ["jobs", "follow", JOB])
+    assert done.exit_code == 0, done.output
+    assert verdict in done.stdout
+    assert f"`cvp report export {JOB}` saves" in done.stdout, "it was waited for"
+    assert ("`cvp benchmark mdl_" in done.stdout) is measures
+    api.training = [ended | {"report": {"status": "failed", "error": "The disk is full."}}]
+    assert "Its report is failed: The disk is full." in runner.invoke(cli.main, ["jobs", "follow", JOB]).stdout
 
 
 def test_an_activation_says_what_it_waits_for(api: Api, runner: CliRunner, monkeypatch: pytest.MonkeyPatch):

@@ -258,7 +258,7 @@ def test_a_finished_training_leaves_a_ready_model_that_says_what_it_learned_from
     assert gateway.get(f"/models/{model_id}/onnx").content == f"onnx of {made['id']}".encode()
     again = order(gateway, {"model_id": model_id, "dataset_id": ids["dataset_id"]})
     assert gateway.get(f"/models/{model_id}/training").json()["items"] == [
-        {name: value for name, value in again.items() if name not in ("epochs", "result", "search")}
+        {name: value for name, value in again.items() if name not in ("epochs", "result", "search", "report")}
     ]
     gateway.post(f"/training/{again['id']}/cancel")
     assert gateway.delete(f"/models/{model_id}").is_success
@@ -300,6 +300,7 @@ def test_the_history_as_a_table(gateway: Gateway, ids: dict[str, str]) -> None:
     assert answer.headers["content-type"].startswith("text/csv")
     rows = list(csv.DictReader(io.StringIO(answer.text)))
     assert [row["training_id"] for row in rows] == [done, waiting]
+    assert {row["task_type"] for row in rows} == {"classification"}
     assert rows[0]["model_name"] == "'=1+1", "no spreadsheet runs it"
     assert (rows[0]["status"], rows[0]["final_accuracy"], rows[0]["seed"]) == ("completed", "0.9", "9")
     assert (rows[0]["learning_rate"], rows[0]["result_model_id"]) == ("0.001", model_id)
@@ -320,10 +321,32 @@ def test_two_trainings_side_by_side(gateway: Gateway, ids: dict[str, str]) -> No
     reached_by = {each["name"]: each for each in found["outcome"]}
     assert (reached_by["final_accuracy"]["a"], reached_by["final_accuracy"]["delta"]) == (0.9, 0.05)
     waiting = order(gateway, ids, max_epochs=9)["id"]
+    assert found["note"] is None
     found = gateway.get(f"/training/compare?a={one}&b={waiting}").json()
     assert {each["name"]: each["b"] for each in found["outcome"]}["final_accuracy"] is None
     problem(gateway.get(f"/training/compare?a={one}&b=job_no"), 404, "not_found")
     assert "parameter 'b'" in problem(gateway.get(f"/training/compare?a={one}"), 422, "invalid")["detail"]
+
+
+def test_figures_of_different_tasks_are_not_subtracted(gateway: Gateway, ids: dict[str, str]) -> None:
+    boxes = {"model_id": kit.trainable_model(gateway), "dataset_id": data(gateway, task="detection")}
+    with connection.write():
+        Model.update(task_type="detection").where(Model.id == boxes["model_id"]).execute()
+    one, other = order(gateway, ids)["id"], order(gateway, boxes)["id"]
+    for training_id in (one, other):
+        end(gateway, training_id, reached())
+    found = gateway.get(f"/training/compare?a={one}&b={other}").json()
+    assert (found["a"]["task_type"], found["b"]["task_type"]) == ("classification", "detection")
+    assert "One is for classification, the other for detection" in found["note"]
+    deltas = {each["name"]: each["delta"] for each in found["outcome"]}
+    assert (deltas["final_accuracy"], deltas["final_loss"], deltas["duration_s"]) == (None, None, 0.0)
+
+
+def test_a_training_tells_how_its_report_is_coming_along(gateway: Gateway, ids: dict[str, str]) -> None:
+    made = order(gateway, ids)
+    assert made["report"] is None
+    end(gateway, made["id"], reached())
+    assert gateway.get(f"/training/{made['id']}").json()["report"] == {"status": "queued"}
 
 
 def test_a_training_that_gets_further_each_time_is_never_given_up(gateway: Gateway, ids: dict[str, str]) -> None:

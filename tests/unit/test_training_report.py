@@ -12,13 +12,14 @@ from PIL import Image
 from reportlab.graphics.shapes import Drawing
 
 from reporter import TrainingRecord, search
-from reporter.advice import Level, judged, next_steps
-from reporter.confusion import MOST_DRAWN, classes, matrix, mixups
+from reporter.advice import next_steps
+from reporter.confusion import MOST_DRAWN, matrix, mixups
 from reporter.curves import curves, overlaid
 from reporter.html import training_page
 from reporter.pair import pair
 from reporter.training import duration, hyperparams, training_view
 from shared.specs import EpochFigures, HyperParameters, TrainingSpec
+from shared.verdict.training import Level, classes, judged
 from tests.unit.test_report_render import HOSTILE, Page
 from tests.unit.trainings import DIGITS, epochs, record, result
 from tests.unit.trainings import search as searched
@@ -48,7 +49,7 @@ def png() -> bytes:
 def test_whether_a_result_is_good_enough(
     shares: Sequence[float], images: Sequence[int], level: Level, says: str
 ) -> None:
-    found = judged(record(result(shares, images)))
+    found = judged("classification", result(shares, images))
     assert (found.level, says in found.text) == (level, True), found
 
 
@@ -56,7 +57,7 @@ def test_whether_a_result_is_good_enough(
 def test_a_detector_is_judged_by_its_precision(precision: float, level: Level) -> None:
     found = result(confusion=[], final_accuracy=precision, worst=[])
     about = record(found, task_type="detection")
-    assert judged(about).level == level
+    assert judged(about.task_type, about.result).level == level
     page = Page(training_page(about)).words
     assert f"{precision:.3f}" in page
     assert "What is taken for what" not in page
