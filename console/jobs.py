@@ -14,6 +14,9 @@ from shared import config, errors, ids
 PATIENCE_S = 7 * 86_400.0
 """How long a command waits for what it ordered. A person stops earlier, by Ctrl-C; the job goes on either way."""
 
+REPORTED = ("benchmark", "train", "search")
+"""Kinds of jobs that a report follows."""
+
 CANCELLED_BY = {"benchmark": "benchmark", "train": "training", "search": "training", "trial": "training"}
 """Kinds of jobs that can be taken back, and the call that does it."""
 
@@ -25,8 +28,8 @@ def progress(job: Json) -> tuple[float, str]:
         ahead = job.get("waiting_for")
         return 0.0, f"waiting for {ahead}" if ahead else "waiting for its turn"
     if status == "completed":
-        return 1.0, "writing the report" if job.get("kind", "benchmark") == "benchmark" else ""
-    return float(at.get("fraction", 1.0 if "service" in at or "max_epochs" in at else 0.0)), _doing(at)
+        return 1.0, "writing the report" if job.get("kind", "benchmark") in REPORTED else ""
+    return float(at.get("fraction", 1.0 if "service" in at else 0.0)), _doing(at)
 
 
 def _doing(at: Json) -> str:
@@ -41,11 +44,12 @@ def _doing(at: Json) -> str:
     if "generation" in at:
         best = [f"best {name} {value:.3f}" for name, value in (at["best"] or {}).items()]
         tried = f"generation {at['generation']}/{at['generations']}  {at['evaluations']}/{at['max_evaluations']} tried"
-        return "  ".join([at["stage"], tried, *best])
-    if at.get("stage") == "training":
+        return "  ".join([f"{at['stage']}{_counted(at)}", tried, *best])
+    if at.get("stage") in ("training", "validating"):
         titles = {"loss": "loss", "accuracy": "mAP" if "map50" in at else "accuracy"}
         figures = [f"{title} {at[name]:.3f}" for name, title in titles.items() if name in at]
-        return "  ".join([f"epoch {at['epoch']}/{at['max_epochs']}", *figures])
+        validating = ["validating"] if at["stage"] == "validating" else []
+        return "  ".join([f"epoch {at['epoch']}/{at['max_epochs']}", *figures, *validating])
     if "step" in at:
         return f"{at['step']}{_counted(at)}"
     return str(at.get("stage", "starting"))

@@ -38,8 +38,7 @@ def convert(order: ConversionOrder, report: Callable[[dict[str, Any]], None]) ->
     _check_task(order, net)
     if net.architecture is not None:  # before the export, which holds as much again
         write(order.outputs["weights"], weights.state_bytes(net, _shape(order)))
-    report({"stage": "converting to ONNX and comparing with PyTorch"})
-    made = export.export(net, _shape(order), source=source)
+    made = export.export(net, _shape(order), source=source, say=lambda doing: report({"stage": doing}))
     write(order.outputs["onnx"], made.onnx)
     facts = msgspec.structs.replace(made.facts, seconds=round(time.monotonic() - started, 3))
     return Conversion(facts=facts, architecture=net.architecture, labels=net.labels)

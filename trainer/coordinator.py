@@ -308,6 +308,8 @@ class Coordinator:
         body = self._progress(job, known)
         if held_up is not None and all(trial.number in known.short_of_room for trial in known.at_work):
             body |= {"stage": f"waiting: {held_up}", "eta_s": None}
+        elif (ahead := searches.waits_for(job.id)) is not None:
+            body |= {"stage": f"waiting for {ahead}", "eta_s": None}
         self._tell_progress(job, known, body)
 
     def _tell_progress(self, job: jobs.Claimed, known: Directed, body: dict[str, Any]) -> None:
@@ -325,6 +327,7 @@ class Coordinator:
         each_s = searches.seconds(job.id) / done if done else None
         left = epochs if search.finished else max(planned - done, epochs)
         at_once = min(AT_ONCE, self._slots)
+        counted = None if search.finished else search.stage_done()
         return {
             "stage": LAST if search.finished else STAGES[newest.stage if newest else "search"],
             "generation": 1 + max((trial.generation for trial in search.trials), default=0),
@@ -335,7 +338,7 @@ class Coordinator:
             "failed": outcome.failed,
             "fraction": round(min(done / planned, 0.999), 4),
             "eta_s": None if each_s is None else round(each_s * left / (1 if search.finished else at_once), 1),
-        }
+        } | ({} if counted is None else {"done": counted[0], "total": counted[1]})
 
     def _tell(self, job: jobs.Claimed, status: str, progress: dict[str, Any]) -> None:
         told = {"id": job.id, "kind": job.kind, "status": status, "progress": progress, "request_id": job.request_id}

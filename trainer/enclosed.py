@@ -25,7 +25,7 @@ def enclosed(order: TrainOrder, report: child.Report) -> Trained:
         sandbox.enter([Path(__file__).parent, *files], scratch=Path(order.folder))
     settle()
     tempfile.tempdir = order.folder
-    report({"stage": "loading PyTorch"})
+    report({"stage": "loading PyTorch", "fraction": 0.0})
     from trainer import training  # its libraries start threads, which must be inside as well
 
     return training.train(order, report)

@@ -14,7 +14,7 @@ from torch import Tensor
 from shared import metadata
 from shared.engines import engine_class
 from shared.nets import architectures, export, weights
-from shared.nets.export import Exported
+from shared.nets.export import Exported, Say
 from shared.specs import ConversionFacts, ModelDescription
 from trainer.terms import Terms
 
@@ -23,7 +23,7 @@ BATCH = "batch"
 
 
 def write(
-    terms: Terms, state: Mapping[str, Tensor], source: str, outputs: Mapping[Literal["onnx", "weights"], int]
+    terms: Terms, state: Mapping[str, Tensor], source: str, outputs: Mapping[Literal["onnx", "weights"], int], say: Say
 ) -> tuple[ConversionFacts, ModelDescription]:
     """The model: its weights, and the same as ONNX with contract and labels, compared with PyTorch and described.
 
@@ -32,6 +32,7 @@ def write(
         state: The weights.
         source: What they are, in words.
         outputs: Descriptors that get them.
+        say: Told what it does now.
 
     Raises:
         errors.BadModel: They give something else as ONNX, or cannot be exported.
@@ -41,7 +42,8 @@ def write(
     assert known is not None
     net = architectures.unscaled(known.name, known.num_classes)  # as it was, without what only training needed
     net.module.load_state_dict(state)
-    made = export.export(net, terms.start.input_shape, source=source)
+    made = export.export(net, terms.start.input_shape, source=source, say=say)
+    say("describing and writing the model")
     with open(outputs["weights"], "wb", closefd=False) as file:
         file.write(weights.state_bytes(net, terms.start.input_shape))
     with tempfile.NamedTemporaryFile(suffix=".onnx") as plain:

@@ -338,6 +338,16 @@ class Search:
         """Genomes of which something is known, be it that they fail; those of chance not counted."""
         return len({self.trials[each].individual for each in self.results if self.trials[each].stage == "search"})
 
+    def stage_done(self) -> tuple[int, int] | None:
+        """Of a stage after the search itself: its trials that were told, and all it will have; None before."""
+        stage = self.trials[-1].stage if self.trials else "search"
+        if stage == "search":
+            return None
+        told = sum(self.trials[number].stage == stage for number in self.results)
+        if stage == "final":
+            return told, FINAL_SEEDS * (len(self._best("search")) + len(self._best("baseline")))
+        return told, self._spent["search"] // self.rungs[-1]
+
     def epochs_done(self) -> int:
         """Of all trials that were told, whatever came of them."""
         return sum(self._cost(self.trials[number]) for number in self.results)

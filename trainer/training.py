@@ -34,6 +34,8 @@ RECENT = 5
 """Epochs whose seconds say how long the others will take."""
 LIBRARIES = ("torch", "torchvision", "timm", "pillow", "numpy")
 """Of whose versions the weights are a function."""
+ENDING = 0.99
+"""Of its progress, once all epochs are done: judging, exporting and writing the model are still to come."""
 HALVED = "Memory ran out, so every batch was halved and the gradients were added up; normalisations saw halves."
 OTHER_VERSIONS = "It went on with other versions of its libraries than it began with; weights may differ by that."
 
@@ -66,9 +68,9 @@ def never() -> bool:
 def train(order: TrainOrder, report: child.Report, stop: Stop = never) -> Trained:
     """Train in this process; `stop` is asked between batches.
 
-    Progress bodies have `stage`, `epoch`, `max_epochs`, `loss` and, of the last epoch that was finished, `accuracy` on
-    the part val; while it trains `fraction` and `eta_s`; after an epoch, when its checkpoint is safe, `figures` (an
-    `EpochFigures`) and `checkpoint`, its number.
+    Progress bodies have `stage`, `fraction`, and from the first epoch on `epoch`, `max_epochs`, `loss` and, of the last
+    epoch that was finished, `accuracy` on the part val; while it trains `eta_s`; after an epoch, when its checkpoint is
+    safe, `figures` (an `EpochFigures`) and `checkpoint`, its number.
 
     Raises:
         errors.InvalidInput: The order, the model and the dataset do not fit, or the loss is no number any more.
@@ -78,6 +80,9 @@ def train(order: TrainOrder, report: child.Report, stop: Stop = never) -> Traine
         errors.Unavailable: The disk is full.
         loop.Stopped: `stop` said so.
     """
+    size = order.spec.hyperparams.image_size
+    at = "" if size is None else f", which is to take images of {size} x {size}"
+    report({"stage": f"looking at the network{at}", "fraction": 0.0})
     try:
         with nets.allocations(), contextlib.closing(_Training(order, terms.of(order), report, stop)) as training:
             training.run()
@@ -171,10 +176,12 @@ class _Training:
         wanted = self._terms.wanted
         assert wanted.augmentation is not None
         order = sampling.epoch_order(self._train.labels, wanted.class_balance, self._seed, epoch)
+        self._tell("training", epoch, epoch - 1, 0.0, {})
         draws = None if wanted.augmentation == "none" else draws_of(len(order), self._seed, epoch)
         pieces = sampling.batches(order, wanted.batch_size)
         loaded = self._loader.load(self._train, pieces, wanted.augmentation, draws)
         learned = self._learner.epoch(loaded, epoch, self._seed, self._stop, self._teller(epoch, began))
+        self._tell("validating", epoch, epoch, time.monotonic() - began, {"loss": round(learned.loss, 6)})
         judgement = self._judged()
         if not np.isfinite(judgement.losses).all():
             raise errors.InvalidInput(
@@ -193,7 +200,7 @@ class _Training:
         )
         self._keep(figures)
         checkpoint.write(Path(self._order.folder), self._progress, self._module, self._best, self._learner.optimizer)
-        self._tell(epoch, epoch, 0.0, {"checkpoint": epoch, "figures": msgspec.to_builtins(figures)})
+        self._tell("training", epoch, epoch, 0.0, {"checkpoint": epoch, "figures": msgspec.to_builtins(figures)})
 
     def _keep(self, figures: EpochFigures) -> None:
         """Remember the epoch, and its weights where it is the best so far."""
@@ -228,20 +235,24 @@ class _Training:
                 return
             told, running_s = now, now - began
             facts = {"loss": round(loss, 6), "images_per_s": round(done / running_s, 1)}
-            self._tell(epoch, epoch - 1 + done / len(self._train), running_s, facts)
+            self._tell("training", epoch, epoch - 1 + done / len(self._train), running_s, facts)
 
         return tell
 
-    def _tell(self, epoch: int, passed: float, running_s: float, facts: Mapping[str, object]) -> None:
+    def _tell(self, stage: str, epoch: int, passed: float, running_s: float, facts: Mapping[str, object]) -> None:
         """Report; `passed` are epochs, `running_s` what of them is not in the figures yet took."""
         recent = [each.seconds for each in self._progress.epochs[-RECENT:]]
-        each_s = sum(recent) / len(recent) if recent else running_s / passed
-        body = {**self._so_far, "stage": "training", "epoch": epoch}
+        each_s = sum(recent) / len(recent) if recent else running_s / passed if passed else None
+        body = {**self._so_far, "stage": stage, "epoch": epoch}
         ahead = {
-            "fraction": round(passed / self._max_epochs, 4),
-            "eta_s": round(each_s * (self._max_epochs - passed), 1),
+            "fraction": round(min(ENDING, passed / self._max_epochs), 4),
+            "eta_s": None if each_s is None else round(each_s * (self._max_epochs - passed), 1),
         }
         self._report({**body, **ahead, **facts})
+
+    def _say(self, stage: str) -> None:
+        """Report what comes after the last epoch."""
+        self._report({**self._so_far, "stage": stage, "fraction": ENDING})
 
     @property
     def _so_far(self) -> dict[str, object]:
@@ -255,14 +266,13 @@ class _Training:
 
     def finish(self) -> Trained:
         """The figures of the best epoch, and the model where one is wanted."""
-        self._report({**self._so_far, "stage": "judging the best epoch"})
+        self._say("judging the best epoch")
         self._module.load_state_dict(self._best)
         result = self._result(self._judged())
         facts = description = None
         if self._order.outputs:
-            self._report({**self._so_far, "stage": "converting to ONNX and comparing with PyTorch"})
             source = f"epoch {self._progress.best_epoch} of a training"
-            facts, description = outcome.write(self._terms, self._best, source, self._order.outputs)
+            facts, description = outcome.write(self._terms, self._best, source, self._order.outputs, self._say)
         architecture = self._terms.start.net.architecture
         assert architecture is not None
         return Trained(

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import msgspec
 import peewee
 
-from shared import errors
+from shared import clock, errors
 from shared.db import connection, jobs, pages, trainings
 from shared.db.tables import Job, Search, SearchTrial, Training
 from shared.genes import IntGene, SearchSpec, TrainingOrder, genes_of, image_sizes
@@ -216,6 +216,20 @@ def seconds(search_id: str) -> float:
         return (query.where(done).scalar() or 0) / 1000
 
 
+def waits_for(search_id: str) -> str | None:
+    """The job (`benchmark job_1`) that keeps everything a search has ordered from starting; None where nothing does."""
+    waits = jobs.open_waits(clock.now_ms())
+    with connection.read():
+        mine = [job.id for job in Job.select(Job.id).where(_open_of(search_id)).order_by(Job.ordered_at_ms, Job.id)]
+        ahead = waits.get(mine[0]) if mine and all(job_id in waits for job_id in mine) else None
+        job = None if ahead is None else Job.get_or_none(Job.id == ahead)
+    return None if job is None else f"{job.kind} {job.id}"
+
+
+def _open_of(search_id: str) -> Any:
+    return (Job.parent_id == search_id) & Job.status.in_(jobs.OPEN)
+
+
 def last(search_id: str) -> Step | None:
     """The last training of a search; None before there is one."""
     return _step(search_id, Search.final_id)
@@ -272,8 +286,7 @@ def cancel(search: jobs.Claimed) -> list[str]:
 
 def stop_all(search_id: str) -> list[str]:
     """Inside the caller's `write()`: have what a search ordered end; returns the ids of its jobs."""
-    mine = (Job.parent_id == search_id) & Job.status.in_(jobs.OPEN)
-    found = [job.id for job in Job.select(Job.id).where(mine)]
+    found = [job.id for job in Job.select(Job.id).where(_open_of(search_id))]
     for job_id in found:
         jobs.request_cancel(job_id)
     return found

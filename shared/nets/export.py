@@ -7,7 +7,7 @@ import math
 import resource
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,6 +37,7 @@ MAX_BYTES = 2**31 - 2**24
 SILENT = 4
 
 Values = list[npt.NDArray[np.generic]]
+Say = Callable[[str], None]
 
 
 class Exported(NamedTuple):
@@ -48,7 +49,13 @@ class Exported(NamedTuple):
     parameters: int
 
 
-def export(net: Net, input_shape: Sequence[int] | None = None, *, source: str = "network") -> Exported:
+def export(
+    net: Net,
+    input_shape: Sequence[int] | None = None,
+    *,
+    source: str = "network",
+    say: Say = lambda doing: None,
+) -> Exported:
     """Export a network and run both at each of `BATCHES`.
 
     A network that cannot be exported with a free batch, or gives something else at another batch than it was exported
@@ -58,6 +65,7 @@ def export(net: Net, input_shape: Sequence[int] | None = None, *, source: str = 
         net: In eval mode.
         input_shape: Of one image; default: what its architecture takes (channels, height, width).
         source: What the network came from, in words, for the facts.
+        say: Told what it does now.
 
     Raises:
         errors.BadModel: It cannot be exported, or gives something else as ONNX.
@@ -68,9 +76,9 @@ def export(net: Net, input_shape: Sequence[int] | None = None, *, source: str = 
     started = time.monotonic()
     _check_size(net)
     with allocations(), torch.no_grad():
-        attempt = _attempt(net, shape, dynamic=True)
+        attempt = _attempt(net, shape, say, dynamic=True)
         if isinstance(attempt, str):
-            attempt = _attempt(net, shape, dynamic=False)
+            attempt = _attempt(net, shape, say, dynamic=False)
         if isinstance(attempt, str):
             raise errors.BadModel(attempt)
     content, opset, parity, dynamic, ir_version, parameters = attempt
@@ -96,9 +104,10 @@ class _Made(NamedTuple):
     parameters: int
 
 
-def _attempt(net: Net, shape: tuple[int, ...], *, dynamic: bool) -> _Made | str:
+def _attempt(net: Net, shape: tuple[int, ...], say: Say, *, dynamic: bool) -> _Made | str:
     """The export and its comparison, or what went wrong."""
     example = EXAMPLE if dynamic else 1
+    say("exporting it as ONNX")
     try:
         given = _source(net, _images(example, shape))
         if any(each.shape[:1] != (example,) for each in given) or not given:
@@ -117,6 +126,7 @@ def _attempt(net: Net, shape: tuple[int, ...], *, dynamic: bool) -> _Made | str:
     opset = next(each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
     ir_version, parameters = model.ir_version, sum(math.prod(each.dims) for each in model.graph.initializer)
     del model, given  # the comparison takes memory enough
+    say("comparing the exported file with PyTorch")
     parity = _compared(net, content, shape, BATCHES if dynamic else (1,))
     return parity if isinstance(parity, str) else _Made(content, opset, parity, dynamic, ir_version, parameters)
 

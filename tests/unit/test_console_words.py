@@ -216,8 +216,16 @@ def test_wrong_predictions_are_named_also_without_colour():
             "epoch 2/4  mAP 0.250",
         ),
         (
-            {"status": "running", "progress": {"stage": "judging the best epoch", "epoch": 3, "max_epochs": 20}},
-            1.0,
+            {"status": "running", "progress": {"stage": "validating", "epoch": 3, "max_epochs": 20, "fraction": 0.15}},
+            0.15,
+            "epoch 3/20  validating",
+        ),
+        (
+            {
+                "status": "running",
+                "progress": {"stage": "judging the best epoch", "epoch": 3, "max_epochs": 20, "fraction": 0.99},
+            },
+            0.99,
             "judging the best epoch",
         ),
         (
@@ -235,6 +243,16 @@ def test_wrong_predictions_are_named_also_without_colour():
             },
             0.3,
             "searching  generation 2/3  14/36 tried  best accuracy 0.981",
+        ),
+        (
+            {
+                "status": "running",
+                "progress": {"stage": "training the finalists again, with other seeds", "done": 4, "total": 9}
+                | {"generation": 3, "generations": 3, "evaluations": 36, "max_evaluations": 36, "best": None}
+                | {"fraction": 0.9},
+            },
+            0.9,
+            "training the finalists again, with other seeds  4/9  generation 3/3  36/36 tried",
         ),
         ({"status": "queued", "progress": {}, "waiting_for": "job_1"}, 0.0, "waiting for job_1"),
         ({"status": "completed", "kind": "dataset", "progress": {}}, 1.0, ""),

@@ -431,9 +431,29 @@ def test_how_far_it_is_is_told_where_that_changes(admin: accounts.Account, place
         "training the finalists again, with other seeds",
         "training with the best hyper-parameters",
     }
+    counted = {each["stage"]: (each["done"], each["total"]) for each in seen if "total" in each}
+    assert counted == {
+        "searching by chance, to compare": (5, 6),
+        "training the finalists again, with other seeds": (5, 6),
+    }, "the last told of each"
     assert all(each["eta_s"] > 0 for each in seen[2:])
     assert Job.get_by_id(search_id).progress == seen[-1]
     assert set(heard.rung) == {"accelerator"}
+
+
+def test_a_search_says_which_benchmark_it_waits_for(admin: accounts.Account, coordinator: Coordinator) -> None:
+    search_id = order(admin.id)
+    coordinator.look()
+    spec = BenchmarkSpec(model_id=MODEL, priority=9)
+    with connection.write():
+        benchmark = jobs.insert("benchmark", spec, user_id=admin.id, priority=9, isolation="exclusive")
+    assert jobs.claim("accelerator", "benchmarker-0", clock.now_ms(), benchmark)
+    coordinator.look()
+    assert Job.get_by_id(search_id).progress["stage"] == f"waiting for benchmark {benchmark}"
+    with connection.write():
+        Job.update(status="completed", worker=None, finished_at_ms=clock.now_ms()).where(Job.id == benchmark).execute()
+    coordinator.look()
+    assert Job.get_by_id(search_id).progress["stage"] == "searching"
 
 
 def test_a_search_keeps_no_benchmark_waiting_and_is_nobody_elses(

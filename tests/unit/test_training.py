@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -33,7 +35,7 @@ torch = needs("torch")
 
 from shared.nets import architectures  # noqa: E402
 from shared.nets import weights as weights_of  # noqa: E402
-from trainer import checkpoint, classification, loop, network, terms  # noqa: E402
+from trainer import checkpoint, classification, loop, network, terms, training  # noqa: E402
 
 WANTED = HyperParameters(
     learning_rate=0.1, batch_size=8, optimizer="sgd", weight_decay=0.01, augmentation="none", patience=3
@@ -262,9 +264,19 @@ def test_trained_at_another_size_it_is_of_that_size(weights: Path, data: Checked
     wanted = HyperParameters(batch_size=16, image_size=12)
     files = {name: (tmp_path / name).open("wb") for name in ("onnx", "weights")}
     outputs = {name: file.fileno() for name, file in files.items()}
-    made = here(order(weights, data, tmp_path / "run", max_epochs=1, hyperparams=wanted, outputs=outputs))
+    said: list[dict[str, Any]] = []
+    made = here(
+        order(weights, data, tmp_path / "run", max_epochs=1, hyperparams=wanted, outputs=outputs), report=said.append
+    )
     for file in files.values():
         file.close()
+    assert said[0]["stage"] == "looking at the network, which is to take images of 12 x 12"
+    assert [body["stage"] for body in said[-4:]] == [
+        "judging the best epoch",
+        "exporting it as ONNX",
+        "comparing the exported file with PyTorch",
+        "describing and writing the model",
+    ]
     assert (made.preprocessing.resize.height, made.result.hyperparams.image_size) == (12, 12)
     net, about = weights_of.kept(tmp_path / "weights")
     assert about.input_shape == (3, 12, 12)
@@ -293,7 +305,10 @@ def test_it_learns_and_says_how(weights: Path, data: Checked, tmp_path: Path):
     assert msgspec.json.decode(msgspec.json.encode(made), type=type(made)) == made
     told = [body for body in said if "checkpoint" in body]
     assert [body["eta_s"] > 0 for body in told] == [True] * 5 + [False]
-    assert told[-1]["fraction"] == 1
+    assert told[-1]["fraction"] == training.ENDING
+    stages = [stage for stage, _ in itertools.groupby(body["stage"] for body in said)]
+    assert stages == ["looking at the network", *["training", "validating"] * 6, "training", "judging the best epoch"]
+    assert [body["fraction"] for body in said] == sorted(body["fraction"] for body in said)
 
 
 def test_weights_that_leave_the_numbers_stop_it_and_it_says_when(weights: Path, data: Checked, tmp_path: Path):
