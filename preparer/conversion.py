@@ -14,7 +14,7 @@ import msgspec
 from preparer import Conversion, ConversionOrder, Converted, ConvertOrder, DescribeOrder, pretrained
 from shared import child, config, errors, nets
 from shared.artifacts import ArtifactStore
-from shared.specs import Architecture, Framework, ModelDescription, Preprocessing, Preset
+from shared.specs import SEEDED, Architecture, Framework, ModelDescription, Preprocessing, Preset
 
 MB = 1024 * 1024
 
@@ -100,7 +100,7 @@ def _prepared(order: ConvertOrder, preset: Preset, report: child.Report) -> Conv
 
 def _weights(order: ConvertOrder, preset: Preset, report: child.Report) -> tuple[Path | None, str]:
     """The file with pretrained weights, if it is to be had, and in words which weights the preset gets."""
-    seeded = f"seeded initialisation (seed {preset.seed}), nothing learned"
+    seeded = f"{SEEDED} (seed {preset.seed}), nothing learned"
     if preset.pretrained is None:
         return None, seeded
     if order.pretrained is None:

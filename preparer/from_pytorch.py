@@ -12,6 +12,7 @@ import msgspec
 from preparer import Conversion, ConversionOrder, write
 from shared import child, errors, nets, sandbox
 from shared.nets import kinds
+from shared.specs import SEEDED
 
 if TYPE_CHECKING:
     from shared.nets.architectures import Net
@@ -29,7 +30,7 @@ def convert(order: ConversionOrder, report: Callable[[dict[str, Any]], None]) ->
     path = Path(order.path)
     sandbox.enter([Path(__file__).parent, path])
     nets.settle()
-    source = "seeded initialisation" if order.seed is not None else _source(path)
+    source = SEEDED if order.seed is not None else _source(path)
     report({"stage": "loading PyTorch"})
     from shared.nets import export, weights
 

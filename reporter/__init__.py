@@ -79,6 +79,8 @@ class TrainingRecord(msgspec.Struct, frozen=True, kw_only=True):
     spec: TrainingSpec
     """As it was ordered; `result` has what was used."""
     result: TrainingResult
+    unlearned: bool = False
+    """Whether the weights it began with were drawn from a seed, and had learned nothing."""
     search: SearchRecord | None = None
     """The search whose best hyper-parameters these are."""
     before: TrainingRecord | None = None

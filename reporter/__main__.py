@@ -150,6 +150,7 @@ def _recorded(row: Training, model: Model, dataset: Dataset) -> TrainingRecord:
         result_model_id=row.result_model_id,
         spec=spec,
         result=row.result,
+        unlearned=bool(model.conversion and model.conversion.unlearned),
         search=None if is_trial else _search(row.search_id or row.id),
     )
 

@@ -39,6 +39,7 @@ RULES: dict[Task, list[str]] = {
 ADVICE = [
     f"Train longer: the best epoch is among the last {hundredths(LATE)} % of the epochs, or the very last. A "
     "detector that found nothing useful, too, if its validation loss was lowest in the last epoch.",
+    "Begin with learned weights: the model is not ready, and those it began with were drawn from a seed.",
     f"Learned by heart: in the best epoch the training images are recognised {plain.points(GAP)} better than others, "
     "or more; the figure is taken while they are varied and values are dropped, so the real gap is larger.",
     f"Too little learned: fewer than {hundredths(HARD)} % of the training images are recognised, and no better "
@@ -54,7 +55,7 @@ ADVICE = [
 def next_steps(record: TrainingRecord) -> list[str]:
     """What to do now, the most important first."""
     result, finding = record.result, judged(record.task_type, record.result)
-    steps = [_learning(result) or _falling(record), _balance(record), _steady(result)]
+    steps = [_learning(result) or _falling(record), _begin(record), _balance(record), _steady(result)]
     if record.task_type == "classification":
         steps += [_more_images(result), _classes(result)]
     ready = finding.level in ENOUGH
@@ -93,6 +94,16 @@ def _falling(record: TrainingRecord) -> str | None:
     return (
         f"Train longer, several times as many epochs: after {len(losses)} it finds nothing yet, but the validation "
         f"loss was still falling, from {losses[0]:.3g} to {losses[-1]:.3g}."
+    )
+
+
+def _begin(record: TrainingRecord) -> str | None:
+    """Of a model that is not ready, and began with nothing."""
+    if not record.unlearned or judged(record.task_type, record.result).level in ENOUGH:
+        return None
+    return (
+        f"Begin with weights that have learned something: those of {record.model} had not. Upload a checkpoint of the "
+        "same network, with its architecture, or train that further which learned most here."
     )
 
 

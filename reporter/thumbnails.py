@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from shared import errors
-from shared.specs import Sample, WorstSample
+from shared.specs import FoundBox, Sample, WorstSample
 from shared.vision.samples import read_index
 from shared.vision.sheet import thumbnail_of
 
@@ -19,7 +19,7 @@ def thumbnails(index: Path, pack: Path, worst: Sequence[WorstSample]) -> list[by
     try:
         wanted = [_name(each) for each in worst]
         known = {_name(each): each for each in read_index(index).samples if _name(each) in wanted}
-        return list(_pictures(pack, [known.get(name) for name in wanted]))
+        return list(_pictures(pack, [(known.get(_name(each)), each.found) for each in worst]))
     except (errors.AppError, OSError) as error:
         logger.warning("a report goes without pictures: %s", error)
         return [None] * len(worst)
@@ -29,14 +29,14 @@ def _name(sample: Sample | WorstSample) -> tuple[str, float | None]:
     return sample.member, sample.time_s
 
 
-def _pictures(pack: Path, samples: Sequence[Sample | None]) -> Iterator[bytes | None]:
+def _pictures(pack: Path, samples: Sequence[tuple[Sample | None, list[FoundBox]]]) -> Iterator[bytes | None]:
     with pack.open("rb") as file:
-        for sample in samples:
+        for sample, found in samples:
             if sample is None:
                 yield None
                 continue
             file.seek(sample.offset)
             try:
-                yield thumbnail_of(file.read(sample.size), sample)
+                yield thumbnail_of(file.read(sample.size), sample, found)
             except errors.AppError:
                 yield None

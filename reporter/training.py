@@ -40,6 +40,9 @@ METHOD = (
 )
 
 
+UNLEARNED = "It began with weights that had learned nothing, drawn from a seed: all it knows comes from these images."
+
+
 class Worst(msgspec.Struct, frozen=True, kw_only=True):
     """A validation image that the model gets most wrong; `place` among the pictures, if there are any."""
 
@@ -51,8 +54,8 @@ class Worst(msgspec.Struct, frozen=True, kw_only=True):
 
 WORST_NOTES: dict[Task, str] = {
     "classification": "The validation images with the largest loss. Wrong labels are often among them.",
-    "detection": "The validation images with the largest loss, with the boxes of their labels. Wrong labels are often "
-    "among them.",
+    "detection": "The validation images with the largest loss. Thick orange boxes are their labels, thin blue ones "
+    "what the model finds. Wrong labels are often among them.",
 }
 """What the pictures show."""
 
@@ -91,7 +94,7 @@ def training_view(record: TrainingRecord) -> TrainingView:
         created_at=when(record.created_at),
         headline=HEADLINES[finding.level],
         summary=_summary(record),
-        notes=result.notes,
+        notes=[*([UNLEARNED] if record.unlearned else []), *result.notes],
         figures=_figures(record),
         finding=finding.title,
         reason=finding.text,
@@ -221,7 +224,8 @@ def _worst(place: int, sample: WorstSample, result: TrainingResult) -> Worst:
     at = "" if sample.time_s is None else f" at {sample.time_s:g} s"
     where = f"{sample.member}{at}; loss {sample.loss:.3g}"
     if sample.class_id is None or sample.predicted is None:
-        return Worst(place=place, title=f"Loss {sample.loss:.3g}", detail=f"{sample.member}{at}", wrong=True)
+        boxes = f"{len(sample.found)} {'box' if len(sample.found) == 1 else 'boxes'} found"
+        return Worst(place=place, title=f"{plural(sample.objects, 'object')}, {boxes}", detail=where, wrong=True)
     sure = "" if sample.confidence is None else f", {hundredths(sample.confidence)} % sure"
     true, said = result.classes[sample.class_id], result.classes[sample.predicted]
     if sample.class_id == sample.predicted:
@@ -271,7 +275,10 @@ def _facts(record: TrainingRecord) -> list[Fact]:
     best = best_epoch(result)
     return [
         Fact(label="Training", text=record.id),
-        Fact(label="Began with", text=f"{record.model} ({record.model_id})"),
+        Fact(
+            label="Began with",
+            text=f"{record.model} ({record.model_id}){', nothing learned before' if record.unlearned else ''}",
+        ),
         Fact(label="Made", text=record.result_model_id or "no model"),
         Fact(label="Dataset", text=f"{record.dataset} ({record.dataset_id})"),
         Fact(label="Index SHA-256", text=record.dataset_sha256),

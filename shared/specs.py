@@ -221,6 +221,10 @@ class Parity(msgspec.Struct, frozen=True, kw_only=True):
     """Largest difference over the largest value of its channel, at least 1."""
 
 
+SEEDED = "seeded initialisation"
+"""How the source of weights begins that nothing was learned into."""
+
+
 class ConversionFacts(msgspec.Struct, frozen=True, kw_only=True):
     """How a model became ONNX, and how well."""
 
@@ -237,6 +241,11 @@ class ConversionFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Of the child's work."""
     peak_memory_mb: float
     """Resident."""
+
+    @property
+    def unlearned(self) -> bool:
+        """Whether the weights were drawn from a seed, and nothing was learned."""
+        return self.source.startswith(SEEDED)
 
 
 # --- datasets -------------------------------------------------------------------------------------------------------
@@ -466,6 +475,13 @@ class EpochFigures(msgspec.Struct, frozen=True, kw_only=True):
     """With validation."""
 
 
+class FoundBox(Box, frozen=True, kw_only=True):
+    """An object as a detector finds it."""
+
+    confidence: float
+    """0 to 1."""
+
+
 class WorstSample(msgspec.Struct, frozen=True, kw_only=True):
     """A validation image that the trained network gets most wrong, or is least sure of.
 
@@ -479,6 +495,10 @@ class WorstSample(msgspec.Struct, frozen=True, kw_only=True):
     confidence: float | None = None
     """In what it predicted, 0 to 1."""
     loss: float
+    objects: int = 0
+    """That are marked in it, with a box each."""
+    found: list[FoundBox] = []
+    """What a detector shows for it, surest first."""
 
 
 class TrainingResult(msgspec.Struct, frozen=True, kw_only=True):

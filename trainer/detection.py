@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from shared.nets.yolov8 import REG_MAX, YOLOv8, cells
-from shared.specs import Preprocessing, Sample, WorstSample
+from shared.specs import FoundBox, Preprocessing, Sample, WorstSample
 from shared.vision import mean_ap
 from shared.vision.preprocess import placement
 from trainer import judging
@@ -23,6 +23,8 @@ from trainer.assignment import assign, ciou
 from trainer.judging import Judgement
 
 CLASS_GAIN, BOX_GAIN, SIDE_GAIN = 0.5, 7.5, 1.5
+MOST_SHOWN = 20
+"""Boxes of an image that are told of."""
 LAST_BIN = REG_MAX - 1.01
 """Farthest that a side can be learned to be, in cells: between two bins."""
 
@@ -152,4 +154,16 @@ class Judge:
 
     def _described(self, place: int, worth: float) -> WorstSample:
         sample = self._samples[place]
-        return WorstSample(member=sample.member, time_s=sample.time_s, loss=round(worth, 6))
+        found = [_box(row) for row in self._found[place].tolist()]
+        return WorstSample(
+            member=sample.member,
+            time_s=sample.time_s,
+            loss=round(worth, 6),
+            objects=len(sample.boxes),
+            found=[box for box in found if box.confidence >= self._rules.score_threshold][:MOST_SHOWN],
+        )
+
+
+def _box(row: list[float]) -> FoundBox:
+    x1, y1, x2, y2 = (round(edge, 1) for edge in row[:4])
+    return FoundBox(x1=x1, y1=y1, x2=x2, y2=y2, confidence=round(row[4], 4), class_id=int(row[5]))

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from shared.specs import Sample
+from shared.specs import Box, Sample
 from shared.vision.decode import decode
 
 THUMB = 112
@@ -20,7 +20,7 @@ THUMB = 112
 COLUMNS = 8
 MOST_ROWS = 40
 GAP, MARGIN, NAME_WIDTH, HEAD = 8, 28, 220, 64
-PAPER, MARK, EMPTY = "#ffffff", "#e4572e", "#f1f3f5"
+PAPER, MARK, FOUND, EMPTY = "#ffffff", "#e4572e", "#1d6fd8", "#f1f3f5"
 INK, FAINT = (27, 31, 36), (107, 114, 128)
 FONT = "uni"
 """OpenCV's own, because it has the letters of many scripts; Pillow's default font has no ä."""
@@ -28,6 +28,8 @@ QUALITY = 88
 
 
 Thumb = Image.Image
+Edges = tuple[float, float, float, float]
+"""Of a box, as parts of the image's sides: left, top, right, bottom."""
 
 
 class Row(NamedTuple):
@@ -38,29 +40,33 @@ class Row(NamedTuple):
     thumbs: Sequence[Image.Image]
 
 
-def thumbnail(image: Image.Image, boxes: Sequence[tuple[float, float, float, float]] = ()) -> Image.Image:
-    """The image at most `THUMB` wide and high, with boxes given as parts of its sides."""
+def thumbnail(image: Image.Image, boxes: Sequence[Edges] = (), found: Sequence[Edges] = ()) -> Image.Image:
+    """The image at most `THUMB` wide and high, with boxes that are true, and within them, thinner, those found."""
     scale = THUMB / max(image.size)
     size = tuple(max(1, round(side * scale)) for side in image.size)
     small = image.resize((size[0], size[1]), Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BILINEAR)
     draw = ImageDraw.Draw(small)
-    for x1, y1, x2, y2 in boxes:
-        right, bottom = small.width - 1, small.height - 1
-        draw.rectangle((x1 * right, y1 * bottom, x2 * right, y2 * bottom), outline=MARK, width=2)
+    right, bottom = small.width - 1, small.height - 1
+    for edges, colour, width in ((boxes, MARK, 2), (found, FOUND, 1)):
+        for x1, y1, x2, y2 in edges:
+            draw.rectangle((x1 * right, y1 * bottom, x2 * right, y2 * bottom), outline=colour, width=width)
     return small
 
 
-def thumbnail_of(data: bytes, sample: Sample) -> bytes:
-    """A thumbnail of a sample's image file with its boxes, as PNG.
+def thumbnail_of(data: bytes, sample: Sample, found: Sequence[Box] = ()) -> bytes:
+    """A thumbnail of a sample's image file with its boxes, and those that were found, as PNG.
 
     Raises:
         errors.BadImage: It cannot be decoded.
     """
-    width, height = sample.width, sample.height
-    boxes = [(box.x1 / width, box.y1 / height, box.x2 / width, box.y2 / height) for box in sample.boxes]
     buffer = io.BytesIO()
-    thumbnail(decode(data), boxes).save(buffer, "PNG")
+    thumbnail(decode(data), _edges(sample.boxes, sample), _edges(found, sample)).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def _edges(boxes: Sequence[Box], sample: Sample) -> list[Edges]:
+    width, height = sample.width, sample.height
+    return [(box.x1 / width, box.y1 / height, box.x2 / width, box.y2 / height) for box in boxes]
 
 
 def sheet(title: str, subtitle: str, rows: Sequence[Row], more: str) -> bytes:

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageColor
 
 from shared import errors
+from shared.specs import Box, FoundBox, Sample
 from shared.vision import prepared, sheet
 from shared.vision.decode import decode, decode_reduced
 from shared.vision.video import Wanted, _walk, frames
@@ -225,6 +226,17 @@ def test_the_sheet_is_the_same_for_the_same_and_bounded():
     assert made == sheet.sheet("Title", "about", rows, "and 60 more classes")
     assert decode(made).height < (sheet.MOST_ROWS + 2) * (sheet.THUMB + sheet.GAP)
     assert decode(sheet.sheet("x" * 10_000, "", [sheet.Row("", "", [])], "")).width == decode(made).width
+
+
+def test_true_boxes_and_found_ones_have_their_colours():
+    data, box = picture(1, 300, 100), Box(class_id=0, x1=30, y1=10, x2=150, y2=90)
+    sample = Sample(member="a.jpg", width=300, height=100, split="val", boxes=(box,), dhash=0, offset=0, size=len(data))
+    found = FoundBox(class_id=1, x1=180, y1=20, x2=270, y2=80, confidence=0.7)
+    colours = [ImageColor.getrgb(name) for name in (sheet.MARK, sheet.FOUND)]
+    for boxes, expected in (([], [True, False]), ([found], [True, True])):
+        seen = decode(sheet.thumbnail_of(data, sample, boxes))
+        pixels = {colour for _, colour in seen.getcolors(seen.width * seen.height) or []}
+        assert [colour in pixels for colour in colours] == expected
 
 
 def test_names_of_many_scripts_are_drawn():

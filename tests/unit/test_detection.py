@@ -354,6 +354,10 @@ def test_it_learns_and_what_it_leaves_can_be_served(weights: Path, data: Checked
     assert result.final_accuracy == max(each.val_accuracy for each in result.epochs)
     assert result.final_map50 == result.epochs[result.best_epoch - 1].val_map50
     assert (result.confusion, result.worst[0].class_id, len(result.worst)) == ([], None, 8)
+    marked = {each.member: len(each.boxes) for each in data.index.samples}
+    assert {each.member: each.objects for each in result.worst} == {
+        each.member: marked[each.member] for each in result.worst
+    }
     assert [each.batch for each in made.facts.parity] == [1, 2, 8]
     assert (made.preprocessing.resize.height, made.preprocessing.detection) == (SIDE, Detection(format="yolo"))
     assert made.architecture.num_classes == len(shapes.CLASSES)

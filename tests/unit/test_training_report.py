@@ -18,7 +18,7 @@ from reporter.curves import curves, overlaid
 from reporter.html import training_page
 from reporter.pair import pair
 from reporter.training import duration, hyperparams, training_view
-from shared.specs import EpochFigures, HyperParameters, TrainingSpec
+from shared.specs import EpochFigures, FoundBox, HyperParameters, TrainingSpec, WorstSample
 from shared.verdict.training import Level, classes, judged
 from tests.unit.test_report_render import HOSTILE, Page
 from tests.unit.trainings import DIGITS, epochs, record, result
@@ -76,6 +76,21 @@ def test_a_detector_that_finds_nothing_yet_trains_on_while_its_loss_falls() -> N
     assert "another learning_rate" in steps([9.0, 10.0, 9.5])
     assert "another learning_rate" in steps([15.0, 10.0, 9.5], stopped_early=True)
     assert "longer" not in steps([15.0, 10.0, 9.5], final_accuracy=0.5)
+
+
+def test_it_is_said_where_it_began_with_nothing() -> None:
+    found = result(confusion=[], final_accuracy=0.01, worst=[])
+    box = FoundBox(class_id=0, x1=1, y1=1, x2=4, y2=4, confidence=0.6)
+    worst = [WorstSample(member="a.png", time_s=None, loss=9.0, objects=3, found=[box])]
+    about = record(msgspec.structs.replace(found, worst=worst), task_type="detection", unlearned=True)
+    page = Page(training_page(about)).words
+    assert "began with weights that had learned nothing" in page and "cnn32 (mdl_1), nothing learned before" in page
+    assert "3 objects, 1 box found" in page and "a.png; loss 9" in page
+    assert any("Upload a checkpoint of the same network" in step for step in next_steps(about))
+    learned = msgspec.structs.replace(about, unlearned=False)
+    assert "learned nothing" not in Page(training_page(learned)).words
+    good = record(result([1.0] * 10, [100] * 10), unlearned=True)
+    assert not any("Upload a checkpoint" in step for step in next_steps(good)), "it learned all it needs"
 
 
 def said(curve: list[EpochFigures], shares: Sequence[float] = (0.98,) * 10, **changes: object) -> str:
