@@ -24,6 +24,7 @@ from gateway.schemas import View
 from shared import errors
 from shared.db import registry
 from shared.specs import Spec
+from shared.verdict.figures import some
 from shared.wire.messages import Done, Form, Submit
 
 BODY_BYTES = 64 * 2**20
@@ -193,6 +194,10 @@ async def served(context: Context, model_id: str) -> registry.CatalogEntry:
     if not model_id:
         raise errors.InvalidInput(
             "Say which model.", errors=[{"field": "model_id", "message": "required, in the query or in the body"}]
+        )
+    if alike := context.caches.named.get(model_id):
+        raise errors.NotFound(
+            f"`model_id` is an id, and {model_id!r} the name of {some([each.model_id for each in alike])}; say the id."
         )
     registry.described(await context.store.read(registry.model, model_id))
     await context.caches.refresh()  # it became ready this instant

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from typing import Any, cast
 
@@ -28,6 +29,8 @@ from shared.specs import (
 from shared.trace import Origin
 
 MAX_NAME = 200
+NUMBER_ROOM = 10
+"""Characters of a name that are left for ` (2)`."""
 LEAST_TRAIN = 2
 DETECTOR_STEP = 32
 """The side of a detector's images is a multiple of it: the coarsest stride of YOLOv8, which imports PyTorch."""
@@ -297,13 +300,22 @@ def add_model(
         description,
         parent=parent,
         user_id=row.user_id,
-        name=spec.name or f"{parent.name} trained on {dataset.name}"[:MAX_NAME],
+        name=spec.name or _free_name(f"{parent.name} trained on {dataset.name}"),
         description="",
         architecture=architecture.name,
         conversion=conversion,
         lineage=lineage,
         job_id=training_id,
     )
+
+
+def _free_name(wanted: str) -> str:
+    """A name that no model has, inside the caller's `write()`: the one that is wanted, or with a number behind it."""
+    stem = wanted[: MAX_NAME - NUMBER_ROOM]
+    alike = Model.select(Model.name).where(Model.deleted_at_ms.is_null() & Model.name.startswith(stem))
+    taken = {row.name for row in alike}
+    numbered = (f"{stem} ({number})" for number in itertools.count(2))
+    return next(name for name in itertools.chain([wanted[:MAX_NAME]], numbered) if name not in taken)
 
 
 def open_among(training_ids: Iterable[str]) -> set[str]:

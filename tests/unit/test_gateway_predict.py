@@ -195,6 +195,9 @@ def test_the_model_must_be_named_known_and_ready(gateway: Gateway, model_id: str
     assert fields_of(ask(gateway, content=PNG)) == {"model_id"}
     problem(ask(gateway, "?model_id=mdl_1", content=PNG), 404, "not_found")
     problem(ask(gateway, json={"model_id": "a" * 10_000, "inputs": [1]}), 404, "not_found")
+    name = Model.get_by_id(model_id).name
+    said = problem(ask(gateway, f"?model_id={name}", content=PNG), 404, "not_found")["detail"]
+    assert said == f"`model_id` is an id, and {name!r} the name of {model_id}; say the id."
     with connection.write():
         waiting = registry.add_model(
             gateway.context.models.put(ONNX + b"x"),

@@ -256,6 +256,11 @@ def test_a_finished_training_leaves_a_ready_model_that_says_what_it_learned_from
         "versions": {"torch": "2"},
     }
     assert gateway.get(f"/models/{model_id}/onnx").content == f"onnx of {made['id']}".encode()
+    names = [
+        gateway.get(f"/models/{end(gateway, order(gateway, ids, **said)['id'], reached())}").json()["name"]
+        for said in ({}, {}, {"name": "a network trained on images"})
+    ]
+    assert names == [f"a network trained on images{number}" for number in (" (2)", " (3)", "")], "said, it is kept"
     again = order(gateway, {"model_id": model_id, "dataset_id": ids["dataset_id"]})
     assert gateway.get(f"/models/{model_id}/training").json()["items"] == [
         {name: value for name, value in again.items() if name not in ("epochs", "result", "search", "report")}
@@ -268,7 +273,10 @@ def test_a_finished_training_leaves_a_ready_model_that_says_what_it_learned_from
 def test_a_name_is_no_longer_than_names_are(gateway: Gateway, ids: dict[str, str]) -> None:
     with connection.write():
         Model.update(name="n" * 200).where(Model.id == ids["model_id"]).execute()
-    assert len(gateway.get(f"/models/{end(gateway, order(gateway, ids)['id'], reached())}").json()["name"]) == 200
+    first, second = (
+        gateway.get(f"/models/{end(gateway, order(gateway, ids)['id'], reached())}").json()["name"] for _ in range(2)
+    )
+    assert (first, second) == ("n" * 190 + " (2)", "n" * 190 + " (3)"), "whole it is the name of the model trained"
 
 
 def test_lists_and_filters(gateway: Gateway, ids: dict[str, str]) -> None:
