@@ -25,6 +25,8 @@ ENDED = ("completed", "failed", "cancelled")
 
 POLL_S = 0.25
 REPORT_BOUND_S = 120.0
+PAGE = 200
+"""Rows that the API gives at once."""
 UPLOAD_ANSWER_S = 600.0
 """How long the answer to a large upload may take: it is written to the disk before it is accepted."""
 
@@ -102,9 +104,9 @@ class Client:
         """Delete a model or dataset and the files nobody else uses."""
         self._send("DELETE", f"{noun}/{item_id}")
 
-    def reports(self) -> Iterator[Json]:
-        """All reports, newest first."""
-        return self._pages("reports")
+    def reports(self, **wanted: str | None) -> Iterator[Json]:
+        """All reports of benchmarks, newest first; of those `wanted` (`model_id`) only these."""
+        return self._pages("reports", **wanted)
 
     def jobs(self, **wanted: str | None) -> Iterator[Json]:
         """All jobs, newest first; of those `wanted` (`kind`, `status`) only these."""
@@ -187,9 +189,16 @@ class Client:
         """Two trainings side by side."""
         return self._call("GET", "training/compare", params={"a": a, "b": b})
 
-    def trainings_table(self, **wanted: str) -> bytes:
-        """The newest trainings as CSV; of those `wanted` only these, `limit` at most."""
-        return self._send("GET", "training", params={"format": "csv"} | wanted).content
+    def trainings_table(self, most: int, **wanted: str | None) -> Iterator[str]:
+        """The newest trainings as CSV, a heading and `most` lines of it, page by page; of those `wanted` only these."""
+        asked = {"format": "csv"} | {name: value for name, value in wanted.items() if value is not None}
+        cursor, heading = None, True
+        while most:
+            page = {"limit": str(min(most, PAGE)), **({"cursor": cursor} if cursor else {})}
+            answer = self._send("GET", "training", params=asked | page)
+            yield answer.text if heading else answer.text.partition("\n")[2]
+            cursor, heading = answer.headers.get("x-next-cursor"), False
+            most = most - min(most, PAGE) if cursor else 0
 
     def wait_for_benchmark(self, job_id: str, bound_s: float, on_progress: Callable[[Json], None]) -> Json:
         """Wait until a benchmark has ended and its report is written; `on_progress` hears every state.

@@ -5,11 +5,11 @@ from __future__ import annotations
 import msgspec
 
 from console import printout
-from console.client import Client, Json, Noun
+from console.client import Client, Json
 from console.jobs import PATIENCE_S, check_id, wait, watching
 from console.screen import Screen
 from console.session import find, signed_in
-from shared import config
+from shared import config, errors
 from shared.genes import TrainingOrder
 from shared.specs import BenchmarkSpec, TrainingResult
 from shared.trials import Outcome
@@ -34,8 +34,7 @@ def train(
 ) -> int:
     """Order a training and see it through; the exit code. Arguments as of `benchmark`."""
     with signed_in(settings) as client:
-        model_id = _usable(client, screen, "models", model, detach=detach)
-        dataset_id = _usable(client, screen, "datasets", dataset, detach=detach)
+        model_id, dataset_id = _usable(client, screen, model, dataset, detach=detach)
         job = client.train(msgspec.structs.replace(spec, model_id=model_id, dataset_id=dataset_id))
         if detach:
             _ordered(job, screen, as_json=as_json)
@@ -65,8 +64,7 @@ def benchmark(
         as_json: Print the benchmark as the API shows it.
     """
     with signed_in(settings) as client:
-        model_id = _usable(client, screen, "models", model, detach=detach)
-        dataset_id = None if dataset is None else _usable(client, screen, "datasets", dataset, detach=detach)
+        model_id, dataset_id = _usable(client, screen, model, dataset, detach=detach)
         job = client.benchmark(msgspec.structs.replace(spec, model_id=model_id, dataset_id=dataset_id))
         if detach:
             _ordered(job, screen, as_json=as_json)
@@ -91,12 +89,25 @@ def follow(settings: config.Settings, screen: Screen, job_id: str, *, as_json: b
     return 0
 
 
-def _usable(client: Client, screen: Screen, noun: Noun, said: str, *, detach: bool) -> str:
-    """The id of what is meant; its check, where that is under way, is waited for."""
-    item = find(client, noun, said, to_use=True)
-    if not detach and item["status"] in UNDER_WAY:
-        wait(client, screen, f"check of {item['name']}", item["job_id"])
-    return str(item["id"])
+def _usable(client: Client, screen: Screen, model: str, dataset: str | None, *, detach: bool) -> tuple[str, str | None]:
+    """The ids of the model and dataset that are meant; checks that are under way are waited for.
+
+    Raises:
+        errors.Conflict: They are for different tasks, for which nobody need wait.
+    """
+    found = [find(client, "models", model, to_use=True)]
+    if dataset is not None:
+        found.append(find(client, "datasets", dataset, to_use=True))
+    tasks = [item["task_type"] for item in found]
+    if len(set(tasks)) > 1:
+        raise errors.Conflict(
+            f"{found[0]['name']} is for {tasks[0]}, {found[1]['name']} for {tasks[1]}; choose a model and a dataset of "
+            "the same task."
+        )
+    for item in found:
+        if not detach and item["status"] in UNDER_WAY:
+            wait(client, screen, f"check of {item['name']}", item["job_id"])
+    return found[0]["id"], found[1]["id"] if dataset is not None else None
 
 
 def _ordered(job: Json, screen: Screen, *, as_json: bool) -> None:

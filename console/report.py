@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
-from console.client import Format
+from console.client import Format, Json
 from console.screen import Screen
-from console.session import clock, signed_in
+from console.session import clock, find, signed_in
 from shared import config, errors, ids
 from shared.verdict.comparison import Comparison, Shift, Shifts, Standing, compare
 from shared.verdict.figures import QUANTITIES, capital, estimate, factor, figure, listing, quantity
@@ -25,6 +26,28 @@ OUTCOMES: dict[Outcome, str] = {"holds": "holds", "fails": "FAILS", "unknown": "
 STYLES: dict[Outcome, str] = {"holds": "green", "fails": "bold red", "unknown": "yellow"}
 EXIT_CODES: dict[Outcome, int] = {"holds": 0, "fails": 1, "unknown": 3}
 STANDINGS: dict[Standing, str] = {"changed": "changed", "unclear": "not settled"}
+
+
+def listed(settings: config.Settings, screen: Screen, limit: int, model: str | None, *, as_json: bool) -> None:
+    """The reports of benchmarks, newest first; `model` by id or name."""
+    with signed_in(settings) as client:
+        wanted = {} if model is None else {"model_id": find(client, "models", model)["id"]}
+        found = list(itertools.islice(client.reports(**wanted), limit))
+    if as_json:
+        screen.json(found)
+    elif not found:
+        screen.line("No reports. `cvp benchmark MODEL` makes one.")
+    else:
+        screen.rows([_ref(each) for each in found], wide="chosen")
+
+
+def _ref(found: Json) -> dict[str, str]:
+    return {
+        "report": found["id"],
+        "model": found["model_id"],
+        "chosen": found["selected_engine"] or "nothing",
+        "written (UTC)": clock(found["created_at"]),
+    }
 
 
 def export(settings: config.Settings, screen: Screen, report_id: str, form: Format | None, out: Path | None) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 
-from console.speech import Labels, Limit, Lists, Pairs, PlainSpoken, Several, understood
+from console.speech import Labels, Limit, Lists, Pairs, Several, understood
 from shared import config
 from shared.genes import TrainingOrder
 from shared.specs import (
@@ -267,6 +267,38 @@ def _search(
     return ga
 
 
+@click.group(cls=Lists)
+def trainings() -> None:
+    """List trainings, and compare two."""
+
+
+@trainings.command("list")
+@click.option("--model", metavar="MODEL", help="Only those that began with it, by id or name.")
+@click.option("--dataset", metavar="DATASET", help="Only those that learned from it, by id or name.")
+@click.option("--status", type=click.Choice(get_args(JobStatus)), help="Only these.")
+@click.option("--csv", "as_csv", is_flag=True, help="As a table for a spreadsheet, with every hyper-parameter.")
+@limit
+@as_json
+def list_trainings(limit: int, as_csv: bool, as_json: bool, **wanted: str | None) -> None:
+    """List trainings and searches, newest first."""
+    from console import trainings as history
+    from console.screen import Screen
+
+    history.listed(config.load(), Screen(), limit, as_csv=as_csv, as_json=as_json, **wanted)
+
+
+@trainings.command("compare")
+@click.argument("before", metavar="A")
+@click.argument("after", metavar="B")
+@as_json
+def compare_trainings(before: str, after: str, as_json: bool) -> None:
+    """Tell what differs between two trainings: what was ordered, how they went, what they reached."""
+    from console import trainings as history
+    from console.screen import Screen
+
+    history.compared(config.load(), Screen(), before, after, as_json=as_json)
+
+
 @click.command()
 @click.argument("model")
 @click.option("--dataset", metavar="DATASET", help="Calibrates INT8 and tells the accuracy, by id or name.")
@@ -331,12 +363,27 @@ def deploy(model: str, revert: bool, **order: str | int | None) -> None:
 # --- reports --------------------------------------------------------------------------------------------------------
 
 
-@click.group(cls=PlainSpoken)
+@click.group(cls=Lists)
 def report() -> None:
-    """Save, verify and compare reports.
+    """List, save, verify and compare reports.
 
     A report is named by its file (JSON), or by its id where the platform runs.
     """
+
+
+@report.command("list")
+@click.option("--model", metavar="MODEL", help="Only those about it, by id or name.")
+@limit
+@as_json
+def list_reports(limit: int, model: str | None, as_json: bool) -> None:
+    """List the reports of benchmarks, newest first.
+
+    Those of trainings are named by these: `cvp trainings`.
+    """
+    from console import report as reports
+    from console.screen import Screen
+
+    reports.listed(config.load(), Screen(), limit, model, as_json=as_json)
 
 
 @report.command("export")
@@ -435,4 +482,4 @@ def cancel(job: str, as_json: bool) -> None:
     background.cancel(config.load(), Screen(stderr=as_json), job, as_json=as_json)
 
 
-COMMANDS: tuple[click.Command, ...] = (models, datasets, train, benchmark, deploy, report, jobs)
+COMMANDS: tuple[click.Command, ...] = (models, datasets, train, trainings, benchmark, deploy, report, jobs)

@@ -13,9 +13,10 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from console import catalogue, cli, deployment, orders
+from console import catalogue, cli, deployment, orders, report
 from console import client as client_module
 from console import jobs as background
+from console import trainings as history
 from console.client import Client
 from shared import config
 from shared.genes import BOTH, ChoiceGene, SearchSpec, TrainingOrder
@@ -41,6 +42,7 @@ class Api:
         self.models.append(model("only", "cnn"))
         self.ordered: Any = None
         self.training: list[dict[str, Any]] = []
+        self.comparison: dict[str, Any] = {}
         self.asked: list[tuple[str, str]] = []
         self.states = [
             self.job("queued"),
@@ -64,6 +66,13 @@ class Api:
             return httpx.Response(202, json=model("only", "fresh", "converting"))
         if method == "GET" and path == f"training/{JOB}":
             return httpx.Response(200, json=self.training.pop(0) if len(self.training) > 1 else self.training[0])
+        if path == "training/compare":
+            return httpx.Response(200, json=self.comparison)
+        if (method, path) == ("GET", "training"):
+            return self._trainings(request)
+        if path == "reports":
+            chosen = {"id": "rep_1", "model_id": MODELS["only"], "selected_engine": None, "created_at": CREATED}
+            return httpx.Response(200, json={"items": [chosen], "next_cursor": None})
         if path.startswith("training"):
             self.ordered = request.read() and json.loads(request.read())
             return httpx.Response(200, json={"id": JOB, "status": "queued"})
@@ -78,6 +87,23 @@ class Api:
             return httpx.Response(404, json={"code": "not_found", "detail": "There is no such model. Look again."})
         return httpx.Response(204) if method == "DELETE" else httpx.Response(200, json=found[0])
 
+    def _trainings(self, request: httpx.Request) -> httpx.Response:
+        """Three rows, two a page."""
+        page = [["=1+1", "job_2"], ["b", "job_1"]] if "cursor" not in request.url.params else [["c", "job_0"]]
+        rows = page[: int(request.url.params["limit"])] if "limit" in request.url.params else page
+        if request.url.params.get("format") == "csv":
+            text = "".join(f"{','.join(row)}\r\n" for row in [["model_name", "training_id"], *rows])
+            more = {"x-next-cursor": "job_1"} if len(rows) == 2 else {}
+            return httpx.Response(200, text=text, headers=more)
+        items = [training(*row) for row in page]
+        return httpx.Response(200, json={"items": items, "next_cursor": "job_1" if len(page) == 2 else None})
+
+
+def training(model_name: str, training_id: str, task: str = "classification", **changes: Any) -> dict[str, Any]:
+    known = {"id": training_id, "status": "completed", "progress": {}, "task_type": task, "error": None}
+    known |= {"model_name": model_name, "dataset_name": "digits", "final_accuracy": 0.98765, "created_at": CREATED}
+    return known | {"result_model_id": MODELS["new"], "epochs": []} | changes
+
 
 @pytest.fixture
 def api(monkeypatch: pytest.MonkeyPatch) -> Api:
@@ -88,7 +114,7 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Api:
         with Client(config.load({}), "key", transport=httpx.MockTransport(api)) as client:
             yield client
 
-    for module in (catalogue, background, deployment, orders):
+    for module in (catalogue, background, deployment, orders, report, history):
         monkeypatch.setattr(module, "signed_in", signed_in)
     monkeypatch.setattr(client_module, "POLL_S", 0.0)
     return api
@@ -225,6 +251,49 @@ def test_what_a_training_came_to_is_said_with_what_to_do_next(
     assert ("`cvp benchmark mdl_" in done.stdout) is measures
     api.training = [ended | {"report": {"status": "failed", "error": "The disk is full."}}]
     assert "Its report is failed: The disk is full." in runner.invoke(cli.main, ["jobs", "follow", JOB]).stdout
+
+
+def test_trainings_are_listed_and_saved_as_a_table_page_by_page(
+    api: Api, runner: CliRunner, monkeypatch: pytest.MonkeyPatch
+):
+    lines = [line.split() for line in runner.invoke(cli.main, ["trainings"]).stdout.splitlines()]
+    assert lines[0][:5] == ["training", "status", "model", "dataset", "reached"]
+    assert [line[0] for line in lines[1:]] == ["job_2", "job_1", "job_0"]
+    assert lines[1][4:6] == ["accuracy", "0.988"]
+    monkeypatch.setattr(client_module, "PAGE", 2)
+    table = runner.invoke(cli.main, ["trainings", "list", "--csv"]).stdout.splitlines()
+    assert table == ["model_name,training_id", "=1+1,job_2", "b,job_1", "c,job_0"]
+    assert runner.invoke(cli.main, ["trainings", "--csv", "-n", "1"]).stdout.splitlines() == table[:2]
+    assert "several" not in runner.invoke(cli.main, ["trainings", "--model", "cnn", "--json"]).stderr
+    reports = runner.invoke(cli.main, ["report"]).stdout.splitlines()
+    assert reports[1].split()[:3] == ["rep_1", MODELS["only"], "nothing"]
+
+
+def test_two_trainings_are_told_apart_and_other_measures_not_subtracted(api: Api, runner: CliRunner):
+    curve = [{"val_accuracy": share} for share in (0.1, 0.5, 0.98765)]
+    api.comparison = {
+        "a": training("cnn", JOB, epochs=curve),
+        "b": training("yolo", JOB, "detection"),
+        "note": "One is for classification, the other for detection.",
+        "order": [{"name": "learning_rate", "a": 0.000186846, "b": 0.001, "delta": 0.000813154}],
+        "outcome": [{"name": "final_accuracy", "a": 0.98765, "b": None, "delta": None}],
+    }
+    told = runner.invoke(cli.main, ["trainings", "compare", JOB, JOB]).stdout
+    assert "▁▄█  accuracy 0.100 to 0.988" in told
+    assert "One is for classification" in told
+    rows = [line.split() for line in told.splitlines()]
+    assert ["learning_rate", "0.000187", "0.001", "+0.000813"] in rows
+    assert ["final_accuracy", "0.988", "-"] in rows
+    assert "is no id of a job" in runner.invoke(cli.main, ["trainings", "compare", "a", JOB]).stderr
+
+
+def test_a_dataset_of_another_task_is_refused_before_anybody_waits(api: Api, runner: CliRunner):
+    api.models[-1] |= {"status": "converting"}
+    other = model("new", "shapes") | {"task_type": "detection"}
+    api.models[0] = other
+    done = runner.invoke(cli.main, ["train", MODELS["only"], "shapes"])
+    assert (done.exit_code, f"jobs/{JOB}" in str(api.asked)) == (1, False)
+    assert "cnn is for classification, shapes for detection" in done.stderr
 
 
 def test_an_activation_says_what_it_waits_for(api: Api, runner: CliRunner, monkeypatch: pytest.MonkeyPatch):
