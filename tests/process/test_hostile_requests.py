@@ -28,7 +28,7 @@ import zmq
 
 from shared import apikeys, config, nets
 from shared.wire import codec
-from tests.process import test_hostile_models
+from tests.process import test_hostile_models, test_hostile_predictions
 from tests.process.platform import ADMIN_PASSWORD, DIGITS, Platform, running, wait_for
 from tests.process.test_hostile_models import FOREIGN, external
 
@@ -75,7 +75,6 @@ answer. Of 53, refresh tokens do not exist here; of 31 to 36 the check of a file
 
 NOT_YET = {
     **dict.fromkeys(range(1, 16), "archives: tests/unit/test_dataset_archives.py, tests/process/test_datasets.py"),
-    **dict.fromkeys(range(16, 31), "images and tensors: tests/unit/test_vision.py and test_runtime.py"),
     66: "nothing is fetched from an address that a user names",
     67: "test_an_idempotency_key_belongs_to_one_request",
     68: "there is no search yet",
@@ -667,6 +666,9 @@ def cases(module: types.ModuleType) -> set[str]:
 def test_every_number_of_the_list_has_its_case():
     here = sys.modules[__name__]
     assert sorted({*PROVES, *test_hostile_models.PROVES}) == [*range(31, 66), 70, 71]
-    assert sorted({*PROVES, *test_hostile_models.PROVES, *NOT_YET}) == [*range(1, 72)]
+    images_and_tensors = test_hostile_predictions.PROVES
+    assert sorted({*PROVES, *test_hostile_models.PROVES, *images_and_tensors, *NOT_YET}) == [*range(1, 72)]
+    known = {*test_hostile_predictions.IMAGES, *test_hostile_predictions.TENSORS}
+    assert {case for named in images_and_tensors.values() for case in named} <= known
     for module, table in ((here, PROVES), (test_hostile_models, test_hostile_models.PROVES)):
         assert {case for named in table.values() for case in named} <= cases(module)
