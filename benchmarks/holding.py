@@ -26,7 +26,6 @@ from benchmarks.peers.model import NULL_SHAPE
 from benchmarks.peers.servers import Door, Request
 from benchmarks.run import Figure, Platform
 from benchmarks.subjects import NULL, SMALL, Subject
-from shared import config
 
 USERS = 100
 PEAK_S, QUICK_PEAK_S = 8, 4
@@ -283,28 +282,35 @@ def _private(process: psutil.Process) -> int:
 
 def lru(ours: Ours, quick: bool) -> Found:
     """Ten models where four fit, some asked for much more often than others."""
-    name = f"{LRU_MODELS} models, {LRU_FIT} fit, late or failed"
-    if LRU_SETTING not in config.names():
-        note = f"the memory of models has no limit: there is no setting {LRU_SETTING}"
-        return [Figure(name=name, value=None, unit="requests", goal=0, note=note, missing=True)], []
     subject = subjects.subject(SMALL, 8)
     with ours.up() as platform:
         capacity(ours.door(platform, subject), subject, True)
         health = platform.http.get("/inference/health").json()
-    fits_mb = math.ceil(LRU_FIT * max(model["memory_mb"] for model in health["models"]))
+    each_mb = max(model["memory_mb"] / len(model["loaded_in"]) for model in health["models"])
+    fit = max(LRU_FIT, health["workers"]["total"])
+    limit_mb = str(math.ceil((fit + 0.5) * each_mb))
     with tempfile.TemporaryDirectory(prefix="cvp-lru-") as folder:
-        load = _crowded(Ours(Path(folder), **{LRU_SETTING: str(fits_mb)}), subject, LRU_S // 4 if quick else LRU_S)
+        crowded = Ours(Path(folder), **{LRU_SETTING: limit_mb})
+        load, memory = _crowded(crowded, subject, LRU_S // 4 if quick else LRU_S)
     waits = sorted(reply.waited_ms for reply in load.answered)
     note = (
-        f"of {len(load.replies)}, {LRU_SETTING}={fits_mb}; P50 {statistics.median(waits):.0f}, "
+        f"of {len(load.replies)}, {LRU_SETTING}={limit_mb}; P50 {statistics.median(waits):.0f}, "
         f"P99 {waits[int(0.99 * len(waits))]:.0f}, longest {waits[-1]:.0f} ms"
     )
+    hits = 1 - memory["cold_requests"] / len(load.replies)
+    reload_ms = 1000 * memory["load_s"] / memory["loads"]
     failed = len(load.replies) - len(load.answered)
-    return [Figure(name=name, value=failed, unit="requests", goal=0, note=note)], []
+    name = f"{LRU_MODELS} models, {fit} fit, late or failed"
+    return [
+        Figure(name=name, value=failed, unit="requests", goal=0, note=note),
+        Figure(name="many models, requests whose model was in memory", value=hits, unit=""),
+        Figure(name="many models, a load", value=reload_ms, unit="ms", note=f"mean of {memory['loads']}"),
+        Figure(name="many models, memory they take", value=memory["used_mb"], unit="MB", goal=memory["limit_mb"]),
+    ], []
 
 
-def _crowded(ours: Ours, subject: Subject, seconds: int) -> Load:
-    """Requests for many models, the first most often: as words are in a language (Zipf)."""
+def _crowded(ours: Ours, subject: Subject, seconds: int) -> tuple[Load, dict[str, float]]:
+    """Requests for many models, the first most often: as words are in a language (Zipf); and what memory was used."""
     draw = random.Random(0)
     with ours.up() as platform:
         doors = [ours.passing(platform, subject, f"model {number}")[0] for number in range(LRU_MODELS)]
@@ -313,7 +319,8 @@ def _crowded(ours: Ours, subject: Subject, seconds: int) -> Load:
         mixed = [door.request(draw.choice(subject.bodies)) for door in order]
         asked = Door(doors[0].address, lambda place: mixed[int(place)], doors[0].answer, doors[0].processes)
         places = [str(place).encode() for place in range(LRU_ORDER)]
-        return clients.scheduled(asked, places, clients=USERS, rate=LRU_RATE, seconds=seconds)
+        load = clients.scheduled(asked, places, clients=USERS, rate=LRU_RATE, seconds=seconds)
+        return load, platform.http.get("/inference/health").json()["memory"]
 
 
 SECTIONS: dict[str, Callable[[Ours, bool], Found]] = {

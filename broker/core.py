@@ -99,6 +99,7 @@ class Core:
         self._seq = 0
         self._completed = 0
         self._failed = 0
+        self._cold = 0
 
     # --- what happens -----------------------------------------------------------------------------------------------
 
@@ -238,14 +239,32 @@ class Core:
         return room
 
     def _dispatch(self, now_s: float) -> None:
-        while (request := self.lane.head()) is not None:
+        for model_id in self.lane.aside:
+            self._dispatch_from(now_s, model_id)
+        self._dispatch_from(now_s)
+
+    def _dispatch_from(self, now_s: float, aside: str | None = None) -> None:
+        """Give away what waits in line, or what was set aside for a model, until nobody takes the next."""
+        while (request := self.lane.head(aside)) is not None:
             if now_s >= request.deadline_s:
-                self._refuse(self.lane.pop(), _too_late(request))
+                self._refuse(self.lane.pop(aside), _too_late(request))
                 continue
             worker = self.roster.pick(request)
-            if worker is None:
+            if worker is not None:
+                self._count_cold(request)
+                self._assign(now_s, worker, self.lane.pop(aside))
+            elif aside is None and self.roster.waits_for_model(request):
+                self._count_cold(request)
+                if not self.lane.set_aside():
+                    self._refuse(self.lane.pop(), _models_load())
+            else:
                 return
-            self._assign(now_s, worker, self.lane.pop())
+
+    def _count_cold(self, request: Request) -> None:
+        """Once each: its turn came, and its model was not in memory."""
+        if not request.cold and not self.roster.has(request):
+            request.cold = True
+            self._cold += 1
 
     def _assign(self, now_s: float, worker: Worker, request: Request) -> None:
         submit = request.submit
@@ -317,6 +336,7 @@ class Core:
             self.roster.add(worker)
             self._publish(WORKERS, {"worker_id": worker.name, "state": "ready"})
         worker.credit = max(0, ready.credit)
+        worker.has_now(ready.models)
         worker.strays = set(ready.inflight) - worker.holds.keys()
         worker.seen_s = now_s
 
@@ -326,7 +346,8 @@ class Core:
             self._send(sender, WhoAreYou())
             return
         worker.seen_s = now_s
-        worker.models = heartbeat.models
+        worker.has_now(heartbeat.models)
+        worker.memory = heartbeat.memory
 
     def _bye(self, sender: bytes, bye: Bye) -> None:
         worker = self.roster.get(sender)
@@ -384,6 +405,7 @@ class Core:
                 failing=worker.failing,
                 success_age_ms=None if worker.success_s is None else (now_s - worker.success_s) * 1000,
                 models=worker.models,
+                memory=worker.memory,
             )
             for worker in self.roster
         ]
@@ -397,6 +419,7 @@ class Core:
             draining=self.draining,
             completed=self._completed,
             failed=self._failed,
+            cold=self._cold,
             workers=workers,
             waiting=Counter(request.submit.model_id for request in self.lane),
             callers=self.lane.callers,
@@ -416,7 +439,7 @@ class Core:
         if self.draining and not self.roster.serving:
             for request in self.lane.clear():
                 self._refuse(request, _restarting())
-        self._pace.waiting(now_s, len(self.lane) > 0)
+        self._pace.waiting(now_s, self.lane.head() is not None)
         return self._flushed()
 
     def _flushed(self) -> list[Outgoing]:
@@ -428,6 +451,11 @@ def _too_late(request: Request) -> DeadlineExceeded:
     if request.assigned_s is None:
         return DeadlineExceeded("No worker was free within the time limit. Try again when there is less to do.")
     return DeadlineExceeded("The inference did not finish within its time limit. Try fewer or smaller inputs.")
+
+
+def _models_load() -> QueueFull:
+    text = "Too many requests wait for models that are being loaded. Try again later."
+    return QueueFull(text, retry_after_s=RESTART_S)
 
 
 def _poison() -> PoisonRequest:

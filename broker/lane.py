@@ -17,6 +17,8 @@ from shared.wire.messages import Submit
 
 VIDEO_IMAGES = 16
 """What a video counts as before anybody has looked at its frames; there may be 64."""
+ASIDE = 0.5
+"""Part of the lane that requests may take which wait until a model is loaded: the rest is for models that are."""
 REMEMBERED = 1024
 """Callers with nothing waiting whose turns are kept, before those that no longer matter are forgotten."""
 
@@ -37,6 +39,8 @@ class Request:
     """It was in flight on a worker that died, so it runs by itself now."""
     answered: bool = False
     """Its time ran out during inference: the client has its answer, the worker still owes one."""
+    cold: bool = False
+    """No worker had its model in memory when its turn came."""
     size_bytes: int = field(init=False)
     images: int = field(init=False)
     """Its share of the work, as far as can be told without opening it."""
@@ -73,7 +77,8 @@ class Flow:
 class Lane:
     """A bounded queue, fair among callers and first in first out for each of them.
 
-    The bounds hold for what is admitted; requests of a lost worker come back in front regardless.
+    The bounds hold for what is admitted; requests of a lost worker come back in front regardless. What has had its turn
+    and must wait until its model is loaded is set aside, so that those behind it need not wait too.
     """
 
     def __init__(self, limit: int, limit_bytes: int) -> None:
@@ -83,6 +88,8 @@ class Lane:
         self.images = 0
         self._count = 0
         self._returned: deque[Request] = deque()
+        self._aside: dict[str, deque[Request]] = {}
+        """By model."""
         self._flows: dict[str, Flow] = {}
         self._turns: list[tuple[float, int, str]] = []
         """A heap with one entry for each flow: its turn, who came first among equals, its caller."""
@@ -97,6 +104,8 @@ class Lane:
 
     def __iter__(self) -> Iterator[Request]:
         yield from self._returned
+        for queue in self._aside.values():
+            yield from queue
         for flow in self._flows.values():
             yield from flow.requests
 
@@ -153,14 +162,38 @@ class Lane:
             taken.append(self._left(most.take(most.requests.pop())))
         return taken
 
-    def head(self) -> Request | None:
-        """The request whose turn it is."""
-        if self._returned:
-            return self._returned[0]
-        return self._flows[self._turns[0][2]].requests[0] if self._turns else None
+    @property
+    def aside(self) -> list[str]:
+        """The models that requests were set aside for."""
+        return list(self._aside)
 
-    def pop(self) -> Request:
-        """Take the head out."""
+    def set_aside(self) -> bool:
+        """Take the head out of the way until its model is loaded; false where too much was set aside already."""
+        request = self._turn()
+        waiting = [other for queue in self._aside.values() for other in queue]
+        size_bytes = sum(other.size_bytes for other in waiting) + request.size_bytes
+        if self._share(len(waiting) + 1, size_bytes) > ASIDE and waiting:
+            return False
+        self._aside.setdefault(request.submit.model_id, deque()).append(self.pop())
+        self._entered(request)
+        return True
+
+    def head(self, aside: str | None = None) -> Request | None:
+        """The request whose turn it is, or the first of those set aside for a model."""
+        if aside is not None:
+            return self._aside[aside][0] if aside in self._aside else None
+        return self._turn() if self._returned or self._turns else None
+
+    def _turn(self) -> Request:
+        return self._returned[0] if self._returned else self._flows[self._turns[0][2]].requests[0]
+
+    def pop(self, aside: str | None = None) -> Request:
+        """Take that one out."""
+        if aside is not None:
+            request = self._aside[aside].popleft()
+            if not self._aside[aside]:
+                del self._aside[aside]
+            return self._left(request)
         if self._returned:
             return self._left(self._returned.popleft())
         self._virtual, _, caller = self._turns[0]
@@ -181,6 +214,8 @@ class Lane:
             return []
         late = [request for request in self if now_s >= request.deadline_s]
         self._returned = deque(request for request in self._returned if now_s < request.deadline_s)
+        on_time = {name: [each for each in queue if now_s < each.deadline_s] for name, queue in self._aside.items()}
+        self._aside = {model_id: deque(queue) for model_id, queue in on_time.items() if queue}
         for caller, flow in list(self._flows.items()):
             kept = Flow(flow.turn)
             for request in flow.requests:
@@ -201,6 +236,7 @@ class Lane:
         """Take everything out."""
         waiting = list(self)
         self._returned.clear()
+        self._aside.clear()
         self._flows.clear()
         self._turns.clear()
         self._past.clear()

@@ -6,7 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from broker.lane import Request
-from shared.wire.messages import LoadedModel
+from shared.wire.messages import LoadedModel, Memory
+
+LOADS_AHEAD = 2
+"""Requests a worker holds at most whose model it has yet to load: one it loads, and the next."""
+SPREAD = 4
+"""A second worker loads a model once it has that part of the credit more to spare than those that have the model."""
 
 FAILING = 3
 """Failures in a row after which a worker counts as failing, until it answers again."""
@@ -34,6 +39,10 @@ class Worker:
     """When it last did not."""
     success_s: float | None = None
     """When that was."""
+    """What it has in memory, as it said last."""
+    memory: Memory = field(default_factory=Memory)
+    loaded: set[str] = field(default_factory=set)
+    """Their ids."""
     holds: dict[str, Request] = field(default_factory=dict)
     strays: set[str] = field(default_factory=set)
     """Ids it still works on that nobody waits for here: from the broker before us, or given to somebody else since."""
@@ -73,14 +82,26 @@ class Worker:
     def can_take(self, request: Request) -> bool:
         """Whether it has credit, and a request that must run alone would: it shares a worker with no other.
 
-        What it works on already costs nothing to be given again: its one answer serves.
+        What it works on already costs nothing to be given again: its one answer serves. Of requests for a model that
+        it has yet to load it takes one, and the others wait here: they would keep its credit from models it has.
         """
+        if request.submit.model_id not in self.loaded and not self._may_load(request.submit.model_id):
+            return False
         others = self.strays - {request.submit.request_id}
         if self.leaving or len(self.holds) + len(others) >= self.credit:
             return False
         if request.alone:
             return not self.unanswered and not others
         return not any(held.alone and not held.answered for held in self.holds.values())
+
+    def has_now(self, models: list[LoadedModel]) -> None:
+        """It told what it has in memory."""
+        self.models = models
+        self.loaded = {model.model_id for model in models}
+
+    def _may_load(self, model_id: str) -> bool:
+        loading = {held.submit.model_id for held in self.holds.values()} - self.loaded
+        return model_id not in loading and len(loading) < LOADS_AHEAD
 
 
 class Roster:
@@ -117,7 +138,34 @@ class Roster:
     def pick(self, request: Request) -> Worker | None:
         """Who takes this request: the most free credit, then the least recently used.
 
-        One that only fails takes what no other can: it is quick at that, and would get everything.
+        One that only fails takes what no other can: it is quick at that, and would get everything. Those that have the
+        model come first, also where it has to wait for them a little: a model is loaded once more for a worker that has
+        much less to do than they.
         """
         able = [worker for worker in self._workers.values() if worker.can_take(request)]
-        return max(able, key=lambda worker: (not worker.failing, worker.free, -worker.used_s), default=None)
+        best = max(able, key=_rank, default=None)
+        if best is None or request.submit.model_id in best.loaded:
+            return best
+        having = (worker for worker in self._having(request) if not worker.failing)
+        there = max(having, key=lambda worker: (worker in able, _rank(worker)), default=None)
+        if there is None or (best.free - there.free) * SPREAD >= there.credit:
+            return best
+        return there if there in able else None
+
+    def waits_for_model(self, request: Request) -> bool:
+        """Whether somebody has a free hand for a request that nobody takes now, and lacks its model."""
+        return not request.alone and any(
+            worker.free and request.submit.model_id not in worker.loaded for worker in self._workers.values()
+        )
+
+    def has(self, request: Request) -> bool:
+        """Whether its model is in memory anywhere."""
+        return any(self._having(request))
+
+    def _having(self, request: Request) -> Iterator[Worker]:
+        model_id = request.submit.model_id
+        return (worker for worker in self._workers.values() if model_id in worker.loaded and not worker.leaving)
+
+
+def _rank(worker: Worker) -> tuple[bool, int, float]:
+    return not worker.failing, worker.free, -worker.used_s

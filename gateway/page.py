@@ -60,6 +60,7 @@ class Page(Collector):
         yield from _models(self._tally, self._names)
         yield from _lane(self._status, len(self._settings.inference_farm))
         yield from _broker(self._status, self._names)
+        yield from _in_memory(self._status)
         yield _counter(
             "cvp_inference_worker_events_total",
             "Inference processes that came (ready), left in order (left) or were lost (lost).",
@@ -207,6 +208,42 @@ def _lane(status: Status | None, expected: int) -> Iterator[Metric]:
         "cvp_inference_queue_limit_bytes", "Bytes that may wait (INFERENCE_QUEUE_MB).", status.queued_bytes_limit
     )
     yield _one("cvp_inference_in_flight", "Predictions that workers hold.", status.in_flight)
+
+
+def _in_memory(status: Status | None) -> Iterator[Metric]:
+    workers = status.workers if status else []
+    memory = [([worker.worker_id], worker.memory) for worker in workers]
+    label = ["process"]
+    yield _gauge(
+        "cvp_models_loaded",
+        "Models in memory, by inference process.",
+        [([worker.worker_id], len(worker.models)) for worker in workers],
+        label,
+    )
+    yield _gauge(
+        "cvp_models_memory_bytes",
+        "What they take, as measured when each was loaded.",
+        [(name, one.used_mb * MB) for name, one in memory],
+        label,
+    )
+    yield _gauge(
+        "cvp_models_memory_limit_bytes",
+        "What they may take: the process's part of INFERENCE_MEMORY_MB.",
+        [(name, one.limit_mb * MB) for name, one in memory],
+        label,
+    )
+    yield _counter("cvp_model_loads_total", "Models loaded.", [(name, one.loads) for name, one in memory], label)
+    yield _counter(
+        "cvp_model_load_seconds_total", "Time that took.", [(name, one.load_s) for name, one in memory], label
+    )
+    yield _counter(
+        "cvp_model_unloads_total",
+        "Models that made room for others.",
+        [(name, one.unloads) for name, one in memory],
+        label,
+    )
+    cold: Rows = [] if status is None else [([], status.cold)]
+    yield _counter("cvp_inference_cold_requests_total", "Predictions that waited until their model was loaded.", cold)
 
 
 def _host(host: HostFigures) -> Iterator[Metric]:

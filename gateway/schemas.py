@@ -781,6 +781,19 @@ class Waiting(View, frozen=True, kw_only=True):
     ]
 
 
+class ModelMemory(View, frozen=True, kw_only=True):
+    """What loaded models take, in all inference processes together; counts are since each of these started."""
+
+    limit_mb: Annotated[float, Meta(description="INFERENCE_MEMORY_MB, divided among the processes.")]
+    used_mb: float
+    loads: int
+    load_s: Annotated[float, Meta(description="Time that loading took, all loads together.")]
+    unloads: Annotated[int, Meta(description="Of models that made room for others.")]
+    cold_requests: Annotated[
+        int, Meta(description="Requests that had to wait for their model to be loaded, since the broker started.")
+    ]
+
+
 class InferenceHealth(View, frozen=True, kw_only=True):
     """The inference lane now. `down`: nobody is there, or whoever is there only fails; much to do is `ok`."""
 
@@ -789,6 +802,7 @@ class InferenceHealth(View, frozen=True, kw_only=True):
     processes: list[InferenceProcess]
     queue: Queue
     waiting: Waiting
+    memory: ModelMemory
     models: list[LoadedModel]
 
 

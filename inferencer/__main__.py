@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+import time
 
 from inferencer.batcher import Batcher
 from inferencer.catalog import DatabaseCatalog
-from inferencer.sessions import Sessions
+from inferencer.heap import may_start_again
+from inferencer.sessions import Sessions, Share
 from inferencer.worker import Worker, credit
 from shared import config, process
 from shared.wire.worker import WorkerLink
+
+logger = logging.getLogger("inferencer")
 
 
 def main(settings: config.Settings, stop: process.Stop, index: int) -> None:
@@ -17,7 +22,7 @@ def main(settings: config.Settings, stop: process.Stop, index: int) -> None:
     farm = settings.inference_farm
     threads = farm[index]
     at_once = min(threads, max(1, config.cores() // len(farm)))
-    sessions = Sessions(DatabaseCatalog(settings))
+    sessions = Sessions(DatabaseCatalog(settings), share=Share(settings.inference_share_mb, len(farm)))
     batcher = Batcher(at_once, sessions.room)
     link = WorkerLink(
         settings.broker_endpoint,
@@ -25,8 +30,15 @@ def main(settings: config.Settings, stop: process.Stop, index: int) -> None:
         credit(threads, at_once),
         on_assign=batcher.put,
         loaded=sessions.loaded,
+        memory=sessions.memory,
     )
-    worker = Worker(sessions, batcher, link)
+
+    def recycle(left_mb: float) -> None:
+        if may_start_again(index, len(farm), time.time()):
+            logger.warning("starting again: %d MB stayed behind from models that are gone", left_mb)
+            stop.set()
+
+    worker = Worker(sessions, batcher, link, recycle=recycle)
     worker.start(threads)
     try:
         link.run(stop)

@@ -35,12 +35,6 @@ class Request(NamedTuple):
         return Deadline.after_ms(self.assign.ttl_ms, self.arrived_s)
 
 
-class Load(NamedTuple):
-    """A model to load before its requests can run; end it with `loaded`."""
-
-    model_id: str
-
-
 class Batch(NamedTuple):
     """Requests of one model to run together; end it with `finished`."""
 
@@ -65,7 +59,8 @@ class Batcher:
         self._at_once = at_once
         self._room = room
         self._clock = clock
-        self._changed = threading.Condition()
+        lock = threading.Lock()
+        self._changed, self._missing = threading.Condition(lock), threading.Condition(lock)
         self._lanes: dict[str, deque[Request]] = {}
         self._loading: dict[str, float] = {}
         self._running: list[Batch] = []
@@ -75,20 +70,39 @@ class Batcher:
         """Queue a request; it arrives now."""
         with self._changed:
             self._lanes.setdefault(assign.model_id, deque()).append(Request(assign, blobs, self._clock()))
-            if self._startable(assign.model_id):
-                self._changed.notify()
+            self._notify(assign.model_id)
 
-    def take(self, timeout_s: float | None = None) -> Load | Batch | None:
-        """The next work, oldest request first; None after `timeout_s` without any, or once closed."""
+    def take(self, timeout_s: float | None = None) -> Batch | None:
+        """The next batch, oldest request first; None after `timeout_s` without any, or once closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._work() is not None, timeout_s)
-            model_id = None if self._closed else self._work()
-            if model_id is None:
+            found = self._changed.wait_for(lambda: self._closed or self._work(), timeout_s)
+            if not isinstance(found, tuple):
                 return None
-            work = self._begun(model_id)
+            batch = self._cut(*found)
+            self._running.append(batch)
             if self._work() is not None:
                 self._changed.notify()  # there is more to begin than this
-            return work
+            return batch
+
+    def take_load(self, timeout_s: float | None = None) -> str | None:
+        """A model to load before its requests can run, that of the oldest first; end it with `loaded`."""
+        with self._missing:
+            found = self._missing.wait_for(lambda: self._closed or self._unloaded(), timeout_s)
+            if not isinstance(found, str):
+                return None
+            self._loading[found] = self._clock()
+            return found
+
+    def again(self, batch: Batch) -> None:
+        """The model of a batch was gone when it was to run: its requests wait as before. `finished` comes as well."""
+        with self._changed:
+            self._lanes.setdefault(batch.model_id, deque()).extendleft(reversed(batch.requests))
+            self._notify(batch.model_id)
+
+    def waiting(self) -> set[str]:
+        """The models that requests wait for."""
+        with self._changed:
+            return set(self._lanes)
 
     def finished(self, batch: Batch) -> None:
         """A batch is done with. Its thread comes back to `take` at once, so no other is woken for what waits."""
@@ -100,6 +114,7 @@ class Batcher:
         with self._changed:
             del self._loading[model_id]
             self._changed.notify_all()
+            self._missing.notify_all()
             return [] if usable else list(self._lanes.pop(model_id, ()))
 
     def expired(self) -> list[Request]:
@@ -126,25 +141,32 @@ class Batcher:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+            self._missing.notify_all()
 
-    def _work(self) -> str | None:
-        """The model whose turn it is: the oldest request that can be started now, loading included."""
-        able = [model_id for model_id in self._lanes if self._startable(model_id)]
-        return min(able, key=lambda model_id: self._lanes[model_id][0].arrived_s, default=None)
-
-    def _startable(self, model_id: str) -> bool:
+    def _notify(self, model_id: str) -> None:
+        """Wake who can begin with what waits for a model now."""
         if model_id in self._loading:
-            return False
-        return len(self._running) < self._at_once or self._room(model_id) is None
+            return
+        if self._room(model_id) is None:
+            self._missing.notify()
+        elif len(self._running) < self._at_once:
+            self._changed.notify()
 
-    def _begun(self, model_id: str) -> Load | Batch:
-        room = self._room(model_id)
-        if room is None:
-            self._loading[model_id] = self._clock()
-            return Load(model_id)
-        batch = self._cut(model_id, room)
-        self._running.append(batch)
-        return batch
+    def _work(self) -> tuple[str, int] | None:
+        """The model whose turn it is, that of the oldest request, and its room."""
+        if len(self._running) >= self._at_once:
+            return None
+        rooms = ((model_id, self._room(model_id)) for model_id in self._waiting())
+        return next(((model_id, room) for model_id, room in rooms if room is not None), None)
+
+    def _unloaded(self) -> str | None:
+        """The model to load next."""
+        return next((model_id for model_id in self._waiting() if self._room(model_id) is None), None)
+
+    def _waiting(self) -> list[str]:
+        """Models that requests wait for and that do not load now, the oldest request first."""
+        able = [model_id for model_id in self._lanes if model_id not in self._loading]
+        return able if len(able) < 2 else sorted(able, key=lambda model_id: self._lanes[model_id][0].arrived_s)
 
     def _cut(self, model_id: str, room: int) -> Batch:
         """The head of a lane and the company that fits; a request marked `alone` has none."""

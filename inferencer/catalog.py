@@ -30,6 +30,10 @@ class DatabaseCatalog:
         entry = registry.catalog_entry(model_id)
         return None if entry is None else self._serving(entry, registry.default(dynamic_batch=entry.dynamic_batch))
 
+    def deployed(self) -> list[str]:
+        """The models that somebody activated a deployment for, the latest first."""
+        return registry.deployed()
+
     def _serving(self, entry: registry.CatalogEntry, serves: registry.Serves) -> Serving:
         golden = serves.golden_sha256
         return Serving(

@@ -1,4 +1,4 @@
-"""One inference process at work: threads that compute, one that renews models, and a keeper that looks after them."""
+"""One inference process at work: threads that compute, two that load models, and a keeper that looks after them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from inferencer.batcher import Batch, Batcher, Load
+from inferencer.batcher import Batch, Batcher
 from inferencer.compute import Answer, answer, failed, with_cut
-from inferencer.sessions import Sessions
+from inferencer.sessions import Sessions, Unloaded
 from shared import errors
 from shared.clock import Monotonic
 from shared.wire.messages import Done, Failed
@@ -30,6 +30,9 @@ class Delivers(Protocol):
 
     def deliver(self, answers: Sequence[tuple[Done | Failed, Sequence[bytes]]]) -> None:
         """Send answers to the broker."""
+
+    def tell(self) -> None:
+        """Tell the broker which models are in memory now."""
 
 
 def credit(threads: int, at_once: int) -> int:
@@ -51,6 +54,7 @@ class Worker:
         link: Takes the answers.
         clock: Seconds, monotonic.
         rearm: Puts off the watchdog by `STUCK_S`; it ends the process when nobody does.
+        recycle: Asks for this process to be started again, given the MB that it cannot give back.
     """
 
     def __init__(
@@ -61,19 +65,22 @@ class Worker:
         *,
         clock: Monotonic = time.monotonic,
         rearm: Callable[[], None] | None = None,
+        recycle: Callable[[float], None] = lambda _: None,
     ) -> None:
         self._sessions = sessions
         self._batcher = batcher
         self._link = link
         self._clock = clock
         self._rearm = rearm or _rearm_watchdog
+        self._recycle = recycle
         self._closing = threading.Event()
         self._threads: list[threading.Thread] = []
 
     def start(self, threads: int) -> None:
-        """Start the computing threads, the keeper and the one that renews models."""
+        """Start the computing threads, the keeper and those that load models."""
         jobs = [
             ("keeper", self._keep),
+            ("load", self._load_on_demand),
             ("renew", self._renew),
             *((f"infer-{number}", self._work) for number in range(threads)),
         ]
@@ -97,19 +104,32 @@ class Worker:
             if work is None:
                 return
             try:
-                self._load(work) if isinstance(work, Load) else self._run(work)
+                self._run(work)
             except Exception:
                 logger.exception("an inference thread stumbled and goes on")
 
-    def _load(self, load: Load) -> None:
+    def _load_on_demand(self) -> None:
+        """Load what requests wait for, one model at a time, and between two what will be asked for."""
+        while not self._closing.is_set():
+            model_id = self._batcher.take_load(KEEPER_S)
+            try:
+                if model_id is not None:
+                    self._load(model_id)
+                elif self._sessions.prewarm():
+                    self._link.tell()
+            except Exception:
+                logger.exception("a model was not loaded; the next request for it tries again")
+
+    def _load(self, model_id: str) -> None:
         failure: Exception | None = None
         try:
-            self._sessions.load(load.model_id)
+            self._sessions.load(model_id, self._batcher.waiting)
         except Exception as error:
-            logger.warning("model %s cannot be loaded: %s", load.model_id, error)
+            logger.warning("model %s cannot be loaded: %s", model_id, error)
             failure = error
         why = failure or errors.Unavailable("The model is not loaded.")
-        waited = self._batcher.loaded(load.model_id, usable=failure is None)
+        self._link.tell()
+        waited = self._batcher.loaded(model_id, usable=failure is None)
         self._link.deliver([failed(request, why) for request in waited])
 
     def _run(self, batch: Batch) -> None:
@@ -118,6 +138,8 @@ class Worker:
         try:
             with self._sessions.use(batch.model_id) as runtime:
                 answers.extend(with_cut(answer(runtime, batch.requests, self._clock), batch.cut))
+        except Unloaded:
+            self._batcher.again(batch)
         except Exception as error:
             answered = {given.message.request_id for given in answers}
             left = [request for request in batch.requests if request.assign.request_id not in answered]
@@ -130,7 +152,8 @@ class Worker:
         """Load what is served differently now, beside the requests that the old still answers."""
         while not self._closing.wait(KEEPER_S):
             try:
-                self._sessions.renew()
+                if self._sessions.renew(self._batcher.waiting):
+                    self._link.tell()
             except Exception:
                 logger.exception("a model could not be renewed; what is loaded serves on")
 
@@ -138,7 +161,8 @@ class Worker:
         """Every 250 ms: follow the catalogue, refuse what waited too long, hold off the watchdog while all is well."""
         while not self._closing.wait(KEEPER_S):
             try:
-                self._sessions.refresh()
+                if self._sessions.refresh():
+                    self._link.tell()
             except errors.Unavailable as error:
                 logger.warning("the catalogue cannot be read; serving what is loaded: %s", error.message)
             except Exception:
@@ -147,6 +171,8 @@ class Worker:
             self._link.deliver([failed(request, late) for request in self._batcher.expired()])
             if not self._batcher.stuck():
                 self._rearm()
+            if (left_mb := self._sessions.bloated()) is not None:
+                self._recycle(left_mb)
 
 
 def _rearm_watchdog() -> None:

@@ -103,6 +103,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper"):
     inference_queue_s: Annotated[
         Seconds, Meta(description="Longest wait that is begun, at the measured pace; 128 images may always wait.")
     ] = 2.0
+    inference_memory_mb: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=100_000_000,
+            description="MB that loaded models take at most, divided among the inference processes; the least recently "
+            "used makes room. 0: half of the machine's memory.",
+        ),
+    ] = 0
     queue_timeout_s: Annotated[Seconds, Meta(description="Longest wait for a free inference worker.")] = 30.0
     inference_timeout_s: Annotated[Seconds, Meta(description="Longest inference of one request.")] = 30.0
     max_queued_jobs: Annotated[int, Meta(ge=1, le=1_000_000, description="Jobs that may wait, all kinds together.")] = (
@@ -221,6 +230,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper"):
         share, rest = divmod(self.inference_workers, processes)
         return [share + (1 if index < rest else 0) for index in range(processes)]
 
+    @property
+    def inference_share_mb(self) -> float:
+        """What the models of each inference process may take."""
+        return (self.inference_memory_mb or memory_mb() / 2) / len(self.inference_farm)
+
     def sessions(self, instances: int | None) -> int:
         """How many sessions of a model each inference process holds, so that it has `instances` in all.
 
@@ -240,6 +254,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper"):
 def cores() -> int:
     """CPU cores this process may use (affinity respected), at least 1."""
     return len(os.sched_getaffinity(0)) or 1
+
+
+def memory_mb() -> float:
+    """Memory of the machine, or of the container that has less."""
+    installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**20
+    try:
+        return min(installed, int(Path("/sys/fs/cgroup/memory.max").read_text()) / 2**20)
+    except (OSError, ValueError):  # no cgroup of ours, or `max`
+        return installed
 
 
 def load(environ: Mapping[str, str] | None = None) -> Settings:

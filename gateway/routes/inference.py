@@ -52,7 +52,13 @@ def inference_health(status: Status | None, expected: int) -> schemas.InferenceH
         images_per_s=round(status.images_per_s, 1) if status and status.images_per_s is not None else None,
     )
     return schemas.InferenceHealth(
-        status=state, workers=workers, processes=live, queue=queue, waiting=waiting, models=_loaded(status)
+        status=state,
+        workers=workers,
+        processes=live,
+        queue=queue,
+        waiting=waiting,
+        memory=_memory(status),
+        models=_loaded(status),
     )
 
 
@@ -64,6 +70,18 @@ def _process(worker: WorkerStatus) -> schemas.InferenceProcess:
         answered=worker.answered,
         last_answer_s=None if age_ms is None else round(age_ms / 1000, 1),
         last_sign_s=round(worker.silent_ms / 1000, 1),
+    )
+
+
+def _memory(status: Status | None) -> schemas.ModelMemory:
+    told = [worker.memory for worker in status.workers] if status else []
+    return schemas.ModelMemory(
+        limit_mb=round(sum(one.limit_mb for one in told), 1),
+        used_mb=round(sum(one.used_mb for one in told), 1),
+        loads=sum(one.loads for one in told),
+        load_s=round(sum(one.load_s for one in told), 3),
+        unloads=sum(one.unloads for one in told),
+        cold_requests=status.cold if status else 0,
     )
 
 

@@ -363,6 +363,12 @@ def catalog() -> list[CatalogEntry]:
     return [_entry(row, active.get(row.id)) for row in rows]
 
 
+def deployed() -> list[str]:
+    """The models that somebody activated a deployment for, the latest first."""
+    with connection.read():
+        return [row.model_id for row in _active().order_by(Deployment.activated_at_ms.desc())]
+
+
 def _entry(row: Model, active: Deployment | None) -> CatalogEntry:
     description = described(row)
     return CatalogEntry(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib
 import os
 import re
 from abc import ABC, abstractmethod
@@ -56,6 +58,8 @@ class Engine(ABC):
     """Whether `artifact` is the ONNX file, in the engine's precision."""
     noise: ClassVar[re.Pattern[str]] = re.compile(r"(?!)")
     """What the library writes around the useful part of its error messages."""
+    modules: ClassVar[Sequence[str]] = ()
+    """What it imports with the first model it loads."""
 
     def __init__(self, artifact: Path, *, precision: Precision = "fp32", threads: int) -> None:
         self.artifact = artifact
@@ -72,6 +76,13 @@ class Engine(ABC):
     @abstractmethod
     def unavailable(cls, precision: Precision) -> str | None:
         """Why this engine cannot run in this precision on this machine; None when it can."""
+
+    @classmethod
+    def bring_in(cls) -> None:
+        """Import its library, so that the first model is not taken for what the library weighs. Never fails."""
+        with contextlib.suppress(Exception):  # `activate` says why
+            for module in cls.modules:
+                importlib.import_module(module)
 
     def prepare(self) -> None:
         """Do what takes long and is needed once before `activate` can load the model on this machine; by jobs only.

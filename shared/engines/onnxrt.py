@@ -49,6 +49,7 @@ class OnnxRuntime(Engine):
     """One session, called by every thread: `run` is thread-safe and lets go of the interpreter lock."""
 
     name = "onnxruntime"
+    modules = ("onnxruntime",)
     noise: ClassVar[re.Pattern[str]] = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
     _session: Any = None
     _names: Sequence[str] = ()

@@ -26,6 +26,7 @@ class OpenVino(Engine):
     """
 
     name = "openvino"
+    modules = ("openvino", "openvino.frontend")
     noise: ClassVar[re.Pattern[str]] = re.compile(
         r"^(Exception from|Check ').*$|^FrontEnd API failed with .*$", re.MULTILINE
     )

@@ -19,6 +19,7 @@ class PyTorch(Engine):
     """
 
     name = "pytorch"
+    modules = ("torch", "shared.nets.architectures", "shared.nets.weights")
     reads_onnx = False
 
     _module: Any = None

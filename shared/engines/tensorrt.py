@@ -35,6 +35,7 @@ class TensorRt(Engine):
     """One context and one stream; calls take turns on them. Inputs and outputs pass through pinned memory."""
 
     name = "tensorrt"
+    modules = ("tensorrt", "cuda.bindings.runtime")
 
     _engine: Any = None
     _context: Any = None

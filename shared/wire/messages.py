@@ -79,6 +79,35 @@ class AskStatus(Message, frozen=True, kw_only=True):
 # --- broker -> client -----------------------------------------------------------------------------------------------
 
 
+class LoadedModel(msgspec.Struct, frozen=True, kw_only=True):
+    """A model an inferencer holds in memory."""
+
+    model_id: Name
+    engine: str
+    precision: str
+    batch_size: int
+    memory_mb: float
+    threads: int = 1
+    """Of each session."""
+    sessions: int = 1
+    deployment_id: Name = ""
+    """The order that serves; empty for the default."""
+    problem: Name = ""
+    """Why it serves instead of what was activated."""
+
+
+class Memory(msgspec.Struct, frozen=True, kw_only=True):
+    """What the models of an inferencer take, and how they came and went since it started."""
+
+    limit_mb: float = 0.0
+    used_mb: float = 0.0
+    loads: int = 0
+    load_s: float = 0.0
+    """All loads together."""
+    unloads: int = 0
+    """Of models that made room for another."""
+
+
 WorkerState = Literal["idle", "busy", "failing", "silent"]
 
 
@@ -95,6 +124,7 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     success_age_ms: float | None = None
     """Since it last answered a request; None if it never did."""
     models: list[LoadedModel] = []
+    memory: Memory = Memory()
 
     @property
     def state(self) -> WorkerState:
@@ -123,26 +153,11 @@ class Status(Message, frozen=True, kw_only=True):
     """Whose they are: so many different ones."""
     images_per_s: float | None = None
     """The pace while requests last waited; None before it was known."""
+    cold: int = 0
+    """Requests whose model no inferencer had in memory when their turn came."""
 
 
 # --- inferencer -> broker -------------------------------------------------------------------------------------------
-
-
-class LoadedModel(msgspec.Struct, frozen=True, kw_only=True):
-    """A model an inferencer holds in memory."""
-
-    model_id: Name
-    engine: str
-    precision: str
-    batch_size: int
-    memory_mb: float
-    threads: int = 1
-    """Of each session."""
-    sessions: int = 1
-    deployment_id: Name = ""
-    """The order that serves; empty for the default."""
-    problem: Name = ""
-    """Why it serves instead of what was activated."""
 
 
 class Ready(Message, frozen=True, kw_only=True):
@@ -156,13 +171,19 @@ class Ready(Message, frozen=True, kw_only=True):
     boot_id: Name
     credit: int
     inflight: list[Name] = []
+    models: list[LoadedModel] = []
+    """As in `Heartbeat`."""
 
 
 class Heartbeat(Message, frozen=True, kw_only=True):
-    """The process lives. It never grants credit."""
+    """The process lives. It never grants credit.
+
+    `models` are those it answers without loading anything; a change is told at once.
+    """
 
     boot_id: Name
     models: list[LoadedModel] = []
+    memory: Memory = Memory()
 
 
 class Bye(Message, frozen=True, kw_only=True):

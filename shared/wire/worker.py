@@ -23,6 +23,7 @@ from shared.wire.messages import (
     Failed,
     Heartbeat,
     LoadedModel,
+    Memory,
     Message,
     Ready,
     ToWorker,
@@ -52,6 +53,7 @@ class WorkerLink:
         on_assign: Takes an assignment and its blobs; called on the IO loop, so it only puts them somewhere. An error it
             raises is the answer to the request.
         loaded: The models in memory now, for the heartbeat; called on the IO loop, so it must be quick.
+        memory: What they take, likewise.
     """
 
     def __init__(
@@ -61,12 +63,14 @@ class WorkerLink:
         credit: int,
         on_assign: Callable[[Assign, Sequence[bytes]], None],
         loaded: Callable[[], list[LoadedModel]],
+        *,
+        memory: Callable[[], Memory] = Memory,
     ) -> None:
         self._endpoint = endpoint
         self._worker_id = worker_id
         self._credit = credit
         self._on_assign = on_assign
-        self._loaded = loaded
+        self._loaded, self._memory = loaded, memory
         self._boot_id = new_id("boot")
         self._held: set[str] = set()
         self._outbox: deque[tuple[str, Sequence[Part]]] = deque()
@@ -75,6 +79,7 @@ class WorkerLink:
         self._introduced = False
         self._leaving = False
         self._next_beat_s = 0.0
+        self._changed = False
 
     def deliver(self, answers: Sequence[tuple[Done | Failed, Sequence[bytes]]]) -> None:
         """Hand over answers to assignments; thread-safe, never waits. One that is too large becomes a `Failed`."""
@@ -86,6 +91,11 @@ class WorkerLink:
             self._outbox.append((message.request_id, frames))
         if answers:
             os.eventfd_write(self._wake_fd, 1)
+
+    def tell(self) -> None:
+        """Have a heartbeat sent now: what is loaded has changed. Thread-safe, never waits."""
+        self._changed = True
+        os.eventfd_write(self._wake_fd, 1)
 
     def run(self, stop: Stop) -> None:
         """Serve until a stop is wished; then take nothing new, and return when all is answered or 30 s have passed."""
@@ -164,10 +174,12 @@ class WorkerLink:
 
     def _beat(self) -> None:
         now_s = time.monotonic()
-        if now_s < self._next_beat_s:
+        if now_s < self._next_beat_s and not (self._changed and self._introduced):
             return
+        self._changed = False  # before the models are looked at, so that no change is missed
         if self._introduced or self._leaving:
-            self._introduced = self._send(Heartbeat(boot_id=self._boot_id, models=self._loaded()))
+            beat = Heartbeat(boot_id=self._boot_id, models=self._loaded(), memory=self._memory())
+            self._introduced = self._send(beat)
             self._next_beat_s = now_s + (HEARTBEAT_S if self._introduced else REACH_EVERY_S)
         else:
             self._introduced = self._introduce()
@@ -175,7 +187,15 @@ class WorkerLink:
 
     def _introduce(self) -> bool:
         held = sorted(self._held)
-        return self._send(Ready(worker_id=self._worker_id, boot_id=self._boot_id, credit=self._credit, inflight=held))
+        return self._send(
+            Ready(
+                worker_id=self._worker_id,
+                boot_id=self._boot_id,
+                credit=self._credit,
+                inflight=held,
+                models=self._loaded(),
+            )
+        )
 
     def _send(self, message: Message) -> bool:
         return sockets.send(self._socket, codec.encode(message))

@@ -15,9 +15,13 @@ from collections.abc import Sequence
 from shared import config
 from shared.errors import BadImage
 from shared.process import Stop
-from shared.wire.messages import Assign, Done
+from shared.wire.messages import Assign, Done, LoadedModel
 from shared.wire.worker import WorkerLink
 
+MODELS = [
+    LoadedModel(model_id=name, engine="none", precision="fp32", batch_size=1, memory_mb=0)
+    for name in ("quick", "slow", "slower", "dies", "broken")
+]
 DELAYS_S = {"slow": 0.5, "slower": 2.0}
 
 
@@ -46,7 +50,7 @@ def main(worker_id: str, habit: str) -> None:
 
     stop = Stop()
     signal.signal(signal.SIGTERM, stop.set)
-    link = WorkerLink(config.load().broker_endpoint, worker_id, 4, on_assign=take, loaded=list)
+    link = WorkerLink(config.load().broker_endpoint, worker_id, 4, on_assign=take, loaded=lambda: MODELS)
     link.run(stop)
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inferencer.batcher import LOAD_LIMIT_S, Batch, Batcher, Load
+from inferencer.batcher import LOAD_LIMIT_S, Batch, Batcher
 from shared.wire.messages import Assign
 
 
@@ -39,8 +39,11 @@ class Desk:
         for name in names:
             self.batcher.put(assign(name, name[0], **rest), [b"image"] * images)
 
-    def take(self) -> Batch | Load | None:
+    def take(self) -> Batch | None:
         return self.batcher.take(timeout_s=0)
+
+    def load(self) -> str | None:
+        return self.batcher.take_load(timeout_s=0)
 
     def batch(self) -> list[str]:
         work = self.take()
@@ -112,8 +115,9 @@ def test_no_more_batches_at_once_than_allowed() -> None:
 def test_one_thread_loads_a_model_and_holds_up_nobody() -> None:
     desk = Desk(at_once=1, b=4)
     desk.put("a1", "a2", "b1")
-    assert desk.take() == Load("a")
-    assert desk.batch() == ["b1"]  # a loads meanwhile, and nobody else loads it
+    assert desk.load() == "a"
+    assert desk.load() is None  # nobody else loads it
+    assert desk.batch() == ["b1"]
     desk.batcher.finished(desk.last)
     assert desk.take() is None
     desk.rooms["a"] = 4
@@ -125,24 +129,44 @@ def test_a_load_needs_no_free_place() -> None:
     desk = Desk(at_once=1, b=1)
     desk.put("b1", "a1")
     assert desk.batch() == ["b1"]
-    assert desk.take() == Load("a")
+    assert desk.load() == "a"
+
+
+def test_the_oldest_request_decides_what_is_loaded() -> None:
+    desk = Desk()
+    desk.put("b1", "a1", "c1")
+    assert [desk.load() for _ in range(4)] == ["b", "a", "c", None]
 
 
 def test_a_model_that_does_not_load_gives_its_requests_back() -> None:
     desk = Desk()
     desk.put("a1", "a2")
-    assert desk.take() == Load("a")
+    assert desk.load() == "a"
     assert [request.assign.request_id for request in desk.batcher.loaded("a", usable=False)] == ["a1", "a2"]
-    assert desk.take() is None
+    assert desk.load() is None
     desk.put("a3")
-    assert desk.take() == Load("a")  # the next request tries again
+    assert desk.load() == "a"  # the next request tries again
 
 
-def test_a_model_that_became_stale_is_loaded_again() -> None:
+def test_a_model_that_made_room_is_loaded_again() -> None:
     desk = Desk(a=4)
     desk.put("a1")
     del desk.rooms["a"]
-    assert desk.take() == Load("a")
+    assert desk.take() is None
+    assert desk.load() == "a"
+
+
+def test_a_batch_whose_model_went_meanwhile_waits_again_in_its_place() -> None:
+    desk = Desk(at_once=1, a=2)
+    desk.put("a1", "a2", "a3")
+    assert desk.batch() == ["a1", "a2"]
+    desk.batcher.again(desk.last)
+    desk.batcher.finished(desk.last)
+    assert desk.batcher.waiting() == {"a"}
+    assert desk.batch() == ["a1", "a2"]
+    desk.batcher.finished(desk.last)
+    assert desk.batch() == ["a3"]
+    assert desk.batcher.waiting() == set()
 
 
 def test_what_waited_too_long_is_taken_out() -> None:
@@ -171,7 +195,7 @@ def test_work_beyond_every_deadline_is_stuck() -> None:
 def test_an_endless_load_is_stuck() -> None:
     desk = Desk()
     desk.put("a1")
-    desk.take()
+    desk.load()
     assert not desk.batcher.stuck()
     desk.clock.now_s += LOAD_LIMIT_S + 1
     assert desk.batcher.stuck()
@@ -187,11 +211,12 @@ def test_closing_wakes_everybody() -> None:
     for thread in threads:
         thread.join(10)
     assert results == [None, None, None]
+    assert batcher.take_load(timeout_s=30) is None
 
 
 def test_a_waiting_thread_is_woken_by_a_request() -> None:
     batcher = Batcher(1, {"a": 4}.get)
-    results: list[Batch | Load | None] = []
+    results: list[Batch | None] = []
     thread = threading.Thread(target=lambda: results.append(batcher.take(timeout_s=30)))
     thread.start()
     batcher.put(assign("a1"), [b"image"])
@@ -217,11 +242,11 @@ def test_everything_comes_out_once_in_order_and_within_bounds(
     loading: list[str] = []
     moves = iter(choices)
     while len(seen) < len(requests):
+        if next(moves, 0) % 3 == 0 and (to_load := desk.load()) is not None:
+            assert to_load not in loading
+            loading.append(to_load)
         work = desk.take() if next(moves, 0) % 2 == 0 else None
         match work:
-            case Load(model_id):
-                assert model_id not in loading
-                loading.append(model_id)
             case Batch(model_id, batch, _):
                 running.append(work)
                 assert len(running) <= at_once
@@ -247,18 +272,20 @@ def test_many_threads_lose_nothing() -> None:
     done: list[str] = []
 
     def work() -> None:
-        while (work := batcher.take(timeout_s=10)) is not None:
-            if isinstance(work, Load):
-                rooms[work.model_id] = 3
-                assert batcher.loaded(work.model_id, usable=True) == []
-            else:
-                done.extend(request.assign.request_id for request in work.requests)
-                batcher.finished(work)
+        while (batch := batcher.take(timeout_s=10)) is not None:
+            done.extend(request.assign.request_id for request in batch.requests)
+            batcher.finished(batch)
 
-    crew = [threading.Thread(target=work) for _ in range(4)]
+    def load() -> None:
+        while len(done) < len(names):
+            if (model_id := batcher.take_load(timeout_s=0.05)) is not None:
+                rooms[model_id] = 3
+                assert batcher.loaded(model_id, usable=True) == []
+
+    crew = [threading.Thread(target=target) for target in (work, work, work, work, load)]
+    names = [f"{'abc'[number % 3]}{number}" for number in range(500)]
     for thread in crew:
         thread.start()
-    names = [f"{'abc'[number % 3]}{number}" for number in range(500)]
     for number, name in enumerate(names):
         if number % 50 == 0:
             rooms.pop("c", None)  # unloaded while some wait for it
@@ -274,14 +301,19 @@ def test_many_threads_lose_nothing() -> None:
 def test_no_thread_is_woken_for_what_cannot_begin(monkeypatch: pytest.MonkeyPatch) -> None:
     desk = Desk(a=1, b=1)
     woken: list[int] = []
+    loaders: list[int] = []
     monkeypatch.setattr(desk.batcher._changed, "notify", lambda: woken.append(1))
+    monkeypatch.setattr(desk.batcher._missing, "notify", lambda: loaders.append(1))
     desk.put("a1")
     assert len(woken) == 1 and desk.batch() == ["a1"]
     desk.put("a2", "b1")
     assert len(woken) == 1  # they wait for the one that runs, and the thread that ends it comes back
     desk.put("c1")
-    assert len(woken) == 2  # a model to load needs no place
-    assert desk.take() == Load("c") and len(woken) == 2
-    desk.put("d1", "e1")
-    assert len(woken) == 4
-    assert desk.take() == Load("d") and len(woken) == 5  # one that begins something passes on what is left
+    assert (len(woken), len(loaders)) == (1, 1)  # a model to load needs no place
+    assert desk.load() == "c"
+    desk.put("c2")
+    assert len(loaders) == 1  # it loads already
+    desk.batcher.finished(desk.last)
+    desk.batcher._at_once = 3
+    assert desk.batch() == ["a2"]
+    assert len(woken) == 2  # one that begins something passes on what is left

@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from broker.core import ALWAYS, FEW, PROBE_AFTER_S, Core, Outgoing
 from broker.lane import Lane, Request
+from broker.roster import LOADS_AHEAD
 from shared.wire import codec
 from shared.wire.messages import (
     DEAD_AFTER_S,
@@ -25,6 +26,7 @@ from shared.wire.messages import (
     Failed,
     Heartbeat,
     LoadedModel,
+    Memory,
     Publish,
     Ready,
     Status,
@@ -40,10 +42,16 @@ def core(limit: int = 100, limit_bytes: int = 10_000, patience_s: float = 3_600)
     return Core("boot", Lane(limit, limit_bytes), patience_s, wall=lambda: "2026-01-31T08:15:30.250Z")
 
 
-def submit(request_id: str, queue_ms: float = 30_000, inference_ms: float = 30_000, caller: str = "") -> Submit:
+def submit(
+    request_id: str,
+    queue_ms: float = 30_000,
+    inference_ms: float = 30_000,
+    caller: str = "",
+    model_id: str = "mdl",
+) -> Submit:
     return Submit(
         request_id=request_id,
-        model_id="mdl",
+        model_id=model_id,
         form="images",
         queue_ttl_ms=queue_ms,
         inference_ttl_ms=inference_ms,
@@ -51,8 +59,23 @@ def submit(request_id: str, queue_ms: float = 30_000, inference_ms: float = 30_0
     )
 
 
-def ready(worker: bytes, credit: int = 1, boot: str = "1", inflight: tuple[str, ...] = ()) -> Ready:
-    return Ready(worker_id=worker.decode(), boot_id=boot, credit=credit, inflight=list(inflight))
+def loaded(*names: str) -> list[LoadedModel]:
+    return [
+        LoadedModel(model_id=name, engine="onnxruntime", precision="fp32", batch_size=1, memory_mb=9.5)
+        for name in names
+    ]
+
+
+def ready(
+    worker: bytes, credit: int = 1, boot: str = "1", inflight: tuple[str, ...] = (), models: tuple[str, ...] = ("mdl",)
+) -> Ready:
+    """An introduction; the one model that most tests ask for is in memory."""
+    held = list(inflight)
+    return Ready(worker_id=worker.decode(), boot_id=boot, credit=credit, inflight=held, models=loaded(*models))
+
+
+def beat(*models: str, boot: str = "1") -> Heartbeat:
+    return Heartbeat(boot_id=boot, models=loaded(*models))
 
 
 def done(request_id: str) -> Done:
@@ -93,7 +116,7 @@ def answers(out: list[Outgoing]) -> dict[str, str]:
 
 
 def keep_alive(broker: Core, now_s: float, *workers: bytes) -> list[Outgoing]:
-    return [out for worker in workers for out in broker.handle(now_s, worker, Heartbeat(boot_id="1"))]
+    return [out for worker in workers for out in broker.handle(now_s, worker, beat("mdl"))]
 
 
 # --- the way of a request -------------------------------------------------------------------------------------------
@@ -632,6 +655,65 @@ def test_a_worker_with_much_to_do_is_not_failing():
     assert not worker_status(broker, 4, A).failing
 
 
+# --- models that have to be loaded -----------------------------------------------------------------------------------
+
+
+def test_a_model_that_has_to_be_loaded_takes_one_credit_and_the_others_wait_without_holding_anybody_up():
+    broker = core()
+    broker.handle(0, A, ready(A, credit=8, models=("mdl",)))
+    out = [sent for number in range(5) for sent in broker.handle(0, CLIENT, submit(f"c{number}", model_id="cold"))]
+    assert assigned(out) == [(A, "c0")]
+    assert assigned(broker.handle(1, CLIENT, submit("r"))) == [(A, "r")]
+    assert assigned(broker.handle(2, A, beat("mdl", "cold"))) == [(A, f"c{number}") for number in (1, 2, 3, 4)]
+    [(_, status, _)] = broker.handle(3, CLIENT, AskStatus())
+    assert (status.cold, status.depth) == (5, 0)
+
+
+def test_a_worker_loads_one_model_and_has_one_more_ahead():
+    broker = core()
+    broker.handle(0, A, ready(A, credit=8, models=()))
+    out = [sent for name in "xyz" for sent in broker.handle(0, CLIENT, submit(name, model_id=name))]
+    assert assigned(out) == [(A, "x"), (A, "y")]
+    assert assigned(broker.handle(1, A, beat("x"))) == [(A, "z")]
+
+
+def test_a_load_that_failed_lets_the_next_try():
+    broker = core()
+    broker.handle(0, A, ready(A, credit=8, models=()))
+    for number in range(3):
+        broker.handle(0, CLIENT, submit(f"r{number}"))
+    out = broker.handle(1, A, failed("r0"))
+    assert (answers(out), assigned(out)) == ({"r0": "bad_image"}, [(A, "r1")])
+    assert assigned(broker.handle(2, A, done("r1"))) == [(A, "r2")]
+
+
+def test_what_waits_for_a_model_goes_to_whoever_has_it_first():
+    broker = core()
+    broker.handle(0, A, ready(A, credit=8, models=()))
+    for number in range(3):
+        broker.handle(0, CLIENT, submit(f"r{number}"))
+    assert assigned(broker.handle(1, B, ready(B, credit=8))) == [(B, "r1"), (B, "r2")]
+
+
+def test_the_model_is_where_the_request_goes_until_the_others_have_much_less_to_do():
+    broker = core()
+    broker.handle(0, A, ready(A, credit=8, models=("mdl",)))
+    broker.handle(0, B, ready(B, credit=8, models=()))
+    out = [sent for number in range(5) for sent in broker.handle(0, CLIENT, submit(f"r{number}"))]
+    assert assigned(out) == [(A, "r0"), (A, "r1"), (B, "r2"), (A, "r3"), (A, "r4")]
+
+
+def test_waiting_for_a_model_has_its_end_too_and_leaves_half_of_the_lane_to_others():
+    broker = core(limit=4)
+    broker.handle(0, A, ready(A, credit=4, models=("mdl",)))
+    for number in range(3):
+        broker.handle(0, CLIENT, submit(f"c{number}", queue_ms=1_000, model_id="cold"))
+    assert refused(broker.handle(0, CLIENT, submit("over", model_id="cold"))).code == "queue_full"
+    assert assigned(broker.handle(0, CLIENT, submit("r"))) == [(A, "r")]
+    assert answers(broker.tick(1.1)) == {"c1": "deadline_exceeded", "c2": "deadline_exceeded"}
+    assert len(broker.lane) == 0
+
+
 # --- draining -------------------------------------------------------------------------------------------------------
 
 
@@ -670,8 +752,8 @@ def test_an_ending_broker_answers_everybody():
 
 def test_the_status_tells_what_is_there():
     broker = serving(A, limit=7, limit_bytes=700)
-    model = LoadedModel(model_id="mdl", engine="onnxruntime", precision="fp32", batch_size=1, memory_mb=9.5)
-    broker.handle(1, A, Heartbeat(boot_id="1", models=[model]))
+    memory = Memory(limit_mb=100, used_mb=9.5, loads=1, load_s=0.25)
+    broker.handle(1, A, Heartbeat(boot_id="1", models=loaded("mdl"), memory=memory))
     for number in range(3):
         broker.handle(1, CLIENT, submit(f"r{number}"), [b"four"])
     broker.handle(1, A, done("r0"))
@@ -680,7 +762,7 @@ def test_the_status_tells_what_is_there():
     assert (to, type(status)) == (CLIENT, Status)
     [worker] = status.workers
     assert (worker.worker_id, worker.busy, worker.credit, worker.silent_ms) == ("inferencer-0", 1, 0, 2_000)
-    assert worker.models == [model]
+    assert (worker.models, worker.memory) == (loaded("mdl"), memory)
     assert (status.depth, status.depth_limit, status.queued_bytes, status.queued_bytes_limit) == (1, 7, 4, 700)
     assert (status.in_flight, status.completed, status.failed, status.draining) == (1, 1, 1, False)
     assert (status.waiting, status.callers, status.images_per_s) == ({"mdl": 1}, 1, None)
@@ -715,9 +797,12 @@ class Inferencer:
     boot: int = 0
     credit: int = 1
     reachable: bool = False
+    models: set[str] = field(default_factory=set)
     holds: list[str] = field(default_factory=list)
     answered: list[str] = field(default_factory=list)
 
+
+MODELS = ("mdl", "other", "third")
 
 workers = st.integers(0, 2)
 ttls = st.sampled_from([1.0, 500.0, 5_000.0, 30_000.0])
@@ -766,7 +851,7 @@ class Schedules(RuleBasedStateMachine):
         self.deliver(self.core.handle(self.now_s, worker.name, message))
 
     def introduction(self, worker: Inferencer) -> Ready:
-        return ready(worker.name, worker.credit, str(worker.boot), tuple(worker.holds))
+        return ready(worker.name, worker.credit, str(worker.boot), tuple(worker.holds), tuple(worker.models))
 
     @rule(
         client=st.sampled_from([b"gateway-0", b"gateway-1"]),
@@ -783,13 +868,14 @@ class Schedules(RuleBasedStateMachine):
     ) -> None:
         request_id = f"r{number}"
         self.submitted[client, request_id] += 1
-        message = submit(request_id, queue_ms, inference_ms, caller)
+        message = submit(request_id, queue_ms, inference_ms, caller, MODELS[number % len(MODELS)])
         self.deliver(self.core.handle(self.now_s, client, message, [b"x" * size]))
 
-    @rule(number=workers, credit=st.integers(0, MAX_CREDIT))
-    def start(self, number: int, credit: int) -> None:
+    @rule(number=workers, credit=st.integers(0, MAX_CREDIT), models=st.sets(st.sampled_from(MODELS)))
+    def start(self, number: int, credit: int, models: set[str]) -> None:
         worker = self.farm[number]
         worker.boot, worker.credit, worker.reachable, worker.holds = worker.boot + 1, credit, True, []
+        worker.models = models
         self.says(worker, self.introduction(worker))
 
     @rule(number=workers)
@@ -800,7 +886,20 @@ class Schedules(RuleBasedStateMachine):
     def heartbeat(self, number: int) -> None:
         worker = self.farm[number]
         if worker.reachable:
-            self.says(worker, Heartbeat(boot_id=str(worker.boot)))
+            self.says(worker, beat(*worker.models, boot=str(worker.boot)))
+
+    @rule(number=workers, model=st.sampled_from(MODELS))
+    def load(self, number: int, model: str) -> None:
+        self.farm[number].models.add(model)
+        self.heartbeat(number)
+
+    @rule(number=workers, model=st.sampled_from(MODELS))
+    def unload(self, number: int, model: str) -> None:
+        """Not while it holds requests: only then is it known how many a worker was given for a model it had not."""
+        worker = self.farm[number]
+        if all(MODELS[int(request_id[1:]) % len(MODELS)] != model for request_id in worker.holds):
+            worker.models.discard(model)
+            self.heartbeat(number)
 
     @rule(number=workers)
     def leave(self, number: int) -> None:
@@ -875,6 +974,7 @@ class Schedules(RuleBasedStateMachine):
     def the_lane_keeps_its_bounds(self) -> None:
         lane = self.core.lane
         waiting = list(lane)
+        assert len(lane) == len(waiting)
         admitted = [request for request in waiting if request.assigned_s is None]
         assert len(admitted) <= self.LIMIT
         assert sum(request.size_bytes for request in admitted) <= self.LIMIT_BYTES
@@ -883,8 +983,22 @@ class Schedules(RuleBasedStateMachine):
 
     @invariant()
     def nothing_waits_while_a_worker_could_take_it(self) -> None:
+        lane = self.core.lane
+        heads = [lane.head(model) for model in (None, *lane.aside)]
+        assert all(head is None or self.core.roster.pick(head) is None for head in heads)
+
+    @invariant()
+    def what_must_be_loaded_takes_one_credit_a_model(self) -> None:
+        for worker in self.core.roster:
+            names = [held.submit.model_id for held in worker.holds.values()]
+            missing = [name for name in names if name not in worker.loaded]
+            assert len(missing) == len(set(missing)) <= LOADS_AHEAD
+
+    @invariant()
+    def whoever_has_the_model_and_a_free_hand_takes_the_request(self) -> None:
         head = self.core.lane.head()
-        assert head is None or self.core.roster.pick(head) is None
+        having = [worker for worker in self.core.roster if head and head.submit.model_id in worker.loaded]
+        assert not any(worker.can_take(head) for worker in having)
 
     def teardown(self) -> None:
         """However it stands: once time has passed, every request has been answered exactly once."""

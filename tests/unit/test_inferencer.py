@@ -17,7 +17,8 @@ from PIL import Image
 
 from inferencer.batcher import Batcher, Request
 from inferencer.compute import answer, with_cut
-from inferencer.sessions import Sessions
+from inferencer.heap import LEFT_MB, Heap, may_start_again
+from inferencer.sessions import FAILED_S, TOO_LARGE_S, Sessions, Share
 from inferencer.worker import Worker, credit
 from shared import errors
 from shared.engines.base import Feeds, Tensor
@@ -85,6 +86,9 @@ class Shelf:
             raise self.failure
         return self.changes
 
+    def deployed(self) -> list[str]:
+        return [model_id for model_id, given in reversed(self.models.items()) if given.deployment_id]
+
     def lookup(self, model_id: str) -> Serving | None:
         return self.models.get(model_id)
 
@@ -100,6 +104,7 @@ class Probe(Fake):
         self.gate = gate
         self.batches: list[int] = []
         self.active = False
+        self.mb = 0.0
 
     def _activate(self):
         self.active = True
@@ -117,21 +122,39 @@ class Probe(Fake):
         self.active = False
 
 
+class Fill(Heap):
+    """What the engines of a farm say they take, and what stays of those that are gone."""
+
+    def __init__(self, farm: Farm) -> None:
+        super().__init__()
+        self.farm = farm
+
+    def resident_mb(self) -> float:
+        return 50.0 + self.farm.left_mb + sum(engine.mb for engine in self.farm.engines if engine.active)
+
+
 class Farm:
     """Everything but the broker: what the threads deliver is kept here."""
 
-    def __init__(self, tmp_path: Path, *, threads: int = 2, at_once: int = 1) -> None:
+    def __init__(self, tmp_path: Path, *, threads: int = 2, at_once: int = 1, share_mb: float = 1000) -> None:
         file = tmp_path / "model"
         file.touch()
         self.shelf = Shelf(file)
         self.engines: list[Probe] = []
         self.make: Callable[[Serving], Probe] = lambda given: Probe(given.onnx)
-        self.sessions = Sessions(self.shelf, self._runtime)
         self.skipped_s = 0.0
+        self.sizes: dict[str, float] = {}
+        self.left_mb = 0.0
+        share, heap = Share(share_mb, 2), Fill(self)
+        self.sessions = Sessions(self.shelf, self._runtime, share=share, heap=heap, clock=self.clock)
         self.batcher = Batcher(at_once, self.sessions.room, self.clock)
         self.answers: dict[str, tuple[Done | Failed, Sequence[bytes]]] = {}
         self.rearmed = 0
-        self.worker = Worker(self.sessions, self.batcher, self, clock=self.clock, rearm=self._rearm)
+        self.told: list[list[str]] = []
+        self.recycled: list[float] = []
+        self.worker = Worker(
+            self.sessions, self.batcher, self, clock=self.clock, rearm=self._rearm, recycle=self.recycled.append
+        )
         self.worker.start(threads)
 
     def clock(self) -> float:
@@ -139,6 +162,7 @@ class Farm:
 
     def _runtime(self, given: Serving) -> Runtime:
         self.engines.append(self.make(given))
+        self.engines[-1].mb = self.sizes.get(given.model_id, 0.0)
         return Runtime(given, engine=self.engines[-1])
 
     def _rearm(self) -> None:
@@ -148,6 +172,9 @@ class Farm:
         for message, blobs in answers:
             assert message.request_id not in self.answers, "answered twice"
             self.answers[message.request_id] = message, blobs
+
+    def tell(self) -> None:
+        self.told.append([one.model_id for one in self.sessions.loaded()])
 
     def put(self, request_id: str, model_id: str = "m", value: int = 100, **rest: bool) -> None:
         given = Assign(
@@ -286,8 +313,11 @@ class TestSessions:
         farm.put("r1")
         assert farm.get("r1") == Failed(request_id="r1", code="bad_model", message="It is broken.")
         farm.make = good
-        farm.put("r2")
-        assert isinstance(farm.get("r2"), Done)
+        farm.put("r2")  # within the second, with the others that waited
+        assert farm.get("r2") == Failed(request_id="r2", code="bad_model", message="It is broken.")
+        farm.skipped_s += FAILED_S
+        farm.put("r3")
+        assert isinstance(farm.get("r3"), Done)
 
     def test_a_change_takes_over_and_the_old_is_let_go(self, farm: Farm) -> None:
         farm.put("r1")
@@ -418,6 +448,136 @@ class TestSessions:
         (one,) = farm.sessions.loaded()
         assert (one.model_id, one.engine, one.precision, one.batch_size) == ("m", "onnxruntime", "fp32", 4)
         assert one.memory_mb >= 0
+
+
+class TestMemory:
+    @pytest.fixture
+    def small(self, tmp_path: Path) -> Iterator[Farm]:
+        """Room for 100 MB, and models of 40."""
+        farm = Farm(tmp_path, share_mb=100)
+        for name in "abcd":
+            farm.shelf.put(name)
+            farm.sizes[name] = 40
+        yield farm
+        farm.worker.close()
+
+    def ask(self, farm: Farm, model_id: str) -> Done | Failed:
+        request_id = f"{model_id}{len(farm.answers)}"
+        farm.put(request_id, model_id)
+        return farm.get(request_id)
+
+    def held(self, farm: Farm) -> list[str]:
+        return sorted(one.model_id for one in farm.sessions.loaded())
+
+    def test_the_least_recently_used_makes_room(self, small: Farm) -> None:
+        for name in "aba":
+            assert isinstance(self.ask(small, name), Done)
+        assert isinstance(self.ask(small, "c"), Done)
+        assert self.held(small) == ["a", "c"]
+        assert sum(engine.active for engine in small.engines) == 2
+        memory = small.sessions.memory()
+        assert (memory.limit_mb, memory.used_mb, memory.loads, memory.unloads) == (100, 80, 3, 1)
+        assert small.told[-1] == ["a", "c"]
+
+    def test_what_goes_is_gone_before_the_next_comes_where_its_size_is_known(self, small: Farm) -> None:
+        most = 0.0
+
+        def make(given: Serving) -> Probe:
+            nonlocal most
+            most = max(most, small.sessions._heap.resident_mb() - 50)
+            return Probe(given.onnx)
+
+        for name in "abc":
+            self.ask(small, name)
+        small.make = make
+        for name in "abcabc":
+            assert isinstance(self.ask(small, name), Done)
+        assert most <= 60
+
+    def test_a_call_that_runs_is_waited_for(self, small: Farm) -> None:
+        gate = threading.Event()
+        small.make = lambda given: Probe(given.onnx, gate if given.model_id == "a" else None)
+        self.ask(small, "b")
+        small.sizes["b"] = small.sizes["c"] = 70
+        small.put("a", "a")
+        eventually(lambda: len(small.engines) == 2 and len(small.engines[1].batches) == 2)
+        small.sizes["c"] = 90
+        small.put("c", "c")
+        eventually(lambda: "a" not in self.held(small) or len(small.engines) > 2)
+        assert small.engines[1].active
+        gate.set()
+        assert isinstance(small.get("a"), Done)
+        assert isinstance(small.get("c"), Done)
+        assert self.held(small) == ["c"]
+
+    def test_models_that_do_not_fit_together_take_turns_and_everybody_is_answered(self, small: Farm) -> None:
+        names = [f"{name}{number}" for number in range(5) for name in "abcd"]
+        for name in names:
+            small.put(name, name[0])
+        assert all(isinstance(small.get(name), Done) for name in names)
+        assert len(small.engines) <= len(names)
+        assert sum(engine.active for engine in small.engines) <= 2
+
+    def test_one_that_is_too_large_is_refused_with_what_to_do_and_drives_nobody_out_again(self, small: Farm) -> None:
+        small.sizes["d"] = 140
+        self.ask(small, "a")
+        refused = self.ask(small, "d")
+        assert isinstance(refused, Failed)
+        assert refused.code == "conflict"
+        assert refused.message == (
+            "The model takes 140 MB of memory in each of 2 inference processes, which may use 100 MB for models. Set "
+            "INFERENCE_MEMORY_MB to 280 or more and start the platform again, or use a smaller model."
+        )
+        assert self.held(small) == ["a"]
+        small.skipped_s += FAILED_S
+        assert isinstance(self.ask(small, "d"), Failed)
+        assert len(small.engines) == 2, "not measured again"
+        small.skipped_s += TOO_LARGE_S
+        small.sizes["d"] = 60  # what else grew when it was measured does not now
+        assert isinstance(self.ask(small, "d"), Done)
+
+    def test_a_deployment_that_is_too_large_leaves_it_to_what_serves(self, small: Farm) -> None:
+        self.ask(small, "a")
+        small.sizes["a"] = 120
+        small.shelf.activate("a", "dep_1")
+        eventually(lambda: small.sessions.loaded()[0].problem)
+        assert "INFERENCE_MEMORY_MB to 240" in small.sessions.loaded()[0].problem
+        assert isinstance(self.ask(small, "a"), Done)
+
+    def test_a_takeover_has_others_make_room(self, small: Farm) -> None:
+        self.ask(small, "b")
+        self.ask(small, "a")
+        small.sizes["a"] = 50
+        small.shelf.activate("a", "dep_1")
+        eventually(lambda: [one.deployment_id for one in small.sessions.loaded()] == ["dep_1"])
+        assert isinstance(self.ask(small, "b"), Done)
+        assert self.held(small) == ["a", "b"]
+
+    def test_what_was_activated_is_loaded_before_anybody_asks_as_far_as_it_fits(self, small: Farm) -> None:
+        self.ask(small, "d")
+        for name in "abc":
+            small.shelf.activate(name, f"dep_{name}")
+        eventually(lambda: self.held(small) == ["c", "d"])
+        eventually(lambda: small.told[-1] == ["d", "c"])
+        before = small.rearmed
+        eventually(lambda: small.rearmed > before + 2)
+        assert self.held(small) == ["c", "d"], "the others wait for somebody to ask"
+
+    def test_a_process_that_keeps_what_is_gone_asks_to_be_started_again(self, small: Farm) -> None:
+        small.left_mb = 0.0
+        self.ask(small, "a")
+        before = small.rearmed
+        small.left_mb = LEFT_MB + 10
+        eventually(lambda: small.rearmed > before + 1)
+        assert small.recycled == [], "nothing has been unloaded yet"
+        small.shelf.drop("a")
+        eventually(lambda: small.recycled)
+        assert small.recycled[0] == pytest.approx(LEFT_MB + 10)
+
+    def test_never_two_processes_at_once(self) -> None:
+        turns = [[may_start_again(index, 3, now_s / 2) for index in range(3)] for now_s in range(400)]
+        assert all(sum(turn) <= 1 for turn in turns)
+        assert all(any(turn[index] for turn in turns) for index in range(3))
 
 
 class TestWorker:
