@@ -11,6 +11,7 @@ from typing import Protocol
 
 from inferencer.batcher import Batch, Batcher
 from inferencer.compute import Answer, answer, failed, with_cut
+from inferencer.doubts import Doubts, end_of_process
 from inferencer.sessions import Sessions, Unloaded
 from shared import errors
 from shared.clock import Monotonic
@@ -55,6 +56,7 @@ class Worker:
         clock: Seconds, monotonic.
         rearm: Puts off the watchdog by `STUCK_S`; it ends the process when nobody does.
         recycle: Asks for this process to be started again, given the MB that it cannot give back.
+        end: Ends this process at once, when it cannot compute any more.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Worker:
         clock: Monotonic = time.monotonic,
         rearm: Callable[[], None] | None = None,
         recycle: Callable[[float], None] = lambda _: None,
+        end: Callable[[], None] = end_of_process,
     ) -> None:
         self._sessions = sessions
         self._batcher = batcher
@@ -73,6 +76,7 @@ class Worker:
         self._clock = clock
         self._rearm = rearm or _rearm_watchdog
         self._recycle = recycle
+        self._doubts = Doubts(end, clock)
         self._closing = threading.Event()
         self._threads: list[threading.Thread] = []
 
@@ -138,6 +142,7 @@ class Worker:
         try:
             with self._sessions.use(batch.model_id) as runtime:
                 answers.extend(with_cut(answer(runtime, batch.requests, self._clock), batch.cut))
+                self._doubts.settle(runtime, [given.message for given in answers])
         except Unloaded:
             self._batcher.again(batch)
         except Exception as error:

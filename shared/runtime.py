@@ -121,6 +121,16 @@ class Runtime:
             self.deactivate()
             raise
 
+    def probe(self) -> None:
+        """Run once more what ran when this was activated, beside whatever runs now.
+
+        Raises:
+            errors.AppError: The engine fails on it, or answers otherwise than it did.
+        """
+        for session in self._sessions:
+            self._rehearse(session)
+        self._replay()
+
     def deactivate(self) -> None:
         """Let go of the model. Nobody may be inside `infer`."""
         for session in self._sessions:

@@ -226,3 +226,25 @@ def test_a_killed_inferencer_leaves_nothing_unanswered(
             assert done.engine == "onnxruntime"
 
     asyncio.run(scenario())
+
+
+def test_an_engine_that_breaks_for_good_is_replaced_and_only_what_breaks_it_is_refused(
+    settings: config.Settings, processes: Processes, digits: str
+) -> None:
+    processes.start("broker")
+    processes.start("tests.process.inferencer_that_sickens", "0")
+    good, bad = (json.dumps([[[[value] * 8] * 8]]).encode() for value in (0.5, 1e6))
+
+    async def scenario() -> None:
+        async with asking(settings) as client:
+            _, (body,) = await predict(client, digits, good, form="tensors")
+            asked = [predict(client, digits, bad if number == 3 else good, form="tensors") for number in range(8)]
+            results = await asyncio.gather(*asked, return_exceptions=True)
+            assert isinstance(results.pop(3), errors.PoisonRequest), results
+            assert [answer[1] for answer in results if isinstance(answer, tuple)] == [[body]] * 7, results
+            status, _ = client.status()
+            assert status is not None
+            assert not any(worker.failing for worker in status.workers)
+
+    asyncio.run(scenario())
+    assert "requests fail, and so does what this process was activated with" in processes.log()

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -17,6 +18,7 @@ from PIL import Image
 
 from inferencer.batcher import Batcher, Request
 from inferencer.compute import answer, with_cut
+from inferencer.doubts import Doubts
 from inferencer.heap import LEFT_MB, Heap, may_start_again
 from inferencer.sessions import FAILED_S, TOO_LARGE_S, Sessions, Share
 from inferencer.worker import Worker, credit
@@ -152,8 +154,15 @@ class Farm:
         self.rearmed = 0
         self.told: list[list[str]] = []
         self.recycled: list[float] = []
+        self.ended = threading.Event()
         self.worker = Worker(
-            self.sessions, self.batcher, self, clock=self.clock, rearm=self._rearm, recycle=self.recycled.append
+            self.sessions,
+            self.batcher,
+            self,
+            clock=self.clock,
+            rearm=self._rearm,
+            recycle=self.recycled.append,
+            end=self.ended.set,
         )
         self.worker.start(threads)
 
@@ -578,6 +587,35 @@ class TestMemory:
         turns = [[may_start_again(index, 3, now_s / 2) for index in range(3)] for now_s in range(400)]
         assert all(sum(turn) <= 1 for turn in turns)
         assert all(any(turn[index] for turn in turns) for index in range(3))
+
+
+class TestDoubts:
+    def test_a_request_that_an_engine_fails_says_nothing_about_the_process(self, farm: Farm) -> None:
+        farm.put("unlucky", value=13)
+        assert farm.get("unlucky").code == "engine_failed"
+        assert not farm.ended.is_set()
+        assert farm.engines[0].batches == [4, 1, 4], "what must succeed was run once more"
+
+    def test_a_process_whose_engine_fails_from_now_on_ends_itself(self, farm: Farm) -> None:
+        farm.put("r1")
+        farm.get("r1")
+        farm.engines[0].failure = RuntimeError("CUDA failure 700: an illegal memory access was encountered")
+        farm.put("r2")
+        assert farm.ended.wait(10)
+
+    def test_bad_requests_cost_one_probe_a_second(self) -> None:
+        now_s, probed, ended = [0.0], [], []
+        doubts = Doubts(lambda: ended.append(1), lambda: now_s[0])
+        runtime = SimpleNamespace(probe=lambda: probed.append(now_s[0]))
+        failure = Failed(request_id="r", code="engine_failed", message="It failed.")
+        for now_s[0] in (0.0, 0.1, 0.9, 1.1):
+            doubts.settle(runtime, [failure, failure])
+        assert (probed, ended) == ([0.0, 1.1], [])
+
+    @pytest.mark.parametrize("code", ["bad_image", "bad_tensor", "too_large", "deadline_exceeded"])
+    def test_what_is_plainly_the_request_s_fault_costs_nothing(self, code: str) -> None:
+        doubts = Doubts(lambda: None, time.monotonic)
+        doubts.settle(SimpleNamespace(probe=lambda: 1 / 0), [Failed(request_id="r", code=code, message="No.")])
 
 
 class TestWorker:
