@@ -17,11 +17,13 @@ from reporter.shapes import FONT, SMALL, Axis, Decades, axis, decades, fit, ring
 from reporter.tradeoff import stairs
 from reporter.training import NAMES, value_words
 from shared.genes import BOTH, BoolGene, ChoiceGene, FloatGene, Gene, Genome, IntGene, Scalar
-from shared.trials import Finalist, Stage, Trial
+from shared.trials import Finalist, Latencies, Stage, Trial
 from shared.verdict.figures import figure, hundredths, plural
 
 BEST = 5
 """The best fifth of the genomes shows what the search went for."""
+DISTURBED = 1.5
+"""Rounds that are so many times apart were not measured on a quiet machine."""
 STRIPS, STRIP_HEIGHT, STRIP_GAP = 3, 74.0, 34.0
 DOT = 1.8
 
@@ -98,7 +100,9 @@ def _both(record: SearchRecord) -> list[str]:
     if measured is None or not found:
         return []
     by = f"{measured.engine} with {plural(measured.threads, 'thread')}"
-    how = f"Latency is that of one image on {by}, measured once for each image size with nothing else at work."
+    how = (
+        f"Latency is that of one image on {by}, measured once for each image size while the platform did nothing else."
+    )
     ends = [f"{_percent(each.accuracy)} at {figure(each.latency_ms)} ms" for each in (found[0], found[-1])]
     one = f"One setting is both most accurate and fastest: {ends[0]}."
     many = f"More accuracy costs time: from {ends[0]} to {ends[1]}, with what lies between in the table of the front."
@@ -106,10 +110,16 @@ def _both(record: SearchRecord) -> list[str]:
     again = [each for each in record.outcome.finalists if each.stage == "search" and each.again]
     chosen = next((each for each in again if each.genome == record.outcome.best), None)
     if chosen is None:
-        return [*said, "Chosen is the most accurate setting; nothing was trained again with other seeds."]
+        return [
+            *said,
+            *_disturbed(measured),
+            "Chosen is the most accurate setting; nothing was trained again with other seeds.",
+        ]
     best = max(again, key=lambda each: (_again(each), -_ms(each)))
     if best is chosen:
-        rule = "it is the most accurate over the seeds, and none that is faster comes within one standard error of it"
+        faster = any(_ms(each) < _ms(chosen) for each in again)
+        alone = ", and none that is faster comes within one standard error of it" if faster else ""
+        rule = f"it is the most accurate over the seeds{alone}"
     else:
         rule = (
             "it is the fastest whose accuracy over the seeds is within one standard error of the best, which has "
@@ -117,8 +127,20 @@ def _both(record: SearchRecord) -> list[str]:
         )
     return [
         *said,
-        f"Of the finalists that with {_percent(_again(chosen))} at {figure(_ms(chosen))} ms was chosen: {rule}. To "
-        "have the model of another setting, order a training with its hyper-parameters.",
+        *_disturbed(measured),
+        f"The finalist with {_percent(_again(chosen))} at {figure(_ms(chosen))} ms was chosen: {rule}. To have the "
+        "model of another setting, order a training with its hyper-parameters.",
+    ]
+
+
+def _disturbed(measured: Latencies) -> list[str]:
+    """What a reader should know of the conditions."""
+    apart = max(max(each.rounds_ms) / min(each.rounds_ms) for each in measured.sizes)
+    if apart < DISTURBED:
+        return []
+    return [
+        f"The machine was at something else while latency was measured: rounds of one size are up to {apart:.1f} times "
+        "apart. The quickest counts; close latencies may be in the wrong order."
     ]
 
 
@@ -149,7 +171,7 @@ def _fronts_beside(record: SearchRecord) -> list[str]:
     """Whose settings the front of both is made of."""
     best = unbeaten([*trained(record), *trained(record, "baseline")])
     ours = sum(each.trial.stage == "search" for each in best)
-    return [f"What none of either beats: {ours} of the search, {len(best) - ours} of chance."]
+    return [f"On the front of both together are {ours} of the search and {len(best) - ours} of chance."]
 
 
 def genome_words(genome: Genome) -> str:
@@ -230,8 +252,8 @@ def latency_table(record: SearchRecord) -> Table:
             )
             for each in (measured.sizes if measured else [])
         ],
-        note="In FP32, one image a call: the median of the rounds; in brackets lowest and highest. No other "
-        "hyper-parameter changes it.",
+        note="In FP32, one image a call: the quickest of the rounds, since what else a machine does only makes them "
+        "slower; in brackets quickest and slowest. No other hyper-parameter changes it.",
     )
 
 
@@ -320,8 +342,7 @@ def fitness(record: SearchRecord) -> Drawing | None:
     values = [each.accuracy for each in found] + ([chance[0]] if chance else [])
     up, width = _share_axis(values, FOOT, HEIGHT), WIDTH - LEFT - 90
     across = epoch_axis(len(record.outcome.history), LEFT + 10, width - 20)
-    told = "accuracy" if up.bottom <= 0 else "accuracy (the scale does not begin at 0)"
-    drawing.add(words((6, FOOT + HEIGHT + 8), told, "muted", size=SMALL))
+    drawing.add(words((6, FOOT + HEIGHT + 8), _accuracy_words(up), "muted", size=SMALL))
     frame(drawing, across, up, (LEFT, width), (FOOT, HEIGHT))
     drawing.add(words((LEFT + width / 2, FOOT - 24), "generation", "muted", anchor="middle", size=SMALL))
     for each in found:
@@ -355,7 +376,7 @@ def front(record: SearchRecord) -> Drawing | None:
     drawing = Drawing(WIDTH, FOOT + HEIGHT + HEAD)
     up, width = _share_axis([each.accuracy for each in found], FOOT, HEIGHT), WIDTH - LEFT - 10
     across = axis(max(each.latency_ms for each in found), LEFT, width)
-    drawing.add(words((6, FOOT + HEIGHT + 8), "accuracy", "muted", size=SMALL))
+    drawing.add(words((6, FOOT + HEIGHT + 8), _accuracy_words(up), "muted", size=SMALL))
     frame(drawing, across, up, (LEFT, width), (FOOT, HEIGHT))
     drawing.add(words((LEFT + width / 2, FOOT - 24), "latency, ms", "muted", anchor="middle", size=SMALL))
     best = sorted((values[1], values[0]) for _, values in record.outcome.front)
@@ -423,6 +444,10 @@ def _place(gene: Gene, value: Scalar) -> float:
     if isinstance(gene, FloatGene | IntGene):
         return float(value)
     return _choices(gene).index(value) + 0.5
+
+
+def _accuracy_words(up: Axis) -> str:
+    return "accuracy" if up.bottom <= 0 else "accuracy (the scale does not begin at 0)"
 
 
 def _share_axis(values: Sequence[float], foot: float, height: float, most_ticks: int = 6) -> Axis:

@@ -139,7 +139,7 @@ class SearchSpec(Spec, frozen=True, kw_only=True):
             ge=0,
             le=10,
             description="Best genomes that are trained again, with three seeds each; of two objectives the ends of the "
-            "front first, then those with the most room around them.",
+            "front first, then those on it with the most room around them, then the most accurate of the others.",
         ),
     ] = 3
     baseline: Annotated[

@@ -98,7 +98,7 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True):
 
     image_size: int
     latency_ms: float
-    """Median of the rounds."""
+    """Of the quickest round: what else the machine does can only make one slower."""
     rounds_ms: list[float]
     """Of each round the median of its calls."""
 

@@ -74,10 +74,7 @@ def measure(order: LatencyOrder, report: child.Report) -> Latencies:
                 timing = timed(engine, feeds, warmup_least=WARMUP, calls=CALLS, max_seconds=BLOCK_S)
                 device = engine.device
             rounds_ms[size].append(round(statistics.median(timing.latencies_ns) / 1e6, 6))
-    sizes = [
-        Latency(image_size=size, latency_ms=statistics.median(found), rounds_ms=found)
-        for size, found in rounds_ms.items()
-    ]
+    sizes = [Latency(image_size=size, latency_ms=min(found), rounds_ms=found) for size, found in rounds_ms.items()]
     return Latencies(engine=order.engine, device=device, threads=threads, sizes=sizes)
 
 

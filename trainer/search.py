@@ -221,13 +221,17 @@ class Search:
         return self._trial("final", self.trials[individual].genome, self.rungs[-1], 0, individual=individual, seed=seed)
 
     def _best(self, stage: Stage) -> list[Individual]:
-        """The finalists of a stage: the best of those that were trained to the end, of two objectives one of equals."""
-        best = ranked(self._trained(stage))
+        """The finalists of a stage: the best of those that were trained to the end. Of two objectives the front, and
+        where that is too short the most accurate of the others; of equals one.
+        """
+        trained = self._trained(stage)
+        best = ranked(trained)
         if self.spec.objectives == BOTH:
-            first: dict[Losses, Individual] = {}
-            for one in best:
-                first.setdefault(one.losses, one)
-            best = list(first.values())
+            front = {trained[place].losses for place in next(fronts([one.losses for one in trained]), [])}
+            found: dict[Losses, Individual] = {}
+            for one in (*(one for one in best if one.losses in front), *sorted(trained, key=lambda one: one.losses)):
+                found.setdefault(one.losses, one)
+            best = list(found.values())
         return best[: self.spec.finalists]
 
     def _trial(

@@ -281,10 +281,25 @@ def test_of_two_objectives_the_fastest_that_is_as_accurate_as_the_best_is_chosen
     wanted = order(genes=genes, objectives=BOTH, finalists=5)
     outcome = carried_out(wanted, both).outcome()
     assert {one.found for one in outcome.finalists} == {(0.5, 0.8), (0.89, 1.6), (0.9, 3.2)}, "one of equals"
+    assert {one.found for one in outcome.finalists[:2]} == {(0.5, 0.8), (0.9, 3.2)}, "the ends first"
     assert len(outcome.finalists) == 3
     assert outcome.best is not None and outcome.best["units"] == 16
     alone = carried_out(order(genes=genes, objectives=BOTH, finalists=0), both).outcome()
     assert alone.best is not None and alone.best["units"] == 32, "nothing says how far apart seeds are"
+
+
+def test_where_the_front_is_short_the_most_accurate_of_the_others_are_finalists() -> None:
+    genes: Genes = {"rate": GENES["rate"], "units": ChoiceGene(choices=(8, 16))}
+
+    def both(trial: Trial) -> Result:
+        return Result(values=(-float(trial.genome["rate"]), float(trial.genome["units"])))
+
+    search = carried_out(order(genes=genes, objectives=BOTH, finalists=3), both)
+    found = {search.results[trial.number].values or () for trial in search.trials if trial.stage == "search"}
+    outcome = search.outcome()
+    front = [values for _, values in outcome.front]
+    others = sorted(found - set(front), key=lambda values: (-values[0], values[1]))
+    assert [one.found for one in outcome.finalists][len(front) :] == others[: 3 - len(front)]
 
 
 def test_chance_and_history_have_the_best_of_each_objective() -> None:

@@ -298,10 +298,10 @@ def test_what_lies_between_accuracy_and_latency_is_told_with_the_choice_and_its_
     assert "Latency by image size" in Page(training_page(record(search=about))).words
     told = " ".join(search.told(about))
     for words in (
-        "one image on onnxruntime with 2 threads, measured once for each image size with nothing else at work",
+        "one image on onnxruntime with 2 threads, measured once for each image size while the platform did nothing",
         "More accuracy costs time: from 93.6 % at 0.400 ms to 97.4 % at 0.800 ms",
         "at 0.800 ms was chosen: it is the most accurate over the seeds",
-        "What none of either beats: 3 of the search, 0 of chance",
+        "On the front of both together are 3 of the search and 0 of chance",
     ):
         assert words in told
     table = search.front_table(about)
@@ -322,6 +322,17 @@ def test_what_lies_between_accuracy_and_latency_is_told_with_the_choice_and_its_
     assert "it is the fastest whose accuracy over the seeds is within one standard error of the best, which has" in told
     alone = msgspec.structs.replace(about.outcome, finalists=[])
     assert "Chosen is the most accurate setting" in " ".join(search.told(msgspec.structs.replace(about, outcome=alone)))
+
+
+def test_a_machine_that_was_at_something_else_while_latency_was_measured_is_told() -> None:
+    about = searched(("accuracy", "latency_ms"))
+    assert about.latencies is not None
+    assert "at something else" not in " ".join(search.told(about))
+    first, *others = about.latencies.sizes
+    uneven = msgspec.structs.replace(first, rounds_ms=[first.latency_ms, 2.4 * first.latency_ms])
+    latencies = msgspec.structs.replace(about.latencies, sizes=[uneven, *others])
+    told = " ".join(search.told(msgspec.structs.replace(about, latencies=latencies)))
+    assert "rounds of one size are up to 2.4 times apart" in told
 
 
 def test_drawings_of_a_search_stay_on_the_page() -> None:

@@ -134,10 +134,7 @@ LATENCIES = Latencies(
     engine="onnxruntime",
     device="CPU",
     threads=2,
-    sizes=[
-        Latency(image_size=size, latency_ms=size / 40, rounds_ms=[size / 41, size / 40, size / 39])
-        for size in (16, 24, 32)
-    ],
+    sizes=[Latency(image_size=size, latency_ms=size / 40, rounds_ms=[size / 40, size / 39]) for size in (16, 24, 32)],
 )
 
 
