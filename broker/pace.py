@@ -12,7 +12,7 @@ MIN_RETRY_S, MAX_RETRY_S = 0.1, 60.0
 
 
 class Pace:
-    """Images a second, counted only while somebody waits: then the workers have all they can take.
+    """Images a second, counted only while somebody waits for a worker: then these have all they can take.
 
     Its clock runs while somebody waits. An answer that does not come makes the pace slower from moment to moment.
     """

@@ -22,6 +22,8 @@ from shared.wire.messages import DOORBELL, AskStatus, Done, Failed, Message, Pub
 
 ASK_EVERY_S = 1.0
 ASK_FIRST_EVERY_S = 0.1
+LOOK_EVERY_S = 0.2
+"""How often it is looked whether the broker is still connected."""
 SILENT_S = 3.0
 SILENT_ASKS = 3
 """Both must pass before silence counts: an event loop that was blocked itself has not asked."""
@@ -185,14 +187,19 @@ class BrokerClient:
             self._settle(request_id, Unavailable(text, retry_after_s=ASK_EVERY_S))
 
     async def _tick(self) -> None:
+        next_ask_s = 0.0
         while True:
-            self._read()
-            self._ask()
             now_s = self._loop.time()
+            if now_s >= next_ask_s or not self.alive:
+                next_ask_s = now_s + ASK_EVERY_S
+                self._ask()
+            elif not sockets.writable(self._socket):
+                self._lost("The broker went away while the request was under way. Try again.")
+            self._read()  # last: looking swallows the edge of an arrival
             for request_id, pending in self._pending.items():
                 if now_s >= pending.overdue_s:
                     self._settle(request_id, DeadlineExceeded("The request was not answered in time. Try again."))
-            await asyncio.sleep(ASK_EVERY_S if self.alive else ASK_FIRST_EVERY_S)
+            await asyncio.sleep(LOOK_EVERY_S if self.alive else ASK_FIRST_EVERY_S)
 
     def _ask(self) -> None:
         silent = self._asks_unanswered >= SILENT_ASKS and self._loop.time() - self._status_s > SILENT_S

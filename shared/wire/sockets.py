@@ -118,6 +118,11 @@ def readable(socket: Socket) -> bool:
     return bool(cast(int, socket.get(zmq.EVENTS)) & zmq.POLLIN)
 
 
+def writable(socket: Socket) -> bool:
+    """Whether `send` would be true: somebody is connected and keeps up. It re-arms the descriptor like `readable`."""
+    return bool(cast(int, socket.get(zmq.EVENTS)) & zmq.POLLOUT)
+
+
 def fd(socket: Socket) -> int:
     """The descriptor for an event loop: readable means *ask `readable` now*, and it does not say so twice."""
     return cast(int, socket.get(zmq.FD))

@@ -252,7 +252,7 @@ def test_when_the_broker_is_killed_requests_fail_soon_and_its_successor_serves(f
             killed_s = time.monotonic()
             errors = [error for error, _ in await asyncio.gather(*answers)]
             assert [type(error) for error in errors] == [Unavailable] * 3
-            assert time.monotonic() - killed_s < 4
+            assert time.monotonic() - killed_s < 1
             farm.broker()
             farm.inferencer("inferencer-1")
             await until(lambda: workers(broker) == 2)  # the old one introduced itself again

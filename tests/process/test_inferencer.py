@@ -109,13 +109,15 @@ async def asking(settings: config.Settings) -> AsyncIterator[BrokerClient]:
         yield client
 
 
-async def predict(client: BrokerClient, model_id: str, *blobs: bytes, form: str = "images") -> Answer:
+async def predict(
+    client: BrokerClient, model_id: str, *blobs: bytes, form: str = "images", inference_ms: float = 15_000
+) -> Answer:
     request = Submit(
         request_id=ids.new_id("req"),
         model_id=model_id,
         form=form,
         queue_ttl_ms=15_000,
-        inference_ttl_ms=15_000,
+        inference_ttl_ms=inference_ms,
         top_k=3,
     )
     return await client.submit(request, blobs)
@@ -228,12 +230,35 @@ def test_a_killed_inferencer_leaves_nothing_unanswered(
     asyncio.run(scenario())
 
 
+def images_of(value: float) -> bytes:
+    return json.dumps([[[[value] * 8] * 8]]).encode()
+
+
+def test_an_engine_that_never_returns_ends_its_process_and_its_request_in_time(
+    settings: config.Settings, processes: Processes, digits: str
+) -> None:
+    processes.start("broker")
+    hangs = processes.start("tests.process.inferencer_that_sickens", "0")
+
+    async def scenario() -> None:
+        async with asking(settings) as client:
+            await predict(client, digits, images_of(0.5), form="tensors")
+            with pytest.raises(errors.DeadlineExceeded):
+                await predict(client, digits, images_of(-1e6), form="tensors", inference_ms=1_000)
+            assert wait_for(lambda: hangs.poll() is not None, 20, "the end of who hangs")
+            processes.start("inferencer", "0")
+            assert await predict(client, digits, images_of(0.5), form="tensors")
+
+    asyncio.run(scenario())
+    assert "Timeout" in processes.log(), "the stacks of its threads say where it hung"
+
+
 def test_an_engine_that_breaks_for_good_is_replaced_and_only_what_breaks_it_is_refused(
     settings: config.Settings, processes: Processes, digits: str
 ) -> None:
     processes.start("broker")
     processes.start("tests.process.inferencer_that_sickens", "0")
-    good, bad = (json.dumps([[[[value] * 8] * 8]]).encode() for value in (0.5, 1e6))
+    good, bad = images_of(0.5), images_of(1e6)
 
     async def scenario() -> None:
         async with asking(settings) as client:
