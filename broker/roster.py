@@ -85,10 +85,10 @@ class Worker:
         What it works on already costs nothing to be given again: its one answer serves. Of requests for a model that
         it has yet to load it takes one, and the others wait here: they would keep its credit from models it has.
         """
+        others = len(self.strays) - (request.submit.request_id in self.strays)
+        if self.leaving or len(self.holds) + others >= self.credit:
+            return False  # first: of what is asked here, most is asked while everybody has their hands full
         if request.submit.model_id not in self.loaded and not self._may_load(request.submit.model_id):
-            return False
-        others = self.strays - {request.submit.request_id}
-        if self.leaving or len(self.holds) + len(others) >= self.credit:
             return False
         if request.alone:
             return not self.unanswered and not others
@@ -155,7 +155,7 @@ class Roster:
     def waits_for_model(self, request: Request) -> bool:
         """Whether somebody has a free hand for a request that nobody takes now, and lacks its model."""
         return not request.alone and any(
-            worker.free and request.submit.model_id not in worker.loaded for worker in self._workers.values()
+            request.submit.model_id not in worker.loaded and worker.free for worker in self._workers.values()
         )
 
     def has(self, request: Request) -> bool:
