@@ -10,8 +10,9 @@ from shared.wire.messages import LoadedModel, Memory
 
 LOADS_AHEAD = 2
 """Requests a worker holds at most whose model it has yet to load: one it loads, and the next."""
-SPREAD = 4
-"""A second worker loads a model once it has that part of the credit more to spare than those that have the model."""
+SPREAD, SPREAD_FULL = 0.25, 0.75
+"""A second worker loads a model once it has that part of the credit more to spare than those that have the model; the
+latter part where others would have to make room for it."""
 
 FAILING = 3
 """Failures in a row after which a worker counts as failing, until it answers again."""
@@ -41,8 +42,8 @@ class Worker:
     """When that was."""
     """What it has in memory, as it said last."""
     memory: Memory = field(default_factory=Memory)
-    loaded: set[str] = field(default_factory=set)
-    """Their ids."""
+    loaded: dict[str, float] = field(default_factory=dict)
+    """MB that each of them takes, by id."""
     holds: dict[str, Request] = field(default_factory=dict)
     strays: set[str] = field(default_factory=set)
     """Ids it still works on that nobody waits for here: from the broker before us, or given to somebody else since."""
@@ -97,10 +98,14 @@ class Worker:
     def has_now(self, models: list[LoadedModel]) -> None:
         """It told what it has in memory."""
         self.models = models
-        self.loaded = {model.model_id for model in models}
+        self.loaded = {model.model_id: model.memory_mb for model in models}
+
+    def fits(self, mb: float) -> bool:
+        """Whether that much more fits in its memory, as far as it told what there is."""
+        return not self.memory.limit_mb or self.memory.used_mb + mb <= self.memory.limit_mb
 
     def _may_load(self, model_id: str) -> bool:
-        loading = {held.submit.model_id for held in self.holds.values()} - self.loaded
+        loading = {held.submit.model_id for held in self.holds.values()} - self.loaded.keys()
         return model_id not in loading and len(loading) < LOADS_AHEAD
 
 
@@ -148,7 +153,10 @@ class Roster:
             return best
         having = (worker for worker in self._having(request) if not worker.failing)
         there = max(having, key=lambda worker: (worker in able, _rank(worker)), default=None)
-        if there is None or (best.free - there.free) * SPREAD >= there.credit:
+        if there is None:
+            return best
+        part = SPREAD if best.fits(there.loaded[request.submit.model_id]) else SPREAD_FULL
+        if best.free - there.free >= part * there.credit:
             return best
         return there if there in able else None
 

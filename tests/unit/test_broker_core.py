@@ -6,6 +6,7 @@ import itertools
 from collections import Counter
 from dataclasses import dataclass, field
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -701,6 +702,15 @@ def test_the_model_is_where_the_request_goes_until_the_others_have_much_less_to_
     broker.handle(0, B, ready(B, credit=8, models=()))
     out = [sent for number in range(5) for sent in broker.handle(0, CLIENT, submit(f"r{number}"))]
     assert assigned(out) == [(A, "r0"), (A, "r1"), (B, "r2"), (A, "r3"), (A, "r4")]
+
+
+def test_a_model_that_would_push_others_out_stays_where_it_is_for_longer():
+    broker = core()
+    broker.handle(0, A, ready(A, credit=8, models=("mdl",)))
+    broker.handle(0, B, ready(B, credit=8, models=()))
+    broker.handle(0, B, msgspec.structs.replace(beat(), memory=Memory(limit_mb=20, used_mb=12)))
+    out = [sent for number in range(8) for sent in broker.handle(0, CLIENT, submit(f"r{number}"))]
+    assert [to for to, _ in assigned(out)] == [A, A, A, A, A, A, B, A]
 
 
 def test_waiting_for_a_model_has_its_end_too_and_leaves_half_of_the_lane_to_others():
