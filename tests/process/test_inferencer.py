@@ -9,12 +9,14 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
 from shared import config, errors, ids
 from shared.artifacts import ArtifactStore
@@ -23,7 +25,8 @@ from shared.db import connection, registry, tables
 from shared.db.accounts import Account
 from shared.specs import ModelDescription, Preprocessing, TensorInfo
 from shared.wire.client import Answer, BrokerClient
-from shared.wire.messages import Submit
+from shared.wire.messages import Memory, Submit
+from tests.onnx_graphs import graph
 from tests.process.platform import DIGITS, wait_for
 
 pytestmark = pytest.mark.process
@@ -49,6 +52,7 @@ class Processes:
             "DB_PATH": settings.db_path,
             "INFERENCE_PROCESSES": "1",
             "INFERENCE_WORKERS": "3",
+            "INFERENCE_MEMORY_MB": "40",
         }
         self._started: list[subprocess.Popen[bytes]] = []
 
@@ -75,7 +79,6 @@ def processes(settings: config.Settings) -> Iterator[Processes]:
 
 @pytest.fixture
 def digits(settings: config.Settings, admin: Account) -> str:
-    stored = ArtifactStore(settings.models).put((DIGITS / "digits.onnx").read_bytes())
     description = ModelDescription(
         inputs=[TensorInfo(name="image", dtype="float32", shape=["batch", 1, 8, 8])],
         outputs=[TensorInfo(name="logits", dtype="float32", shape=["batch", 10])],
@@ -86,16 +89,49 @@ def digits(settings: config.Settings, admin: Account) -> str:
         preprocessing=msgspec.json.decode((DIGITS / "preprocessing.json").read_bytes(), type=Preprocessing),
         labels=json.loads((DIGITS / "labels.json").read_text()),
     )
+    onnx = (DIGITS / "digits.onnx").read_bytes()
+    return ready(ArtifactStore(settings.models), admin, onnx, "digits", description)
+
+
+def ready(store: ArtifactStore, owner: Account, onnx: bytes, name: str, description: ModelDescription) -> str:
+    """A model as it is once it was checked."""
+    stored = store.put(onnx)
     with connection.write():
         registry.keep_artifact(stored, "models")
         model_id = registry.add_model(
-            stored, admin.id, name="digits", description="", framework="onnx", task_type="classification"
+            stored, owner.id, name=name, description="", framework="onnx", task_type="classification"
         )
         tables.Model.update(
             status="ready", onnx_sha256=stored.sha256, onnx_size=stored.size_bytes, description_json=description
         ).where(tables.Model.id == model_id).execute()
         registry.bump("models")
     return model_id
+
+
+@pytest.fixture
+def heavy(settings: config.Settings, admin: Account, tmp_path: Path) -> list[str]:
+    """Four models of 16 MB, of which 40 MB hold two, and one of 48."""
+    store, names = ArtifactStore(settings.models), []
+    for number, mb in enumerate((16, 16, 16, 16, 48)):
+        path = graph(
+            tmp_path / "heavy.onnx",
+            [helper.make_node("Gather", ["table", "x"], ["y"])],
+            {"x": (TensorProto.INT64, ["batch", 1])},
+            {"y": (TensorProto.FLOAT, ["batch", 1])},
+            {"table": np.full(mb << 18, number, np.float32)},
+        )
+        description = ModelDescription(
+            inputs=[TensorInfo(name="x", dtype="int64", shape=["batch", 1])],
+            outputs=[TensorInfo(name="y", dtype="float32", shape=["batch", 1])],
+            opset=18,
+            ir_version=10,
+            parameters=1,
+            dynamic_batch=True,
+            preprocessing=None,
+            labels=None,
+        )
+        names.append(ready(store, admin, path.read_bytes(), f"heavy {number}", description))
+    return names
 
 
 @asynccontextmanager
@@ -110,7 +146,12 @@ async def asking(settings: config.Settings) -> AsyncIterator[BrokerClient]:
 
 
 async def predict(
-    client: BrokerClient, model_id: str, *blobs: bytes, form: str = "images", inference_ms: float = 15_000
+    client: BrokerClient,
+    model_id: str,
+    *blobs: bytes,
+    form: str = "images",
+    inference_ms: float = 15_000,
+    outputs: bool = False,
 ) -> Answer:
     request = Submit(
         request_id=ids.new_id("req"),
@@ -119,6 +160,7 @@ async def predict(
         queue_ttl_ms=15_000,
         inference_ttl_ms=inference_ms,
         top_k=3,
+        raw_outputs=outputs,
     )
     return await client.submit(request, blobs)
 
@@ -187,6 +229,39 @@ def test_follows_the_catalogue(settings: config.Settings, processes: Processes, 
                 await predict(client, digits, picture)
 
     asyncio.run(scenario())
+
+
+def test_more_models_than_fit_take_turns_and_one_that_never_fits_is_told_so(
+    settings: config.Settings, processes: Processes, heavy: list[str]
+) -> None:
+    processes.start("broker")
+    processes.start("inferencer", "0")
+
+    async def scenario() -> None:
+        async with asking(settings) as client:
+            for _ in range(2):
+                names = [model_id for model_id in heavy[:4] for _ in range(5)]
+                given = await asyncio.gather(
+                    *(predict(client, model_id, b"[[7]]", form="tensors", outputs=True) for model_id in names)
+                )
+                numbers = [json.loads(body)["outputs"]["y"][0][0] for _, (body,) in given]
+                assert numbers == [heavy.index(model_id) for model_id in names]
+            with pytest.raises(errors.Conflict, match=r"takes \d+ MB .* INFERENCE_MEMORY_MB to \d+ or more"):
+                await predict(client, heavy[4], b"[[7]]", form="tensors", outputs=True)
+            await predict(client, heavy[0], b"[[7]]", form="tensors", outputs=True)
+            await told(client, lambda memory: memory.unloads >= 5)
+            [worker] = client.status()[0].workers
+            assert worker.memory.limit_mb == 40 >= worker.memory.used_mb == sum(one.memory_mb for one in worker.models)
+            assert len(worker.models) <= 2
+
+    asyncio.run(scenario())
+
+
+async def told(client: BrokerClient, check: Callable[[Memory], bool]) -> None:
+    deadline = Deadline.after_ms(20_000)
+    while not check(client.status()[0].workers[0].memory):
+        assert not deadline.passed()
+        await asyncio.sleep(0.05)
 
 
 def test_sigterm_answers_what_it_holds(settings: config.Settings, processes: Processes, digits: str) -> None:
