@@ -50,7 +50,7 @@ def due(view: View, last: Minute, status: Status | None, settings: config.Settin
     if last.workers_lost >= LOST_WORKERS:
         found["WorkerFlapping"] = f"Inference processes died {last.workers_lost} times within five minutes."
     if last.refused_full or (status is not None and status.depth >= status.depth_limit):
-        found["InferenceQueueFull"] = f"{last.refused_full} predictions of the last minute found the queue full."
+        found["InferenceQueueFull"] = f"{last.refused_full} predictions of the last minute were refused: too many wait."
     queued = sum(row.jobs for row in view.jobs or [] if row.status == "queued")
     if queued >= settings.max_queued_jobs:
         found["JobQueueFull"] = (

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from shared import config
-from shared.errors import AppError, BadImage, Conflict, PoisonRequest, TooLarge, Unavailable
+from shared.errors import AppError, BadImage, Conflict, PoisonRequest, QueueFull, TooLarge, Unavailable
 from shared.process import EXIT_LOCKED, Stop
 from shared.wire import client, codec, sockets
 from shared.wire.client import BrokerClient, Publisher
@@ -76,6 +76,7 @@ def farm() -> Iterator[Farm]:
 def watchful(monkeypatch: pytest.MonkeyPatch) -> None:
     """Clients that look every 50 ms and lose patience after half a second."""
     monkeypatch.setattr(client, "ASK_EVERY_S", 0.05)
+    monkeypatch.setattr(client, "LOOK_EVERY_S", 0.05)
     monkeypatch.setattr(client, "SILENT_S", 0.5)
 
 
@@ -155,6 +156,39 @@ def test_no_answer_is_overlooked_under_a_crowd(farm, loop):
         uvloop.run(scenario())
     else:
         asyncio.run(scenario())
+
+
+def test_a_loud_caller_is_refused_at_once_and_a_quiet_one_served(farm, watchful):
+    """Eight a second are answered, and one caller wants hundreds."""
+    farm.broker()
+    farm.inferencer("inferencer-0")
+
+    async def scenario() -> None:
+        async with farm.client() as broker:
+            await until(lambda: workers(broker))
+
+            def ask(caller: str, number: int) -> asyncio.Task[tuple[AppError | None, float]]:
+                return asyncio.create_task(outcome(broker.submit(request(f"{caller}{number}", "slow", caller=caller))))
+
+            asked = [ask("loud", number) for number in range(40)]
+            await until(lambda: sum(answer.done() for answer in asked) > 12)
+            asked += [ask("loud", number) for number in range(40, 240)]
+            await until(lambda: sum(answer.done() for answer in asked) > 60)
+            refused = [error for error, _ in (answer.result() for answer in asked if answer.done()) if error]
+            assert len(refused) > 40
+            assert {type(error) for error in refused} == {QueueFull}
+            assert all(5 < error.retry_after_s < 60 for error in refused)
+            with pytest.raises(QueueFull), broker.entering("loud"):
+                pass
+            with broker.entering("quiet"):
+                error, took_s = await ask("quiet", 0)
+            assert (error, took_s < 5) == (None, True)
+            assert sum(answer.done() for answer in asked) < 200, "the loud one still waits"
+            for answer in asked:
+                answer.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+
+    asyncio.run(scenario())
 
 
 def test_a_thread_that_asks_once_gets_the_status_or_nothing_in_time(farm):
