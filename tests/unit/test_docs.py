@@ -96,7 +96,7 @@ COUNTS = {
 }
 """How many items each group has: FR1 to FR9, NFR1 to NFR6, AC1 to AC12, T1 to T8."""
 LISTS = {"INV": 8, "C": 9, "A": 9, "SC": 12, "W": 13}
-HOSTILE = ("H31–36", "H37–39", "H40–47", "H48", "H49–55", "H56–59", "H60–64", "H65", "H70", "H71")
+HOSTILE = ("H16–30", "H31–36", "H37–39", "H40–47", "H48", "H49–55", "H56–59", "H60–64", "H65", "H70", "H71")
 ASKED_FOR = {
     *HOSTILE,
     *(f"{group}.{number}" for group, count in COUNTS.items() for number in range(1, count + 1)),
