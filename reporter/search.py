@@ -17,13 +17,11 @@ from reporter.shapes import FONT, SMALL, Axis, Decades, axis, decades, fit, ring
 from reporter.tradeoff import stairs
 from reporter.training import NAMES, value_words
 from shared.genes import BOTH, BoolGene, ChoiceGene, FloatGene, Gene, Genome, IntGene, Scalar
-from shared.trials import Finalist, Latencies, Stage, Trial
+from shared.trials import Finalist, Latencies, Stage, Trial, settled
 from shared.verdict.figures import figure, hundredths, plural
 
 BEST = 5
 """The best fifth of the genomes shows what the search went for."""
-DISTURBED = 1.5
-"""Rounds that are so many times apart were not measured on a quiet machine."""
 STRIPS, STRIP_HEIGHT, STRIP_GAP = 3, 74.0, 34.0
 DOT = 1.8
 
@@ -135,12 +133,13 @@ def _both(record: SearchRecord) -> list[str]:
 
 def _disturbed(measured: Latencies) -> list[str]:
     """What a reader should know of the conditions."""
-    apart = max(max(each.rounds_ms) / min(each.rounds_ms) for each in measured.sizes)
-    if apart < DISTURBED:
+    apart = [each for each in measured.sizes if not settled(each.rounds_ms)]
+    if not apart:
         return []
+    named = ", ".join(str(each.image_size) for each in apart)
     return [
-        f"The machine was at something else while latency was measured: rounds of one size are up to {apart:.1f} times "
-        "apart. The quickest counts; close latencies may be in the wrong order."
+        f"The machine was at something else while latency was measured: of image size {named} no two rounds agreed, "
+        "and its latency may be too high. Order again on a quiet machine before you choose by it."
     ]
 
 

@@ -5,7 +5,7 @@ Its journal is made of them, so they are what is stored of a search.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -14,6 +14,7 @@ from shared.genes import Genes, Genome, Scalar, SearchSpec
 from shared.specs import EngineName
 
 Stage = Literal["search", "baseline", "final"]
+AGREEMENT = 1.1
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,3 +117,9 @@ class Latencies(msgspec.Struct, frozen=True, kw_only=True):
     def of(self, genome: Mapping[str, Scalar]) -> float:
         """Milliseconds of the network that a genome makes."""
         return next(each.latency_ms for each in self.sizes if each.image_size == genome["image_size"])
+
+
+def settled(rounds_ms: Sequence[float]) -> bool:
+    """Whether a second round came within a tenth of the quickest."""
+    quickest = sorted(rounds_ms)[:2]
+    return len(quickest) == 2 and quickest[1] <= AGREEMENT * quickest[0]

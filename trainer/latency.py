@@ -10,22 +10,25 @@ from __future__ import annotations
 import random
 import statistics
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 
 from shared import child, config, errors, nets, sandbox
-from shared.trials import Latencies, Latency
+from shared.trials import Latencies, Latency, settled
 from trainer import LatencyOrder
 from trainer.enclosed import with_gpu
 
-ROUNDS = 5
-"""Times each size is loaded and measured, in an order drawn anew: what drifts meanwhile hits all alike."""
+ROUNDS, MOST_ROUNDS = 5, 20
+"""Times each size is loaded and measured, in an order drawn anew: what drifts meanwhile hits all alike. A size whose
+two quickest rounds are apart has more, for the machine was at something else.
+"""
 WARMUP, CALLS = 10, 500
 BLOCK_S = 0.4
 """Bounds a round's warm-up and its calls, each."""
-SHARE_OF_EXPORT = 0.5
-"""Of the progress that is told."""
+EXPORTED = 0.5
+"""Share of the progress that is told."""
 
 
 def enclosed(order: LatencyOrder, report: child.Report) -> Latencies:
@@ -62,20 +65,39 @@ def measure(order: LatencyOrder, report: child.Report) -> Latencies:
 
     if reason := unavailable(order.engine, "fp32"):
         raise errors.EngineUnavailable(f"{order.engine} cannot run here: {reason}.")
-    files = _exported(order, report)
-    seed, threads, device = order.training.spec.seed, order.threads or config.cores(), ""
-    draw, rounds_ms = random.Random(seed), {size: list[float]() for size in sorted(files)}
-    for at in range(ROUNDS):
-        stage = f"round {at + 1} of {ROUNDS} on {order.engine}"
-        report({"stage": stage, "fraction": SHARE_OF_EXPORT + (1 - SHARE_OF_EXPORT) * at / ROUNDS})
-        for size in draw.sample(order.image_sizes, len(files)):
-            with engine_class(order.engine)(files[size], threads=threads) as engine:
-                feeds = synthetic_feeds(engine.inputs, 1, seed)
-                timing = timed(engine, feeds, warmup_least=WARMUP, calls=CALLS, max_seconds=BLOCK_S)
-                device = engine.device
-            rounds_ms[size].append(round(statistics.median(timing.latencies_ns) / 1e6, 6))
-    sizes = [Latency(image_size=size, latency_ms=min(found), rounds_ms=found) for size, found in rounds_ms.items()]
-    return Latencies(engine=order.engine, device=device, threads=threads, sizes=sizes)
+    files, seed = _exported(order, report), order.training.spec.seed
+    threads, devices = order.threads or config.cores(), set[str]()
+
+    def once(size: int) -> float:
+        with engine_class(order.engine)(files[size], threads=threads) as engine:
+            feeds = synthetic_feeds(engine.inputs, 1, seed)
+            timing = timed(engine, feeds, warmup_least=WARMUP, calls=CALLS, max_seconds=BLOCK_S)
+            devices.add(engine.device)
+        return round(statistics.median(timing.latencies_ns) / 1e6, 6)
+
+    sizes = in_rounds(order.image_sizes, once, seed, report)
+    return Latencies(engine=order.engine, device=devices.pop(), threads=threads, sizes=sizes)
+
+
+def in_rounds(sizes: Sequence[int], once: Callable[[int], float], seed: int, report: child.Report) -> list[Latency]:
+    """The latency of each size, the smallest size first.
+
+    Args:
+        sizes: To be measured.
+        once: Milliseconds of a size, measured once more.
+        seed: Of the orders.
+        report: Told of every round.
+    """
+    draw, rounds_ms = random.Random(seed), {size: list[float]() for size in sorted(sizes)}
+    for at in range(MOST_ROUNDS):
+        left = [size for size, found in rounds_ms.items() if at < ROUNDS or not settled(found)]
+        if not left:
+            break
+        wait = f"{at + 1} of {ROUNDS}" if at < ROUNDS else f"{at + 1}, until two agree"
+        report({"stage": f"round {wait}", "fraction": EXPORTED + (1 - EXPORTED) * at / MOST_ROUNDS})
+        for size in draw.sample(left, len(left)):
+            rounds_ms[size].append(once(size))
+    return [Latency(image_size=size, latency_ms=min(found), rounds_ms=found) for size, found in rounds_ms.items()]
 
 
 def _exported(order: LatencyOrder, report: child.Report) -> dict[int, Path]:
@@ -87,7 +109,7 @@ def _exported(order: LatencyOrder, report: child.Report) -> dict[int, Path]:
     engine, training, files = engine_class(order.engine), order.training, dict[int, Path]()
     for place, size in enumerate(order.image_sizes):
         stage = f"exporting for {size} x {size}"
-        report({"stage": stage, "fraction": SHARE_OF_EXPORT * place / len(order.image_sizes)})
+        report({"stage": stage, "fraction": EXPORTED * place / len(order.image_sizes)})
         hyperparams = msgspec.structs.replace(training.spec.hyperparams, image_size=size)
         spec = msgspec.structs.replace(training.spec, hyperparams=hyperparams)
         start = terms.of(msgspec.structs.replace(training, spec=spec)).start

@@ -332,7 +332,7 @@ def test_a_machine_that_was_at_something_else_while_latency_was_measured_is_told
     uneven = msgspec.structs.replace(first, rounds_ms=[first.latency_ms, 2.4 * first.latency_ms])
     latencies = msgspec.structs.replace(about.latencies, sizes=[uneven, *others])
     told = " ".join(search.told(msgspec.structs.replace(about, latencies=latencies)))
-    assert "rounds of one size are up to 2.4 times apart" in told
+    assert "of image size 16 no two rounds agreed" in told
 
 
 def test_drawings_of_a_search_stay_on_the_page() -> None:
