@@ -59,8 +59,8 @@ MUTANTS = (
     Mutant(
         name="a worker gets one request more than it has credit for",
         file="broker/roster.py",
-        original="len(self.holds) + len(others) >= self.credit",
-        mutated="len(self.holds) + len(others) > self.credit",
+        original="len(self.holds) + others >= self.credit",
+        mutated="len(self.holds) + others > self.credit",
         killed_by=CORE,
     ),
     Mutant(
