@@ -24,7 +24,7 @@ FILE_MB, FILE_PER_MB = 256, 3
 MADE_BY: dict[Precision, tuple[str, ...]] = {"int8": ("onnxruntime", "onnx"), "fp16": ("onnxconverter-common", "onnx")}
 """Packages whose version decides what comes out."""
 NO_SOURCE = "the model was not uploaded as weights of a network that PyTorch knows by name"
-FORM = 2
+FORM = 3
 """Of our own part in it; raised when the same order would give another file."""
 
 logger = logging.getLogger(__name__)

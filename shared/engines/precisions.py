@@ -126,7 +126,7 @@ class Network:
             name: Of the model's input.
             method: How ranges are drawn; what it has drawn once is remembered.
             extent: What becomes INT8.
-            on_row: Called before each of the inputs is run.
+            on_row: Called after each of the inputs was run; the arithmetic that follows the last may take longer.
 
         Raises:
             errors.BadModel: The tools fail on this model, or it has no weights.
@@ -220,9 +220,9 @@ class _Reader:
 
     def get_next(self) -> dict[str, Tensor] | None:
         row = next(self._left, None)
-        if row is None:
+        if row is None:  # they ask for one input at a time, and then once more
+            self._on_row()
             return None
-        self._on_row()
         return {self._name: row}
 
 
