@@ -32,7 +32,7 @@ def convert(order: ConversionOrder, report: Callable[[dict[str, Any]], None]) ->
     nets.settle()
     source = SEEDED if order.seed is not None else _source(path)
     report({"stage": "loading PyTorch"})
-    from shared.nets import export, weights
+    from shared.nets import architectures, export, weights
 
     report({"stage": f"reading the {source}"})
     net = _network(order, path)
@@ -41,7 +41,8 @@ def convert(order: ConversionOrder, report: Callable[[dict[str, Any]], None]) ->
         write(order.outputs["weights"], weights.state_bytes(net, _shape(order)))
     made = export.export(net, _shape(order), source=source, say=lambda doing: report({"stage": doing}))
     write(order.outputs["onnx"], made.onnx)
-    facts = msgspec.structs.replace(made.facts, seconds=round(time.monotonic() - started, 3))
+    seconds, stages = round(time.monotonic() - started, 3), architectures.stage_count(net)
+    facts = msgspec.structs.replace(made.facts, seconds=seconds, stages=stages)
     return Conversion(facts=facts, architecture=net.architecture, labels=net.labels)
 
 

@@ -193,7 +193,7 @@ def genes_of(search: SearchSpec) -> Genes:
     """
     genes = with_defaults(search.search_space, HyperParameters.__struct_fields__)
     for name, gene in genes.items():
-        for value in _extremes(gene):
+        for value in extremes(gene):
             try:
                 applied(HyperParameters(), {name: value})
             except msgspec.ValidationError as error:
@@ -220,7 +220,8 @@ def applied(hyperparams: HyperParameters, genome: Mapping[str, Scalar]) -> Hyper
     return msgspec.convert(msgspec.structs.asdict(hyperparams) | dict(genome), HyperParameters)
 
 
-def _extremes(gene: Gene) -> tuple[Scalar, ...]:
+def extremes(gene: Gene) -> tuple[Scalar, ...]:
+    """The values between which all others of a gene lie."""
     match gene:
         case FloatGene() | IntGene():
             return gene.low, gene.high

@@ -241,6 +241,8 @@ class ConversionFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Of the child's work."""
     peak_memory_mb: float
     """Resident."""
+    stages: int | None = None
+    """Parts of the network that a training may leave as they are; None of one that nobody can take apart."""
 
     @property
     def unlearned(self) -> bool:

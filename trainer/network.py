@@ -123,25 +123,12 @@ def freeze(module: nn.Module, count: int, heads: Sequence[str]) -> tuple[list[nn
     """
     if not count:
         return [], None
-    found = stages(module, heads)
+    found = architectures.stages(module, heads)
     frozen = found[:count]
     for _, part in frozen:
         part.requires_grad_(False)
     names = ", ".join(name for name, _ in frozen)
     return [part for _, part in frozen], f"{len(frozen)} of {len(found)} stages keep their weights: {names}."
-
-
-def stages(module: nn.Module, heads: Sequence[str]) -> list[tuple[str, nn.Module]]:
-    """The parts at a network's top that have weights, from its input on, without its head; a sequence is its parts."""
-    parts: list[tuple[str, nn.Module]] = []
-    for name, child in module.named_children():
-        inner = isinstance(child, nn.Sequential | nn.ModuleList)
-        parts += [(f"{name}.{each}", part) for each, part in child.named_children()] if inner else [(name, child)]
-    return [
-        (name, part)
-        for name, part in parts
-        if next(part.parameters(), None) is not None and not any(head.startswith(f"{name}.") for head in heads)
-    ]
 
 
 def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, object]]:

@@ -51,7 +51,8 @@ def write(
         plain.flush()
         pairs = metadata.describing(terms.contract, terms.dataset.classes)
         metadata.write(Path(plain.name), outputs["onnx"], pairs)
-        return made.facts, _described(terms, Path(plain.name), made)
+        facts = msgspec.structs.replace(made.facts, stages=architectures.stage_count(net))
+        return facts, _described(terms, Path(plain.name), made)
 
 
 def _described(terms: Terms, path: Path, made: Exported) -> ModelDescription:

@@ -14,7 +14,7 @@ import peewee
 from shared import clock, errors
 from shared.db import connection, jobs, pages, trainings
 from shared.db.tables import Job, Search, SearchTrial, Training
-from shared.genes import IntGene, SearchSpec, TrainingOrder, genes_of, image_sizes
+from shared.genes import IntGene, SearchSpec, TrainingOrder, extremes, genes_of, image_sizes
 from shared.specs import JobKind, JobStatus, MeasureSpec, ReportSpec, TrainingResult, TrainingSpec, TrialSpec
 from shared.trace import Origin
 from shared.trials import Latencies, Order, Result, Told, Trial
@@ -72,11 +72,13 @@ def check(spec: TrainingOrder, ga: SearchSpec) -> None:
     """The model and the dataset of an order, as `trainings.check`, with every image size that may be chosen.
 
     Raises:
-        errors.AppError: As `trainings.check`.
+        errors.AppError: As `trainings.check`, of the most stages that may be frozen too.
         errors.InvalidInput: A detector's image sizes go from one to another by a pixel.
     """
     model, _ = trainings.check(spec.without_search())
     trainings.check_sizes(model, image_sizes(ga.search_space))
+    if (frozen := ga.search_space.get("frozen_stages")) is not None:
+        trainings.check_stages(model, max(int(count) for count in extremes(frozen)))
     gene = ga.search_space.get("image_size")
     if model.task_type == "detection" and isinstance(gene, IntGene) and gene.low < gene.high:
         raise errors.InvalidInput(

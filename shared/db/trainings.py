@@ -71,7 +71,7 @@ def order(spec: TrainingSpec, user_id: str, limit: int, origin: Origin | None = 
         errors.NotFound: No such model, or no such dataset.
         errors.Conflict: The model cannot be trained, the dataset is not ready, or they do not fit each other.
         errors.InvalidInput: The dataset has too little to learn from, or nothing to validate with; or no such network
-            takes images of the size.
+            takes images of the size, or has so many stages.
         errors.QueueFull: `limit` jobs are waiting already.
     """
     check(spec)
@@ -120,7 +120,7 @@ def check(spec: TrainingSpec) -> tuple[Model, Dataset]:
         errors.NotFound: No such model, or no such dataset.
         errors.Conflict: The model cannot be trained, the dataset is not ready, or they do not fit each other.
         errors.InvalidInput: The dataset has too little to learn from, or nothing to validate with; or no such network
-            takes images of the size.
+            takes images of the size, or has so many stages.
     """
     model = registry.model(spec.model_id)
     registry.described(model)
@@ -130,6 +130,7 @@ def check(spec: TrainingSpec) -> tuple[Model, Dataset]:
     if problem := _too_little(dataset, spec.validation_split):
         raise errors.InvalidInput(problem)
     check_sizes(model, [spec.hyperparams.image_size])
+    check_stages(model, spec.hyperparams.frozen_stages)
     return model, dataset
 
 
@@ -144,6 +145,17 @@ def check_sizes(model: Model, sizes: Iterable[int | None]) -> None:
             raise errors.InvalidInput(
                 f"A detector takes an image_size that is a multiple of {DETECTOR_STEP}, not {size}."
             )
+
+
+def check_stages(model: Model, frozen: int) -> None:
+    """Refuse to freeze more of a network than it has, where that was counted when it was converted.
+
+    Raises:
+        errors.InvalidInput: It has fewer stages.
+    """
+    stages = model.conversion and model.conversion.stages
+    if stages is not None and frozen > stages:
+        raise errors.InvalidInput(f"{model.name} has {stages} stages; frozen_stages is at most that, not {frozen}.")
 
 
 def _too_little(dataset: Dataset, validation_split: float | None) -> str | None:

@@ -6,7 +6,7 @@ import difflib
 import functools
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -163,6 +163,24 @@ def heads(name: str) -> list[str]:
         errors.InvalidInput: There is no such architecture.
     """
     return [key for key, value in skeleton(name).items() if MARK in value.shape[:1]]
+
+
+def stages(module: nn.Module, heads: Sequence[str]) -> list[tuple[str, nn.Module]]:
+    """The parts at a network's top that have weights, from its input on, without its head; a sequence is its parts."""
+    parts: list[tuple[str, nn.Module]] = []
+    for name, child in module.named_children():
+        inner = isinstance(child, nn.Sequential | nn.ModuleList)
+        parts += [(f"{name}.{each}", part) for each, part in child.named_children()] if inner else [(name, child)]
+    return [
+        (name, part)
+        for name, part in parts
+        if next(part.parameters(), None) is not None and not any(head.startswith(f"{name}.") for head in heads)
+    ]
+
+
+def stage_count(net: Net) -> int | None:
+    """How many stages a network has; None of one without an architecture, which nobody can take apart."""
+    return None if net.architecture is None else len(stages(net.module, heads(net.architecture.name)))
 
 
 def fitting(state: Mapping[str, Tensor]) -> list[str]:

@@ -168,6 +168,22 @@ def test_a_size_that_no_detector_takes_is_refused_before_it_waits(gateway: Gatew
     order(gateway, boxes, hyperparams={"image_size": 64})
 
 
+def test_no_more_of_a_network_is_frozen_than_it_has(gateway: Gateway, ids: dict[str, str]) -> None:
+    facts = ConversionFacts(
+        source="s", exporter="e", opset=18, dynamic_batch=True, parity=[], seconds=1.0, peak_memory_mb=1.0, stages=4
+    )
+    order(gateway, ids, hyperparams={"frozen_stages": 256})  # nobody has counted them
+    with connection.write():
+        Model.update(conversion=facts).where(Model.id == ids["model_id"]).execute()
+    gene = {"type": "int", "low": 0, "high": 5}
+    for said in ({"hyperparams": {"frozen_stages": 5}}, {"ga": {"search_space": {"frozen_stages": gene}}}):
+        response = gateway.post("/training", "admin", json=ids | {"max_epochs": 3} | said)
+        assert problem(response, 422, "invalid")["detail"] == (
+            "a network has 4 stages; frozen_stages is at most that, not 5."
+        )
+    order(gateway, ids, hyperparams={"frozen_stages": 4})
+
+
 def test_without_pytorch_it_is_said_at_once(
     gateway: Gateway, ids: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

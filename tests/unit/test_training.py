@@ -281,6 +281,7 @@ def test_trained_at_another_size_it_is_of_that_size(weights: Path, data: Checked
     net, about = weights_of.kept(tmp_path / "weights")
     assert about.input_shape == (3, 12, 12)
     assert [each.batch for each in made.facts.parity] == [1, 2, 8]
+    assert made.facts.stages == len(architectures.stages(net.module, architectures.heads("cnn32"))) > 0
     assert net.architecture.name == "cnn32"
 
 
