@@ -7,6 +7,7 @@ decide which result is kept: the one that agrees best with FP32. A sample that i
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
 import signal
 import tempfile
@@ -35,6 +36,9 @@ TRY_S = 300.0
 """For all ways to make INT8 together: the one that is at work then is given up, and none is begun that would, taking
 as long as the one before, end later."""
 LEAST_TRY_S = 0.001
+Part = tuple[float, float]
+CALIBRATION, COMPARISON = (0.0, 0.5), (0.5, 1.0)
+"""Of a try's progress."""
 ENOUGH = 0.98
 """Share of answers like FP32's below which less of the network is tried in INT8."""
 LESS: dict[Extent, str] = {"inner": "the first and last layers in FP32", "weighted": "only layers with weights in INT8"}
@@ -209,36 +213,34 @@ class _Trial:
         from benchmarker.agreement import agreement
 
         if not self._expected:
-            self._expected = self._answers(Path(self._order.artifact), "running it in FP32")
-        done, total = 0, len(self._calibrating)
+            self._expected = self._answers(Path(self._order.artifact), "running it in FP32", (0.0, 0.0))
+        done = itertools.count()
 
-        def on_row() -> None:
-            nonlocal done
-            done += 1
-            self._tell(f"calibrating by {name}", done, total)
+        def tell() -> None:
+            self._tell(f"calibrating by {name}", next(done), len(self._calibrating), CALIBRATION)
 
-        self._tell(f"calibrating by {name}", done, total)
-
-        path = self._network.int8(self._calibrating, self._input, method, extent, on_row)
-        given = self._answers(path, f"comparing {name} with FP32")
+        tell()
+        path = self._network.int8(self._calibrating, self._input, method, extent, tell)
+        given = self._answers(path, f"comparing {name} with FP32", COMPARISON)
         return path, agreement(self._expected, given, self._order.task_type, self._contract)
 
-    def _answers(self, path: Path, doing: str) -> list[Outputs]:
+    def _answers(self, path: Path, doing: str, part: Part) -> list[Outputs]:
         from shared.engines.onnxrt import loaded
 
         run = loaded(path.read_bytes(), config.cores())
         answers = []
         for place, batch in enumerate(self._deciding):
-            self._tell(doing, place, len(self._deciding))
+            self._tell(doing, place, len(self._deciding), part)
             answers.append(run({self._input: batch}))
         return answers
 
-    def _tell(self, doing: str, done: int, total: int) -> None:
+    def _tell(self, doing: str, done: int, total: int, part: Part) -> None:
         from shared.engines.precisions import METHODS
 
         self._doing = f"{doing}, after {done} of {total} images"
-        passed = min(1.0, (self._tried + done / total / 2 + doing.startswith("comparing") / 2) / len(METHODS))
-        self._report({"step": f"INT8: {doing}", "done": done, "total": total, "fraction": passed})
+        begin, end = part
+        fraction = min(1.0, (self._tried + begin + (end - begin) * done / total) / len(METHODS))
+        self._report({"step": f"INT8: {doing}", "done": done, "total": total, "fraction": fraction})
 
 
 @contextlib.contextmanager
