@@ -129,7 +129,7 @@ def cancel(settings: config.Settings, screen: Screen, job_id: str, *, as_json: b
         if kind not in CANCELLED_BY:
             raise errors.InvalidInput(
                 f"Job {job_id} is no benchmark and no training ({kind}), and only those are cancelled. "
-                "A check ends when its model or dataset is deleted."
+                "A check ends when its model or dataset is deleted, a measurement with its search."
             )
         told = client.cancel(CANCELLED_BY[kind], job_id)
     if as_json:

@@ -206,7 +206,7 @@ def test_a_job_that_was_taken_back_asks_for_no_reason(api: Api, runner: CliRunne
 def test_checks_are_not_cancelled_and_it_is_said_what_ends_them(api: Api, runner: CliRunner):
     done = runner.invoke(cli.main, ["jobs", "cancel", JOB])
     assert done.exit_code == 1
-    assert "A check ends when its model or dataset is deleted." in done.stderr
+    assert "A check ends when its model or dataset is deleted, a measurement with its search." in done.stderr
 
 
 def test_a_training_is_ordered_by_names_with_the_hyper_parameters_that_were_set(api: Api, runner: CliRunner):
