@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from shared import gpu
+from shared import config, gpu
 from shared.gpu import Use
 from shared.wire.client import ask_status
 
@@ -68,7 +68,7 @@ def read(root: Path = Path("/"), broker: str | None = None) -> Reading:
         busy_s=busy_s,
         steal_s=steal_s,
         own_s=sum(_used(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)),
-        quota_cores=_quota(_text(root / "sys/fs/cgroup/cpu.max")),
+        quota_cores=config.quota_cores(_text(root / "sys/fs/cgroup/cpu.max")),
         stopped_s=int(stopped[1]) / 1e6 if stopped else None,
         heat_events=sum(heat) if heat else None,
         governors=frozenset(_text(path).strip() for path in root.glob(f"{_CPUS}/cpu[0-9]*/cpufreq/scaling_governor")),
@@ -175,12 +175,6 @@ def _processor_time(stat: str) -> tuple[int, float | None, float | None]:
         return cores or 1, None, None
     user, nice, system, _idle, _iowait, irq, softirq, steal = ticks[:8]
     return cores, (user + nice + system + irq + softirq) * _TICKS_S, steal * _TICKS_S
-
-
-def _quota(cpu_max: str) -> float | None:
-    """Cores a quota allows, from the text of the control group's `cpu.max`: `<quota or "max"> <period>`."""
-    fields = cpu_max.split()
-    return int(fields[0]) / int(fields[1]) if len(fields) == 2 and fields[0] != "max" else None
 
 
 def _used(who: int) -> float:

@@ -167,8 +167,11 @@ class Gate:
 
     def csrf_token(self, scope: Scope) -> str | None:
         """The token that a request let in by its cookie needs to change something; None for all others."""
-        credential, session_id = credential_of(scope), scope["state"]["identity"].session_id
-        return self._signer.csrf(session_id) if credential and credential.by_cookie and session_id else None
+        session_id = scope["state"]["identity"].session_id
+        if session_id is None:
+            return None
+        credential = credential_of(scope)
+        return self._signer.csrf(session_id) if credential and credential.by_cookie else None
 
     def _scrapes(self, scope: Scope) -> bool:
         """Whether this is the page for Prometheus, asked for with the token for it."""

@@ -31,6 +31,8 @@ Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Text = Annotated[str, Meta(max_length=4096)]
 
 
+CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+
 HOME = Path(__file__).absolute().parents[1]
 """The checkout this runs from (`make setup` installs in place)."""
 
@@ -92,7 +94,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper"):
         int,
         Meta(ge=1, le=16, description="Uploads checked at once; of large datasets, and of conversions, one at a time."),
     ] = 3
-    inference_workers: Annotated[Count, Meta(description="Inference threads in all.")] = 10
+    inference_workers: Annotated[
+        Count, Meta(description="Inference threads in all; a process starts no more than its share of the cores.")
+    ] = 10
     inference_processes: Annotated[
         int, Meta(ge=0, le=256, description="Inference processes; 0 means min(INFERENCE_WORKERS, cores).")
     ] = 0
@@ -252,8 +256,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper"):
 
 
 def cores() -> int:
-    """CPU cores this process may use (affinity respected), at least 1."""
-    return len(os.sched_getaffinity(0)) or 1
+    """CPU cores this process may use: those it may run on, or the fewer whole ones of a container's quota; at least 1.
+
+    More threads than that would use the quota up early in each period, and all of them stand still for the rest of it.
+    """
+    present = len(os.sched_getaffinity(0))
+    try:
+        quota = quota_cores(CPU_MAX.read_text())
+    except OSError:  # no cgroup of ours
+        quota = None
+    return max(1, present if quota is None else min(present, int(quota)))
+
+
+def quota_cores(cpu_max: str) -> float | None:
+    """Cores a quota allows, from the text of the control group's `cpu.max`: `<quota or "max"> <period>`."""
+    fields = cpu_max.split()
+    return int(fields[0]) / int(fields[1]) if len(fields) == 2 and fields[0] != "max" else None
 
 
 def memory_mb() -> float:

@@ -332,4 +332,7 @@ def _prediction(request_id: str, model_id: str, done: Done, blobs: Sequence[byte
 
 def header(scope: Scope, wanted: bytes) -> bytes:
     """The value of a header by its name in small letters; empty where it was not sent."""
-    return next((value for name, value in scope["headers"] if name == wanted), b"")
+    for name, value in scope["headers"]:
+        if name == wanted:
+            return value
+    return b""

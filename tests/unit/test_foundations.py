@@ -20,6 +20,28 @@ from shared.db import connection, registry
 from tests.conftest import make_certificate
 
 
+@pytest.mark.parametrize(
+    ("quota", "cores"),
+    [
+        ("400000 100000", 4),
+        ("350000 100000", 3),
+        ("50000 100000", 1),
+        ("900000 100000", 6),
+        ("max 100000", 6),
+        (None, 6),
+    ],
+)
+def test_a_containers_quota_bounds_the_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quota: str | None, cores: int
+):
+    monkeypatch.setattr(config, "CPU_MAX", tmp_path / "cpu.max")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)))
+    if quota is not None:
+        config.CPU_MAX.write_text(f"{quota}\n")
+    assert config.cores() == cores
+    assert len(config.load({}).inference_farm) == cores
+
+
 def test_the_seeds_names_and_defaults():
     settings = config.load({})
     assert (settings.max_gpu_workers, settings.inference_workers, settings.log_level) == (2, 10, "info")
