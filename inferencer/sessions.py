@@ -32,6 +32,8 @@ FAILED_S = 1.0
 """How long a load that failed is not tried again: who waited for it is refused for the same reason."""
 TOO_LARGE_S = 60.0
 """The same for one that was too large: others may have been at work while it was measured."""
+AMPLE, OF_A_FILE = 1.2, 4.0
+"""How much memory is advised for a model, times what it took or, before it was ever loaded, its file."""
 MB = 2**20
 
 logger = logging.getLogger(__name__)
@@ -259,8 +261,7 @@ class Sessions:
             errors.Unavailable: Nobody could make room in time.
         """
         if mb > self._share.mb:
-            self._sizes.pop(_kind(serving), None)
-            raise self._too_large(mb)
+            raise self._too_large(mb, measured=self._sizes.pop(_kind(serving), None) is not None)
         end_s, pushed = self._clock() + ROOM_S, False
         while (victim := self._in_the_way(serving.model_id, mb, wanted, end_s)) is not None:
             self._push_out(victim, end_s)
@@ -289,13 +290,14 @@ class Sessions:
         self._unloads += 1
         logger.info("unloaded %s to make room", victim)
 
-    def _too_large(self, mb: float) -> errors.Conflict:
-        processes = self._share.processes
-        each, limit = math.ceil(mb), math.floor(self._share.mb)
+    def _too_large(self, mb: float, *, measured: bool) -> errors.Conflict:
+        processes, limit = self._share.processes, math.floor(self._share.mb)
+        takes = f"takes {math.ceil(mb)} MB" if measured else f"takes more than the {math.ceil(mb)} MB of its file"
         where = f"each of {processes} inference processes" if processes > 1 else "the inference process"
+        enough = math.ceil(mb * processes * (AMPLE if measured else OF_A_FILE))
         return errors.Conflict(
-            f"The model takes {each} MB of memory in {where}, which may use {limit} MB for models. Set "
-            f"INFERENCE_MEMORY_MB to {each * processes} or more and start the platform again, or use a smaller model."
+            f"The model {takes} in {where}, which may use {limit} MB for models. Set INFERENCE_MEMORY_MB to {enough} "
+            "or more and start the platform again, or use a smaller model."
         )
 
     def _expected_mb(self, serving: Serving) -> float:

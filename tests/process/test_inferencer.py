@@ -246,7 +246,9 @@ def test_more_models_than_fit_take_turns_and_one_that_never_fits_is_told_so(
                 )
                 numbers = [json.loads(body)["outputs"]["y"][0][0] for _, (body,) in given]
                 assert numbers == [heavy.index(model_id) for model_id in names]
-            with pytest.raises(errors.Conflict, match=r"takes \d+ MB .* INFERENCE_MEMORY_MB to \d+ or more"):
+            with pytest.raises(
+                errors.Conflict, match=r"more than the 49 MB of its file .* INFERENCE_MEMORY_MB to 193 or more"
+            ):
                 await predict(client, heavy[4], b"[[7]]", form="tensors", outputs=True)
             await predict(client, heavy[0], b"[[7]]", form="tensors", outputs=True)
             await told(client, lambda memory: memory.unloads >= 5)

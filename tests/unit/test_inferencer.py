@@ -534,8 +534,8 @@ class TestMemory:
         assert isinstance(refused, Failed)
         assert refused.code == "conflict"
         assert refused.message == (
-            "The model takes 140 MB of memory in each of 2 inference processes, which may use 100 MB for models. Set "
-            "INFERENCE_MEMORY_MB to 280 or more and start the platform again, or use a smaller model."
+            "The model takes 140 MB in each of 2 inference processes, which may use 100 MB for models. Set "
+            "INFERENCE_MEMORY_MB to 336 or more and start the platform again, or use a smaller model."
         )
         assert self.held(small) == ["a"]
         small.skipped_s += FAILED_S
@@ -545,12 +545,21 @@ class TestMemory:
         small.sizes["d"] = 60  # what else grew when it was measured does not now
         assert isinstance(self.ask(small, "d"), Done)
 
+    def test_one_whose_file_is_too_large_already_is_not_loaded(self, small: Farm) -> None:
+        with small.shelf.file.open("wb") as file:
+            file.truncate(101 << 20)  # sparse
+        refused = self.ask(small, "a")
+        assert isinstance(refused, Failed)
+        assert "takes more than the 101 MB of its file" in refused.message
+        assert "INFERENCE_MEMORY_MB to 808 or more" in refused.message
+        assert small.engines == []
+
     def test_a_deployment_that_is_too_large_leaves_it_to_what_serves(self, small: Farm) -> None:
         self.ask(small, "a")
         small.sizes["a"] = 120
         small.shelf.activate("a", "dep_1")
         eventually(lambda: small.sessions.loaded()[0].problem)
-        assert "INFERENCE_MEMORY_MB to 240" in small.sessions.loaded()[0].problem
+        assert "INFERENCE_MEMORY_MB to 288" in small.sessions.loaded()[0].problem
         assert isinstance(self.ask(small, "a"), Done)
 
     def test_a_takeover_has_others_make_room(self, small: Farm) -> None:
