@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 
 import pytest
 from rich.console import Console
@@ -13,15 +12,9 @@ from console.client import Client
 from console.screen import Screen
 from shared import config, errors
 from shared.specs import BenchmarkSpec
-from tests.process.platform import Platform, running
+from tests.process.platform import Platform
 
 pytestmark = pytest.mark.process
-
-
-@pytest.fixture(scope="module")
-def platform() -> Iterator[Platform]:
-    with running() as platform:
-        yield platform
 
 
 @pytest.fixture(autouse=True)

@@ -27,19 +27,13 @@ from shared.db.accounts import Account
 from shared.db.tables import Artifact
 from shared.trace import Origin
 from tests.dataset_kit import Content, of_classes, picture, video, zipped
-from tests.process.platform import ROOT, Platform, family, running, settled, wait_for
+from tests.process.platform import ROOT, Platform, family, settled, wait_for
 from tests.unit.test_dataset_archives import GOOD, patched, with_member
 
 MB = 1024 * 1024
 CHECK = "preparer.enclosed_dataset"
 
 Make = Callable[[Path], Path]
-
-
-@pytest.fixture(scope="module")
-def platform() -> Iterator[Platform]:
-    with running() as platform:
-        yield platform
 
 
 @pytest.fixture(scope="module")

@@ -36,17 +36,6 @@ def platform() -> Iterator[Platform]:
 
 
 @pytest.fixture(scope="module")
-def admin(platform: Platform) -> Iterator[httpx.Client]:
-    with platform.login() as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def digits(admin: httpx.Client) -> str:
-    return upload_digits(admin)
-
-
-@pytest.fixture(scope="module")
 def report(admin: httpx.Client, digits: str) -> str:
     """A report that can only choose OpenVINO."""
     return measured(admin, model_id=digits, **ORDER)

@@ -48,12 +48,6 @@ def platform() -> Iterator[Platform]:
         assert "Traceback" not in up.logs()
 
 
-@pytest.fixture(scope="module")
-def admin(platform: Platform) -> Iterator[httpx.Client]:
-    with platform.login() as client:
-        yield client
-
-
 def opened(port: int, headers: dict[str, str] | None = None, query: str = "", **options: Any) -> ClientConnection:
     url = f"ws://{HOST}:{port}{PATH}{query}"
     return connect(url, additional_headers=headers, proxy=None, compression=None, **options)

@@ -11,18 +11,12 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.process.platform import Platform, running, settled, upload_digits, wait_for
+from tests.process.platform import Platform, settled, upload_digits, wait_for
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 ORDER = {"engines": ["onnxruntime"], "batch_sizes": [1], "num_iterations": 50, "max_seconds": 2}
-
-
-@pytest.fixture(scope="module")
-def platform() -> Iterator[Platform]:
-    with running() as up:
-        yield up
 
 
 @pytest.fixture(scope="module")

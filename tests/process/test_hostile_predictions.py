@@ -209,12 +209,6 @@ def platform() -> Iterator[Platform]:
 
 
 @pytest.fixture(scope="module")
-def admin(platform: Platform) -> Iterator[httpx.Client]:
-    with platform.login() as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
 def key(admin: httpx.Client) -> str:
     return str(admin.post("/auth/api-keys", json={"name": "hostile"}).json()["key"])
 

@@ -109,12 +109,6 @@ def platform() -> Iterator[Platform]:
 
 
 @pytest.fixture(scope="module")
-def admin(platform: Platform) -> Iterator[httpx.Client]:
-    with platform.login() as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
 def people(platform: Platform, admin: httpx.Client) -> Iterator[dict[str, httpx.Client]]:
     """Two engineers and a viewer."""
     with contextlib.ExitStack() as stack:

@@ -43,12 +43,6 @@ def platform() -> Iterator[Platform]:
         yield up
 
 
-@pytest.fixture(scope="module")
-def admin(platform: Platform) -> Iterator[httpx.Client]:
-    with platform.login() as client:
-        yield client
-
-
 class Client:
     """NVIDIA's, which takes a header with every call, and writes into it."""
 

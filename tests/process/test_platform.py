@@ -7,7 +7,6 @@ import os
 import signal
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.process.platform import DIGITS, Platform, running, settled, upload_digits, wait_for
+from tests.process.platform import DIGITS, Platform, settled, upload_digits, wait_for
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
 
@@ -25,23 +24,6 @@ SMALL = {
     "num_iterations": 200,
     "max_seconds": 5,
 }
-
-
-@pytest.fixture(scope="module")
-def platform() -> Iterator[Platform]:
-    with running() as up:
-        yield up
-
-
-@pytest.fixture(scope="module")
-def admin(platform: Platform) -> Iterator[httpx.Client]:
-    with platform.login() as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def digits(admin: httpx.Client) -> str:
-    return upload_digits(admin)
 
 
 def held_out() -> list[tuple[Path, str]]:

@@ -12,7 +12,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.process.platform import Platform, running, settled, upload_digits, wait_for
+from tests.process.platform import Platform, running, settled, wait_for
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
 
@@ -25,17 +25,6 @@ DRIVING_WITHIN_S = 90.0
 def platform() -> Iterator[Platform]:
     with running(PREPARERS="1") as up:
         yield up
-
-
-@pytest.fixture(scope="module")
-def admin(platform: Platform) -> Iterator[httpx.Client]:
-    with platform.login() as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def digits(admin: httpx.Client) -> str:
-    return upload_digits(admin)
 
 
 def order(admin: httpx.Client, model_id: str, **load: Any) -> str:

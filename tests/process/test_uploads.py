@@ -18,19 +18,13 @@ from PIL import Image
 
 from shared import config, metadata
 from tests.conftest import needs
-from tests.process.platform import DIGITS, Platform, running, settled
+from tests.process.platform import DIGITS, Platform, settled
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
 
 READY_S = 180.0
 CATS = ["cat", "dog", "owl"]
 Made = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def platform() -> Iterator[Platform]:
-    with running() as platform:
-        yield platform
 
 
 @pytest.fixture(scope="module")
