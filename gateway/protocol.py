@@ -41,6 +41,9 @@ CLOSE_S = 2.0
 UNSENT_BYTES = 2**20
 """What may wait for the client of a WebSocket to read."""
 
+BODY_IS_HERE = "body_is_here"
+"""In the state of a request whose body has come in completely: nobody has to wait for it."""
+
 REASONS: dict[HTTPStatus, tuple[str, str]] = {
     HTTPStatus.BAD_REQUEST: ("bad_request", "This is not valid HTTP/1.1."),
     HTTPStatus.REQUEST_TIMEOUT: ("header_too_slow", f"The header of a request must be here within {HEADER_S:.0f} s."),
@@ -156,6 +159,11 @@ class BoundedHttp(HttpToolsProtocol):
         """A part of a body; what follows the last one, the trailer, is bounded like a header."""
         self._unheard = 0
         super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """A request is here to its end."""
+        self.scope["state"][BODY_IS_HERE] = True
+        super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what cannot be parsed; uvicorn calls this."""

@@ -15,7 +15,7 @@ from uvicorn.server import ServerState
 
 from gateway import __main__ as service
 from gateway import protocol
-from gateway.protocol import HEADER_BYTES, HEADER_FIELDS, BoundedHttp, BoundedSocket
+from gateway.protocol import BODY_IS_HERE, HEADER_BYTES, HEADER_FIELDS, BoundedHttp, BoundedSocket
 from tests.unit.gateway_kit import context_at
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[Any]]
@@ -24,15 +24,17 @@ POST = b"POST / HTTP/1.1\r\nHost: x\r\n"
 
 
 class Echo:
-    """Answers with the size of the body; remembers how its requests ended."""
+    """Answers with the size of the body; remembers whether it was there at once, and how its requests ended."""
 
     def __init__(self) -> None:
         self.ends: list[str] = []
+        self.whole: list[bool] = []
         self.padding = b""
         self.go_on = asyncio.Event()
         self.go_on.set()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.whole.append(BODY_IS_HERE in scope["state"])
         size, more = 0, True
         while more:
             message = await receive()
@@ -145,6 +147,22 @@ def test_a_large_body_is_no_header() -> None:
     size = 5 * HEADER_BYTES
     head = POST + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % size
     assert answers(head + b"a" * size).endswith(str(size).encode())
+
+
+def test_a_body_that_is_here_is_said_to_be() -> None:
+    async def talk(app: Echo, connect: Any) -> list[bool]:
+        reader, writer = await connect()
+        head = POST + b"Content-Length: 2\r\n\r\n"
+        for first, rest in ((head + b"ab", b""), (head, b"ab"), (head + b"a", b"b")):
+            called = len(app.whole)
+            writer.write(first)
+            while len(app.whole) == called:
+                await asyncio.sleep(0.01)
+            writer.write(rest)
+            assert (await reader.readuntil(b"\r\n\r\n2")).startswith(b"HTTP/1.1 200 ")
+        return app.whole
+
+    assert converse(talk) == [True, False, False]
 
 
 def test_a_trailer_without_end_ends_the_request() -> None:
