@@ -22,7 +22,7 @@ def main(settings: config.Settings, stop: process.Stop, index: int) -> None:
     farm = settings.inference_farm
     threads = farm[index]
     at_once = min(threads, max(1, config.cores() // len(farm)))
-    shared_out = {"cores": config.cores(), "processes": len(farm), "threads": threads, "batches_at_once": at_once}
+    shared_out = {"cores": config.cores(), "processes": len(farm), "batches_at_once": at_once}
     logger.info("taking work", extra=shared_out)
     sessions = Sessions(DatabaseCatalog(settings), share=Share(settings.inference_share_mb, len(farm)))
     batcher = Batcher(at_once, sessions.room)
