@@ -190,9 +190,10 @@ class Core:
 
     def _admit(self, now_s: float, request: Request) -> bool:
         """Make sure that a request may wait; who crowds the lane gives way to who does not."""
-        limit = self._ahead_at_most(now_s, request.submit.queue_ttl_ms / 1000)
-        if self.lane.images > limit and self.lane.ahead(request.submit.caller) > limit:
-            return False
+        if self.lane.images:
+            limit = self._ahead_at_most(now_s, request.submit.queue_ttl_ms / 1000)
+            if self.lane.images > limit and self.lane.ahead(request.submit.caller) > limit:
+                return False
         if not self.lane.admits(request.size_bytes):
             for other in self.lane.give_way(request):
                 del self._requests[other.submit.request_id]
@@ -301,11 +302,13 @@ class Core:
         if isinstance(message, Done) or message.code in OURS:
             worker.did(now_s, well=isinstance(message, Done))
         self._pace.answered(now_s, request.images)
-        self._dispatch(now_s)  # before it is said how much room there is
         if not request.answered:
             self._completed += isinstance(message, Done)
             self._failed += isinstance(message, Failed)
-            self._send(request.client, self._with_crowd(now_s, request.submit.caller, message), blobs)
+            if len(self.lane):
+                self._dispatch(now_s)  # before it is said how much room there is
+                message = self._with_crowd(now_s, request.submit.caller, message)
+            self._send(request.client, message, blobs)
         self._let_go(worker)
 
     def _refuse(self, request: Request, error: AppError) -> None:
