@@ -14,6 +14,7 @@ import uvloop
 
 from gateway.app import create_app
 from gateway.context import Context
+from gateway.listener import Listener
 from gateway.protocol import BoundedHttp, BoundedSocket
 from shared import config, process
 from shared.db import connection
@@ -46,7 +47,17 @@ class Server(uvicorn.Server):
         a full collection every few seconds stops everything for a tenth of a second.
         """
         await super().startup(sockets)
+        ports = [port for server in self.servers for port in server.sockets]
+        self._listener = Listener(ports, self._protocol, self.config.ssl)
         gc.freeze()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop, and take no more connections first."""
+        self._listener.close()
+        await super().shutdown(sockets)
+
+    def _protocol(self) -> asyncio.Protocol:
+        return BoundedHttp(self.config, self.server_state, self.lifespan.state)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import NamedTuple
 
 import msgspec
@@ -41,13 +42,17 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     expires_at_ms: int | None
 
 
+Asked = dict[bytes, asyncio.Task[Identity]]
+
+
 class Credentials:
     """Turns credentials into identities. Answers from memory what the database said since access last changed."""
 
     def __init__(self, store: Store, signer: tokens.Signer) -> None:
         self._store, self._signer = store, signer
         self._known: dict[bytes, Identity] = {}
-        self._generation = 0
+        self._asked: Asked = {}
+        """Look-ups under way: a thousand connections that show one credential ask the database once."""
 
     async def identify(self, scope: Scope) -> Identity:
         """The identity behind a request.
@@ -69,21 +74,31 @@ class Credentials:
 
     def forget(self) -> None:
         """Drop everything remembered: a role, a session or a key changed."""
-        self._generation += 1
         self._known.clear()
+        self._asked = {}  # what was read before a change must not be remembered after it
 
     async def _look_up(self, credential: bytes) -> Identity:
-        generation = self._generation
+        asked = self._asked
+        task = asked.get(credential)
+        if task is None:
+            task = asked[credential] = asyncio.create_task(self._find(credential))
+            task.add_done_callback(lambda done: self._found(asked, credential, done))
+        return await asyncio.shield(task)
+
+    async def _find(self, credential: bytes) -> Identity:
         text = credential.decode("latin-1")
-        if text.startswith(apikeys.KEY_PREFIX):
-            identity = await self._by_key(text)
-        else:
-            identity = await self._by_token(text)
-        if generation == self._generation:  # what was read before a change must not be remembered after it
-            if len(self._known) >= CACHED:
-                self._known.clear()
-            self._known[credential] = identity
-        return identity
+        return await (self._by_key(text) if text.startswith(apikeys.KEY_PREFIX) else self._by_token(text))
+
+    def _found(
+        self, asked: dict[bytes, asyncio.Task[Identity]], credential: bytes, done: asyncio.Task[Identity]
+    ) -> None:
+        """A look-up has ended; `asked` are those of its time."""
+        asked.pop(credential, None)
+        if done.cancelled() or done.exception() is not None or asked is not self._asked:
+            return
+        if len(self._known) >= CACHED:
+            self._known.clear()
+        self._known[credential] = done.result()
 
     async def _by_key(self, key: str) -> Identity:
         if not apikeys.well_formed(key):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gateway import caches, events
 from gateway.context import Context
-from shared import apikeys, clock
+from shared import apikeys, clock, errors
 from shared.db import accounts
 from tests.unit.gateway_kit import Conversation, context_at, converse
 
@@ -72,3 +73,42 @@ def test_an_open_stream_outlives_no_expiry(db_file: Path, tmp_path: Path, monkey
 
     converse(context, talk, meanwhile)
     assert talk.status == 200
+
+
+def test_many_connections_with_one_credential_ask_the_database_once(
+    db_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also right after access has changed, when all that was remembered is dropped."""
+    context = context_at(tmp_path)
+    _, key_id, _, key, _ = credentials_of(context)
+    asked: list[object] = []
+    read = context.store.read
+
+    async def counted(*given: Any) -> Any:
+        asked.append(given)
+        return await read(*given)
+
+    monkeypatch.setattr(context.store, "read", counted)
+    scope: Any = {"headers": [(b"x-api-key", key.encode())], "state": {}}
+
+    async def crowd() -> set[str]:
+        found = await asyncio.gather(*(context.credentials.identify(scope) for _ in range(1000)))
+        return {identity.account.username for identity in found}
+
+    async def scenario() -> None:
+        assert await crowd() == {"eve"} and len(asked) == 1
+        under_way = [asyncio.ensure_future(context.credentials.identify(scope)) for _ in range(3)]
+        context.credentials.forget()
+        assert await crowd() == {"eve"} and len(asked) == 2
+        await asyncio.gather(*under_way)
+        accounts.revoke_key(key_id, accounts.by_name("eve")[0].id)
+        early = asyncio.ensure_future(context.credentials.identify(scope))
+        await asyncio.sleep(0)
+        context.credentials.forget()
+        with pytest.raises(errors.Unauthorized):
+            await crowd()
+        with pytest.raises(errors.Unauthorized):
+            await context.credentials.identify(scope)
+        await asyncio.gather(early, return_exceptions=True)
+
+    asyncio.run(scenario())
