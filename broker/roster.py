@@ -145,7 +145,7 @@ class Roster:
 
         One that only fails takes what no other can: it is quick at that, and would get everything. Those that have the
         model come first, also where it has to wait for them a little: a model is loaded once more for a worker that has
-        much less to do than they.
+        much less to do than they. One that would have others make room leaves it to who loads the model already.
         """
         able = [worker for worker in self._workers.values() if worker.can_take(request)]
         best = max(able, key=_rank, default=None)
@@ -154,7 +154,8 @@ class Roster:
         having = (worker for worker in self._having(request) if not worker.failing)
         there = max(having, key=lambda worker: (worker in able, _rank(worker)), default=None)
         if there is None:
-            return best
+            others_go = not best.fits(max(best.loaded.values(), default=0.0))
+            return None if others_go and not request.alone and self._loads(request) else best
         part = SPREAD if best.fits(there.loaded[request.submit.model_id]) else SPREAD_FULL
         if best.free - there.free >= part * there.credit:
             return best
@@ -169,6 +170,11 @@ class Roster:
     def has(self, request: Request) -> bool:
         """Whether its model is in memory anywhere."""
         return any(self._having(request))
+
+    def _loads(self, request: Request) -> bool:
+        """Whether a worker is at a request for the model, which none has in memory."""
+        held = (held for worker in self._workers.values() for held in worker.holds.values())
+        return any(other.submit.model_id == request.submit.model_id and not other.answered for other in held)
 
     def _having(self, request: Request) -> Iterator[Worker]:
         model_id = request.submit.model_id

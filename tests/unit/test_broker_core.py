@@ -713,6 +713,20 @@ def test_a_model_that_would_push_others_out_stays_where_it_is_for_longer():
     assert [to for to, _ in assigned(out)] == [A, A, A, A, A, A, B, A]
 
 
+def test_two_workers_with_full_memories_do_not_load_the_same_model_at_once():
+    full = Memory(limit_mb=20, used_mb=19)
+    broker = core()
+    for worker in (A, B):
+        broker.handle(0, worker, ready(worker, credit=8))
+        broker.handle(0, worker, msgspec.structs.replace(beat("mdl", "other"), memory=full))
+    out = [sent for name in ("c0", "c1") for sent in broker.handle(0, CLIENT, submit(name, model_id="cold"))]
+    [(loader, _)] = assigned(out)
+    other = B if loader == A else A
+    assert assigned(broker.handle(1, CLIENT, submit("r"))) == [(other, "r")]
+    assert assigned(broker.handle(2, loader, failed("c0"))) == [(loader, "c1")]
+    assert assigned(broker.handle(3, loader, done("c1"))) == []
+
+
 def test_waiting_for_a_model_has_its_end_too_and_leaves_half_of_the_lane_to_others():
     broker = core(limit=4)
     broker.handle(0, A, ready(A, credit=4, models=("mdl",)))
@@ -896,7 +910,9 @@ class Schedules(RuleBasedStateMachine):
     def heartbeat(self, number: int) -> None:
         worker = self.farm[number]
         if worker.reachable:
-            self.says(worker, beat(*worker.models, boot=str(worker.boot)))
+            full = Memory(limit_mb=20, used_mb=20) if number else Memory()
+            said = beat(*worker.models, boot=str(worker.boot))
+            self.says(worker, msgspec.structs.replace(said, memory=full))
 
     @rule(number=workers, model=st.sampled_from(MODELS))
     def load(self, number: int, model: str) -> None:
