@@ -105,7 +105,8 @@ def _both(record: SearchRecord) -> list[str]:
     one = f"One setting is both most accurate and fastest: {ends[0]}."
     many = f"More accuracy costs time: from {ends[0]} to {ends[1]}, with what lies between in the table of the front."
     said = [how, one if found[0].values == found[-1].values else many]
-    again = [each for each in record.outcome.finalists if each.stage == "search" and each.again]
+    repeated = [each for each in record.outcome.finalists if each.stage == "search" and each.again]
+    again = [each for each in repeated if len(each.again) == max(len(one.again) for one in repeated)]
     chosen = next((each for each in again if each.genome == record.outcome.best), None)
     if chosen is None:
         return [

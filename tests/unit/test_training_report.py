@@ -320,6 +320,10 @@ def test_what_lies_between_accuracy_and_latency_is_told_with_the_choice_and_its_
     outcome = msgspec.structs.replace(about.outcome, best=close.genome, finalists=[beside, close])
     told = " ".join(search.told(msgspec.structs.replace(about, outcome=outcome)))
     assert "it is the fastest whose accuracy over the seeds is within one standard error of the best, which has" in told
+    once = msgspec.structs.replace(close, again=[(0.999, 0.1)])
+    outcome = msgspec.structs.replace(about.outcome, best=beside.genome, finalists=[beside, once])
+    told = " ".join(search.told(msgspec.structs.replace(about, outcome=outcome)))
+    assert "it is the most accurate over the seeds" in told, "what gave a result for one seed is not compared"
     alone = msgspec.structs.replace(about.outcome, finalists=[])
     assert "Chosen is the most accurate setting" in " ".join(search.told(msgspec.structs.replace(about, outcome=alone)))
 
