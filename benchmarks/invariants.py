@@ -35,6 +35,7 @@ STEPS = {
     "put off": ("running", "queued"),
     "completed": ("running", "completed"),
     "failed": ("running", "failed"),
+    "no room": ("failed", "failed"),
 }
 """What each event does to a job: from which state to which. Two more depend on the job: `cancelled`, `worker lost`."""
 

@@ -180,17 +180,23 @@ class Coordinator:
     # --- one step ---------------------------------------------------------------------------------------------------
 
     def _measure(self, job: jobs.Claimed, known: Directed) -> bool:
-        """Have the latencies measured before anything is trained; that they cannot be ends the search."""
-        found = searches.measurement(job.id)
+        """Have the latencies measured before anything is trained; that they cannot be ends the search, unless there was
+        no room on the disk: then they are measured when there is.
+        """
+        found, held_up = searches.measurement(job.id), self._held_up(known)
         if found is not None and found.status == "completed":
             known.latencies = searches.latencies(searches.found(job.id))
             return self._direct(job, known)
+        if found is not None and found.status == "failed" and (held_up is not None or found.no_room):
+            if not found.no_room:
+                searches.note_no_room(job, found.id, str(held_up))
+            found = None
         if found is not None and found.status not in jobs.OPEN:
             why = found.error or "that was cancelled"
             self._fail(job, f"The latency could not be measured, and nothing was trained: {why}")
             return True
         sizes = image_sizes(known.ga.search_space)
-        if found is None:
+        if found is None and held_up is None:
             serves = registry.incumbent(known.training.model_id)
             engine = known.ga.engine or (serves.engine if serves else "onnxruntime")
             spec = MeasureSpec(search_id=job.id, training=known.training, image_sizes=sizes, engine=engine)
@@ -198,6 +204,8 @@ class Coordinator:
             self._announcer.doorbell("accelerator")
         if found is not None and found.status == "running":
             stage = MEASURING.format(count=len(sizes), stage=found.stage or "starting")
+        elif found is None and held_up is not None:
+            stage = f"waiting: {held_up}"
         else:
             stage = WAITING.format(count=len(sizes))
         self._tell_progress(job, known, self._progress(job, known) | {"stage": stage})
@@ -208,10 +216,12 @@ class Coordinator:
         nothing of its hyper-parameters.
         """
         for each in searches.ended(job.id):
-            if each.status == "failed" and (held_up is not None or each.number in known.short_of_room):
+            if each.status == "failed" and (held_up is not None or each.no_room):
                 known.short_of_room.add(each.number)
                 if held_up is None:
                     self._order_again(job, known, each)
+                elif not each.no_room:
+                    searches.note_no_room(job, each.job_id, held_up)
                 continue
             latency_ms = known.latency_of(known.search.trials[each.number].genome)
             result = known.search.tell(each.number, _result(each, latency_ms))

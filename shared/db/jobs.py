@@ -133,6 +133,9 @@ LOG = "log"
 
 LOG_CHARACTERS = 16_000
 
+NO_ROOM = "no room"
+"""The event that says of a job that failed that the disk was full then."""
+
 GiveUp = Callable[[Claimed, str], None]
 """Writes what else must change when a job ends without a result, within that transaction; gets the reason."""
 
@@ -675,6 +678,18 @@ def _quiet_since_ms() -> int:
 def _end(job: Claimed, status: JobStatus, error: str | None = None) -> None:
     _mine(job, status=status, worker=None, error=error, finished_at_ms=clock.now_ms())
     _note(job.id, job.attempt, status, error or "", request_id=job.request_id)
+
+
+def note_no_room(job_id: str, why: str) -> None:
+    """Inside the caller's `write()`: a job failed while the disk was full."""
+    job = Job.get_by_id(job_id)
+    _note(job_id, job.attempt, NO_ROOM, why, request_id=job.request_id)
+
+
+def lacked_room() -> Any:
+    """The column `no_room` of a query of jobs: whether that was noted."""
+    noted = JobEvent.select(JobEvent.id).where((JobEvent.job_id == Job.id) & (JobEvent.event == NO_ROOM))
+    return peewee.fn.EXISTS(noted).alias("no_room")
 
 
 def check_ours(job: Claimed) -> None:

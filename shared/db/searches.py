@@ -42,6 +42,8 @@ class Step(NamedTuple):
     error: str | None
     stage: str | None
     """What it does, as it says itself."""
+    no_room: bool
+    """Whether it failed while the disk was full."""
 
 
 class Ended(NamedTuple):
@@ -52,6 +54,8 @@ class Ended(NamedTuple):
     status: JobStatus
     error: str | None
     result: TrainingResult | None
+    no_room: bool
+    """Whether it failed while the disk was full."""
 
 
 def order(spec: TrainingOrder, ga: SearchSpec, user_id: str, limit: int, origin: Origin | None = None) -> str:
@@ -141,6 +145,17 @@ def hand_out_again(search: jobs.Claimed, number: int, spec: TrialSpec, latency_m
     return job_id
 
 
+def note_no_room(search: jobs.Claimed, job_id: str, why: str) -> None:
+    """Note, for good, that a job of a search failed while the disk was full: it says nothing of what was tried.
+
+    Raises:
+        jobs.Fenced: The search has ended.
+    """
+    with connection.write(durable=True, name="search"):
+        jobs.check_ours(search)
+        jobs.note_no_room(job_id, why)
+
+
 def tell(search: jobs.Claimed, number: int, result: msgspec.Struct, outcome: msgspec.Struct) -> None:
     """Note what came of a trial, and what the search has found by now, for good.
 
@@ -197,14 +212,14 @@ def told(asked: Iterable[Asked]) -> list[Told]:
 def ended(search_id: str) -> list[Ended]:
     """The trials to be told, by number."""
     query = (
-        SearchTrial.select(SearchTrial.number, Job.id, Job.status, Job.error, Training.result)
+        SearchTrial.select(SearchTrial.number, Job.id, Job.status, Job.error, Training.result, jobs.lacked_room())
         .join(Job, on=(Job.id == SearchTrial.job_id))
         .join(Training, on=(Training.id == Job.id))
         .where((SearchTrial.search_id == search_id) & SearchTrial.result.is_null() & Job.status.not_in(jobs.OPEN))
         .order_by(SearchTrial.number)
     )
     return [
-        Ended(row.number, row.id, row.status, row.error, row.result and _RESULT.decode(row.result))
+        Ended(row.number, row.id, row.status, row.error, row.result and _RESULT.decode(row.result), row.no_room)
         for row in pages.stored(query)
     ]
 
@@ -244,7 +259,8 @@ def measurement(search_id: str) -> Step | None:
 
 def _step(search_id: str, column: Any) -> Step | None:
     stage = peewee.fn.json_extract(Job.progress, "$.stage").alias("stage")
-    query = Job.select(Job.id, Job.status, Job.error, stage).join(Search, on=(column == Job.id))
+    columns = (Job.id, Job.status, Job.error, stage, jobs.lacked_room())
+    query = Job.select(*columns).join(Search, on=(column == Job.id))
     return next((Step(*row) for row in pages.stored(query.where(Search.id == search_id))), None)
 
 

@@ -199,6 +199,35 @@ def test_a_latency_that_cannot_be_measured_ends_the_search_before_anything_is_tr
     assert why == "The latency could not be measured, and nothing was trained: vit cannot be trained at image_size 16."
 
 
+@pytest.mark.parametrize("stopped", [False, True], ids=["", "stopped while the disk was full"])
+def test_latencies_are_measured_when_there_is_room_on_the_disk(
+    admin: accounts.Account, placed: config.Settings, monkeypatch: pytest.MonkeyPatch, stopped: bool
+) -> None:
+    coordinator = Coordinator(placed, Heard())
+    early, late = order(admin.id, **TWO), order(admin.id, **TWO)
+    with monkeypatch.context() as full:
+        full.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=2**20, total=2**40, used=0))
+        coordinator.look()
+        assert Search.get_by_id(early).measurement_id is None, "nothing is begun without room"
+        assert "Free some space" in Job.get_by_id(early).progress["stage"]
+    coordinator.look()
+    lost = Search.get_by_id(late).measurement_id
+    measured(early)
+    with monkeypatch.context() as full:
+        full.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=2**20, total=2**40, used=0))
+        measured(late, "No room for what is exported (No space left on device).")
+        coordinator.look()
+        coordinator.look()
+        assert "Free some space" in Job.get_by_id(late).progress["stage"]
+    coordinator = Coordinator(placed, Heard()) if stopped else coordinator
+    coordinator.look()
+    assert status(late)[0] == "running"
+    assert Search.get_by_id(late).measurement_id != lost
+    measured(late, "The network cannot be exported.")
+    coordinator.look()
+    assert status(late)[0] == "failed"
+
+
 def test_a_search_that_is_cancelled_while_it_measures_ends_that(
     admin: accounts.Account, coordinator: Coordinator
 ) -> None:
@@ -343,8 +372,13 @@ def test_without_room_on_the_disk_a_search_waits_and_says_so(
     assert Job.get_by_id(search_id).progress["stage"] == "searching"
 
 
+@pytest.mark.parametrize("stopped", [False, True], ids=["", "stopped while the disk was full"])
 def test_trials_that_fail_while_the_disk_is_full_are_trained_when_there_is_room_again(
-    admin: accounts.Account, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+    admin: accounts.Account,
+    placed: config.Settings,
+    coordinator: Coordinator,
+    monkeypatch: pytest.MonkeyPatch,
+    stopped: bool,
 ) -> None:
     search_id = order(admin.id, seed=5)
     coordinator.look()
@@ -357,6 +391,7 @@ def test_trials_that_fail_while_the_disk_is_full_are_trained_when_there_is_room_
         coordinator.look()
         assert waiting(search_id) == []
         assert "Free some space" in Job.get_by_id(search_id).progress["stage"]
+    coordinator = Coordinator(placed, Heard()) if stopped else coordinator
     coordinator.look()
     assert waiting(search_id) == lost
     for row in SearchTrial.select():
