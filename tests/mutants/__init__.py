@@ -372,6 +372,13 @@ MUTANTS = (
         killed_by=RAW,
     ),
     Mutant(
+        name="a process whose engine broke for good goes on",
+        file="inferencer/doubts.py",
+        original="                self._end()\n",
+        mutated="                pass\n",
+        killed_by=("tests/unit/test_inferencer.py",),
+    ),
+    Mutant(
         name="a client's batch of tensors counts as one row",
         file="inferencer/batcher.py",
         original='"raw": self.assign.rows}',
