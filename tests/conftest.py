@@ -32,9 +32,15 @@ def db_file(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def admin(db_file: Path) -> accounts.Account:
+def owner(db_file: Path) -> accounts.Account:
     """An administrator (with a hash that no password matches)."""
     return accounts.add_user("root", "unusable", "admin")
+
+
+@pytest.fixture
+def admin(owner: accounts.Account) -> accounts.Account:
+    """The same; in tests of a whole platform this name is a client that is signed in."""
+    return owner
 
 
 def eventually(check: Callable[[], object], within_s: float = 10.0) -> None:

@@ -33,9 +33,9 @@ while ticket := jobs.peek("cpu", clock.now_ms()):
 
 
 @pytest.mark.process
-def test_every_job_is_claimed_by_exactly_one_of_many(db_file: Path, admin: Account):
+def test_every_job_is_claimed_by_exactly_one_of_many(db_file: Path, owner: Account):
     with connection.write():
-        made = {jobs.insert("convert", ConvertSpec(model_id="m"), user_id=admin.id) for _ in range(JOBS)}
+        made = {jobs.insert("convert", ConvertSpec(model_id="m"), user_id=owner.id) for _ in range(JOBS)}
     workers = [
         subprocess.Popen(
             [sys.executable, "-c", CLAIMER, str(db_file), f"w{index}"],

@@ -361,11 +361,11 @@ STEPS = [
 
 @pytest.mark.parametrize("kill", STEPS, ids=lambda kill: f"{kill[0]}-{kill[1]}")
 def test_a_preparer_that_dies_at_any_step_leaves_no_half_dataset(
-    kill: tuple[str, int], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, db_file: Path, admin: Account
+    kill: tuple[str, int], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, db_file: Path, owner: Account
 ):
     settings = config.load({"DATA_DIR": str(tmp_path_factory.mktemp("cvp")), "DB_PATH": str(db_file)})
     settings.make_folders()
-    dataset_id = add_dataset(settings, admin, zipped(tmp_path / "upload.zip", GOOD))
+    dataset_id = add_dataset(settings, owner, zipped(tmp_path / "upload.zip", GOOD))
 
     def preparer(failpoint: str) -> subprocess.Popen[bytes]:
         env = os.environ | {"DATA_DIR": settings.data_dir, "DB_PATH": settings.db_path, failpoints.VARIABLE: failpoint}

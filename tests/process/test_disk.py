@@ -104,10 +104,10 @@ def test_an_upload_is_refused_while_the_disk_is_full(settings: config.Settings, 
 
 
 def test_a_result_that_does_not_fit_fails_the_job_with_the_reason(
-    settings: config.Settings, admin: Account, start: Start
+    settings: config.Settings, owner: Account, start: Start
 ):
     (settings.reports / "staging").write_text("a file where the folder should be")
-    models = add_models(settings, admin, 1)
+    models = add_models(settings, owner, 1)
     start("tests.process.preparer_that", "serve")
     wait_for(settled, 30, "the end of all jobs")
     (job,) = tables.Job.select()
@@ -117,10 +117,10 @@ def test_a_result_that_does_not_fit_fails_the_job_with_the_reason(
     assert violations(settings, models) == []
 
 
-def test_a_database_that_cannot_grow_refuses_and_goes_on_later(admin: Account):
+def test_a_database_that_cannot_grow_refuses_and_goes_on_later(owner: Account):
     def order() -> str:
         with connection.write(durable=True):
-            return jobs.insert("convert", ConvertSpec(model_id="m" * 10_000), user_id=admin.id)
+            return jobs.insert("convert", ConvertSpec(model_id="m" * 10_000), user_id=owner.id)
 
     with full_disk(), pytest.raises(errors.Unavailable, match="database"):
         order()
@@ -155,9 +155,9 @@ def test_models_on_a_disk_that_turns_read_only_are_refused_until_it_is_writable_
 
 
 def test_a_database_that_cannot_be_written_is_read_and_goes_on_later(
-    settings: config.Settings, admin: Account, caller: Caller, start: Start
+    settings: config.Settings, owner: Account, caller: Caller, start: Start
 ):
-    model_id = add_ready_model(settings, admin)
+    model_id = add_ready_model(settings, owner)
     gateway, worker = start("gateway"), start("tests.process.preparer_that", "serve")
     wait_for(caller.up, 30, "the gateway")
     wait_for(settled, 30, "an idle worker")
@@ -168,7 +168,7 @@ def test_a_database_that_cannot_be_written_is_read_and_goes_on_later(
         assert caller.models().status_code == 200
         assert caller.part("database") == "degraded"
         with connection.write():
-            waits = jobs.insert("convert", ConvertSpec(model_id=model_id), user_id=admin.id)
+            waits = jobs.insert("convert", ConvertSpec(model_id=model_id), user_id=owner.id)
         log = settings.logs / "tests.process.preparer_that.log"
         wait_for(lambda: "the database cannot be used" in log.read_text(), 30, "a claim that is refused")
         assert (jobs.find(waits).status, jobs.find(waits).attempt) == ("queued", 0)

@@ -149,9 +149,9 @@ def statuses() -> list[tuple[str, int]]:
 
 @pytest.mark.parametrize("kill", WORKING, ids=named)
 def test_a_worker_that_dies_loses_nothing_and_does_nothing_twice(
-    kill: Kill, settings: config.Settings, admin: Account, start: Start
+    kill: Kill, settings: config.Settings, owner: Account, start: Start
 ):
-    models = add_models(settings, admin)
+    models = add_models(settings, owner)
     assert died(start("tests.process.preparer_that", "serve", failpoint=kill))
     start("tests.process.preparer_that", "serve")
     wait_for(settled, 30, "the end of all jobs")
@@ -163,9 +163,9 @@ def test_a_worker_that_dies_loses_nothing_and_does_nothing_twice(
 
 @pytest.mark.parametrize("kill", FAILING, ids=named)
 def test_a_worker_that_dies_while_it_fails_a_job_leaves_the_reason(
-    kill: Kill, settings: config.Settings, admin: Account, start: Start
+    kill: Kill, settings: config.Settings, owner: Account, start: Start
 ):
-    models = add_models(settings, admin)
+    models = add_models(settings, owner)
     assert died(start("tests.process.preparer_that", "refuse", failpoint=kill))
     start("tests.process.preparer_that", "refuse")
     wait_for(settled, 30, "the end of all jobs")
@@ -177,10 +177,10 @@ def test_a_worker_that_dies_while_it_fails_a_job_leaves_the_reason(
 
 @pytest.mark.parametrize("kill", RETRYING, ids=named)
 def test_a_worker_that_dies_while_it_puts_a_job_off_tries_no_more_often_for_it(
-    kill: Kill, settings: config.Settings, admin: Account, start: Start
+    kill: Kill, settings: config.Settings, owner: Account, start: Start
 ):
     (settings.reports / "staging").write_text("a file where the folder should be")
-    models = add_models(settings, admin, 1)
+    models = add_models(settings, owner, 1)
     assert died(start("tests.process.preparer_that", "serve", failpoint=kill))
     start("tests.process.preparer_that", "serve")
     wait_for(settled, 30, "the end of all jobs")
@@ -193,9 +193,9 @@ def test_a_worker_that_dies_while_it_puts_a_job_off_tries_no_more_often_for_it(
 
 @pytest.mark.parametrize("kill", commits("fail", hits=(1,)), ids=named)
 def test_a_running_job_stays_cancelled_whoever_dies_of_it(
-    kill: Kill, settings: config.Settings, admin: Account, start: Start
+    kill: Kill, settings: config.Settings, owner: Account, start: Start
 ):
-    models = add_models(settings, admin, 1)
+    models = add_models(settings, owner, 1)
     worker = start("tests.process.preparer_that", "slowly", failpoint=kill)
     wait_for(lambda: statuses() == [("running", 1)], 30, "the start")
     with connection.write():
@@ -209,9 +209,9 @@ def test_a_running_job_stays_cancelled_whoever_dies_of_it(
 
 @pytest.mark.parametrize("kill", CHILD, ids=named)
 def test_a_child_that_is_killed_every_time_fails_its_job_with_the_reason(
-    kill: Kill, settings: config.Settings, admin: Account, start: Start
+    kill: Kill, settings: config.Settings, owner: Account, start: Start
 ):
-    models = add_models(settings, admin, 1)
+    models = add_models(settings, owner, 1)
     worker = start("tests.process.preparer_that", "serve", failpoint=kill)
     wait_for(settled, 30, "the end of all jobs")
     assert worker.poll() is None, "the worker itself goes on"
@@ -221,8 +221,8 @@ def test_a_child_that_is_killed_every_time_fails_its_job_with_the_reason(
     assert "SIGKILL" in model.error
 
 
-def test_a_job_whose_child_is_killed_once_is_done_all_the_same(settings: config.Settings, admin: Account, start: Start):
-    models = add_models(settings, admin, 1)
+def test_a_job_whose_child_is_killed_once_is_done_all_the_same(settings: config.Settings, owner: Account, start: Start):
+    models = add_models(settings, owner, 1)
     worker = start("tests.process.preparer_that", "slowly")
     wait_for(lambda: family(worker.pid), 30, "the child")
     family(worker.pid)[0].kill()
@@ -237,9 +237,9 @@ def test_a_job_whose_child_is_killed_once_is_done_all_the_same(settings: config.
 
 @pytest.mark.parametrize("point", ["claim.after_commit", "finish.before_commit"])
 def test_a_job_that_kills_its_worker_every_time_is_given_up(
-    point: str, settings: config.Settings, admin: Account, start: Start
+    point: str, settings: config.Settings, owner: Account, start: Start
 ):
-    models = add_models(settings, admin, 1)
+    models = add_models(settings, owner, 1)
     for _ in range(3):
         assert died(start("tests.process.preparer_that", "serve", failpoint=(point, 1)))
     start("tests.process.preparer_that", "serve", failpoint=(point, 1))
@@ -250,9 +250,9 @@ def test_a_job_that_kills_its_worker_every_time_is_given_up(
 
 
 @pytest.mark.parametrize("kill", SEARCHING, ids=named)
-def test_a_search_whose_coordinator_dies_asks_for_the_same_trials_and_ends(kill: Kill, admin: Account, start: Start):
+def test_a_search_whose_coordinator_dies_asks_for_the_same_trials_and_ends(kill: Kill, owner: Account, start: Start):
     few = {"population_size": 2, "generations": 2, "finalists": 1}
-    search_id = search_kit.order(admin.id, seed=5, **few)
+    search_id = search_kit.order(owner.id, seed=5, **few)
     processes = [start("tests.process.coordinator_that", failpoint=kill)]
 
     def carried_on() -> str | None:
@@ -273,9 +273,9 @@ def test_a_search_whose_coordinator_dies_asks_for_the_same_trials_and_ends(kill:
 
 
 @pytest.mark.parametrize("kill", RECOVERING, ids=named)
-def test_who_takes_jobs_back_may_die_as_well(kill: Kill, settings: config.Settings, admin: Account, start: Start):
+def test_who_takes_jobs_back_may_die_as_well(kill: Kill, settings: config.Settings, owner: Account, start: Start):
     """Three workers of other names were lost at once, each with a job."""
-    models = add_models(settings, admin)
+    models = add_models(settings, owner)
     for number in range(MODELS):
         ticket = jobs.peek("cpu", clock.now_ms())
         assert ticket is not None and jobs.claim("cpu", f"preparer-{number}", clock.now_ms(), ticket.id)
@@ -287,8 +287,8 @@ def test_who_takes_jobs_back_may_die_as_well(kill: Kill, settings: config.Settin
 
 
 @pytest.mark.parametrize("kill", STOPPING, ids=named)
-def test_a_worker_may_die_while_it_stops(kill: Kill, settings: config.Settings, admin: Account, start: Start):
-    models = add_models(settings, admin, 1)
+def test_a_worker_may_die_while_it_stops(kill: Kill, settings: config.Settings, owner: Account, start: Start):
+    models = add_models(settings, owner, 1)
     worker = start("tests.process.preparer_that", "slowly", failpoint=kill)
     wait_for(lambda: statuses() == [("running", 1)], 30, "the start")
     worker.terminate()
@@ -300,13 +300,13 @@ def test_a_worker_may_die_while_it_stops(kill: Kill, settings: config.Settings, 
 
 
 @pytest.mark.parametrize("kill", STOPPING, ids=named)
-def test_a_worker_may_die_while_its_job_gives_way(kill: Kill, settings: config.Settings, admin: Account, start: Start):
-    (background,) = add_models(settings, admin, 1)
+def test_a_worker_may_die_while_its_job_gives_way(kill: Kill, settings: config.Settings, owner: Account, start: Start):
+    (background,) = add_models(settings, owner, 1)
     with connection.write():
         tables.Job.update(priority=jobs.BACKGROUND).execute()
     worker = start("tests.process.preparer_that", "slowly", failpoint=kill)
     wait_for(lambda: statuses() == [("running", 1)], 30, "the start")
-    (ordered,) = add_models(settings, admin, 1)
+    (ordered,) = add_models(settings, owner, 1)
     assert died(worker)
     start("tests.process.preparer_that", "serve")
     wait_for(settled, 30, "the end of all jobs")
@@ -332,9 +332,9 @@ def test_every_preset_is_added_once_whenever_a_gateway_dies_of_it(
 
 
 def test_a_job_that_takes_too_long_is_ended_with_its_bound_as_the_reason(
-    settings: config.Settings, admin: Account, start: Start
+    settings: config.Settings, owner: Account, start: Start
 ):
-    models = add_models(settings, admin, 1)
+    models = add_models(settings, owner, 1)
     with connection.write():
         tables.Job.update(max_runtime_s=0.5).execute()
     start("tests.process.preparer_that", "slowly")
@@ -411,8 +411,8 @@ class Caller:
 
 
 @pytest.fixture
-def caller(settings: config.Settings, admin: Account) -> Iterator[Caller]:
-    made = Caller(settings, admin)
+def caller(settings: config.Settings, owner: Account) -> Iterator[Caller]:
+    made = Caller(settings, owner)
     yield made
     made.close()
 
@@ -473,20 +473,20 @@ def asked_until_ordered_once(
 
 @pytest.mark.parametrize("kill", ORDERING, ids=named)
 def test_a_benchmark_is_ordered_once_however_often_it_is_asked_for(
-    kill: Kill, settings: config.Settings, admin: Account, caller: Caller, start: Start
+    kill: Kill, settings: config.Settings, owner: Account, caller: Caller, start: Start
 ):
-    model_id = add_ready_model(settings, admin)
+    model_id = add_ready_model(settings, owner)
     asked_until_ordered_once(kill, caller, start, functools.partial(caller.benchmark, model_id), seed=2)
     assert tables.Benchmark.select().count() == 1
 
 
 @pytest.mark.parametrize("kill", CANCELLING, ids=named)
 def test_a_gateway_that_dies_while_cancelling_is_asked_again(
-    kill: Kill, settings: config.Settings, admin: Account, caller: Caller, start: Start
+    kill: Kill, settings: config.Settings, owner: Account, caller: Caller, start: Start
 ):
-    spec = BenchmarkSpec(model_id=add_ready_model(settings, admin))
+    spec = BenchmarkSpec(model_id=add_ready_model(settings, owner))
     with connection.write():
-        ordered = [benchmarks.order(spec, admin.id, 100) for _ in range(kill[1])]
+        ordered = [benchmarks.order(spec, owner.id, 100) for _ in range(kill[1])]
     gateway = start("gateway", failpoint=kill)
     wait_for(caller.up, 30, "the gateway")
     for one in ordered[:-1]:
@@ -506,9 +506,9 @@ def test_a_gateway_that_dies_while_cancelling_is_asked_again(
 
 @pytest.mark.parametrize("kill", DELETING, ids=named)
 def test_a_model_is_never_without_its_file(
-    kill: Kill, settings: config.Settings, caller: Caller, start: Start, admin: Account
+    kill: Kill, settings: config.Settings, caller: Caller, start: Start, owner: Account
 ):
-    models = add_models(settings, admin)
+    models = add_models(settings, owner)
     start("tests.process.preparer_that", "serve")
     wait_for(settled, 30, "the end of all jobs")
     gateway = start("gateway", failpoint=kill)
@@ -554,9 +554,9 @@ def add_deployments(settings: config.Settings, user: Account) -> list[str]:
 
 @pytest.mark.parametrize("kill", REVERTING, ids=named)
 def test_a_gateway_that_dies_on_the_way_back_to_the_default_is_asked_again(
-    kill: Kill, settings: config.Settings, admin: Account, caller: Caller, start: Start
+    kill: Kill, settings: config.Settings, owner: Account, caller: Caller, start: Start
 ):
-    models = add_deployments(settings, admin)
+    models = add_deployments(settings, owner)
     gateway = start("gateway", failpoint=kill)
     wait_for(caller.up, 30, "the gateway")
     for model_id in models[: kill[1] - 1]:
@@ -575,9 +575,9 @@ def test_a_gateway_that_dies_on_the_way_back_to_the_default_is_asked_again(
 
 @pytest.mark.parametrize("kill", MARKING, ids=named)
 def test_who_marks_a_deployment_as_stale_may_die_and_it_is_ordered_anew_once(
-    kill: Kill, settings: config.Settings, admin: Account, start: Start
+    kill: Kill, settings: config.Settings, owner: Account, start: Start
 ):
-    models = add_deployments(settings, admin)
+    models = add_deployments(settings, owner)
     assert died(start("tests.process.preparer_that", "marks", failpoint=kill))
     stale = tables.Deployment.select().where(tables.Deployment.status == "stale").count()
     assert stale == kill[1] - (1 if kill[0] == "stale.before_commit" else 0)
@@ -589,9 +589,9 @@ def test_who_marks_a_deployment_as_stale_may_die_and_it_is_ordered_anew_once(
 
 @pytest.mark.parametrize("kill", DEPLOYING, ids=named)
 def test_a_deployment_is_ordered_once_however_often_it_is_asked_for(
-    kill: Kill, settings: config.Settings, admin: Account, caller: Caller, start: Start
+    kill: Kill, settings: config.Settings, owner: Account, caller: Caller, start: Start
 ):
-    model_id = add_ready_model(settings, admin)
+    model_id = add_ready_model(settings, owner)
     asked_until_ordered_once(kill, caller, start, functools.partial(caller.deploy, model_id), batch_size=2)
     assert tables.Deployment.select().count() == 1
 
@@ -620,13 +620,13 @@ def test_who_activates_a_deployment_may_die_and_it_serves_once(
 
 @pytest.mark.parametrize("kill", QUANTISING, ids=named)
 def test_an_int8_file_has_its_row_and_its_row_the_file_whenever_the_benchmarker_dies(
-    kill: Kill, settings: config.Settings, admin: Account, start: Start
+    kill: Kill, settings: config.Settings, owner: Account, start: Start
 ):
-    (model_id,) = add_models(settings, admin, 1)
+    (model_id,) = add_models(settings, owner, 1)
     start("tests.process.preparer_that", "serve")
     wait_for(settled, 30, "the check")
     with connection.write():
-        order = benchmarks.order(BenchmarkSpec(model_id=model_id, precisions=("fp32", "int8")), admin.id, 100)
+        order = benchmarks.order(BenchmarkSpec(model_id=model_id, precisions=("fp32", "int8")), owner.id, 100)
     assert died(start("tests.process.benchmarker_that", "0", failpoint=kill))
     assert len(registry.engine_files(model_id)) == (1 if kill[0] == "finish.after_commit" else 0)
     start("tests.process.benchmarker_that", "0")
@@ -665,9 +665,9 @@ def add_training(settings: config.Settings, user: Account) -> str:
 
 @pytest.mark.parametrize("kill", LEARNING, ids=named)
 def test_a_trained_model_has_its_files_and_is_there_once_whenever_the_trainer_dies(
-    kill: Kill, settings: config.Settings, admin: Account, start: Start
+    kill: Kill, settings: config.Settings, owner: Account, start: Start
 ):
-    training_id = add_training(settings, admin)
+    training_id = add_training(settings, owner)
     assert died(start("tests.process.trainer_that", "0", failpoint=kill))
     made = tables.Model.select().where(tables.Model.lineage.is_null(False))
     assert made.count() == (1 if kill[0] == "finish.after_commit" else 0)
@@ -698,9 +698,9 @@ def cvp(*arguments: str, settings: config.Settings, failpoint: Kill | None = Non
 
 @pytest.mark.parametrize("kill", SAVING, ids=named)
 def test_a_backup_that_is_killed_is_whole_or_not_there(
-    kill: Kill, settings: config.Settings, admin: Account, tmp_path: Path
+    kill: Kill, settings: config.Settings, owner: Account, tmp_path: Path
 ):
-    add_models(settings, admin)
+    add_models(settings, owner)
     saved = tmp_path / "saved.tar"
     assert cvp("backup", str(saved), settings=settings, failpoint=kill).returncode == -signal.SIGKILL
     assert saved.exists() == (kill[0] == "backup.after_rename")
@@ -722,10 +722,10 @@ def contents(settings: config.Settings) -> dict[Path, bytes]:
 
 @pytest.mark.parametrize("kill", BRINGING_BACK, ids=named)
 def test_a_restore_that_is_killed_leaves_the_former_data_or_the_backups(
-    kill: Kill, settings: config.Settings, admin: Account, tmp_path: Path
+    kill: Kill, settings: config.Settings, owner: Account, tmp_path: Path
 ):
     """Nine moves: the database, two models and the `staging` of each store aside; two models and the database back."""
-    add_models(settings, admin, 2)
+    add_models(settings, owner, 2)
     saved = tmp_path / "saved.tar"
     assert cvp("backup", str(saved), settings=settings).returncode == 0
     tables.Model.update(name="changed since").execute()

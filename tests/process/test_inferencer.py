@@ -78,7 +78,7 @@ def processes(settings: config.Settings) -> Iterator[Processes]:
 
 
 @pytest.fixture
-def digits(settings: config.Settings, admin: Account) -> str:
+def digits(settings: config.Settings, owner: Account) -> str:
     description = ModelDescription(
         inputs=[TensorInfo(name="image", dtype="float32", shape=["batch", 1, 8, 8])],
         outputs=[TensorInfo(name="logits", dtype="float32", shape=["batch", 10])],
@@ -90,7 +90,7 @@ def digits(settings: config.Settings, admin: Account) -> str:
         labels=json.loads((DIGITS / "labels.json").read_text()),
     )
     onnx = (DIGITS / "digits.onnx").read_bytes()
-    return ready(ArtifactStore(settings.models), admin, onnx, "digits", description)
+    return ready(ArtifactStore(settings.models), owner, onnx, "digits", description)
 
 
 def ready(store: ArtifactStore, owner: Account, onnx: bytes, name: str, description: ModelDescription) -> str:
@@ -109,7 +109,7 @@ def ready(store: ArtifactStore, owner: Account, onnx: bytes, name: str, descript
 
 
 @pytest.fixture
-def heavy(settings: config.Settings, admin: Account, tmp_path: Path) -> list[str]:
+def heavy(settings: config.Settings, owner: Account, tmp_path: Path) -> list[str]:
     """Four models of 16 MB, of which 40 MB hold two, and one of 48."""
     store, names = ArtifactStore(settings.models), []
     for number, mb in enumerate((16, 16, 16, 16, 48)):
@@ -130,7 +130,7 @@ def heavy(settings: config.Settings, admin: Account, tmp_path: Path) -> list[str
             preprocessing=None,
             labels=None,
         )
-        names.append(ready(store, admin, path.read_bytes(), f"heavy {number}", description))
+        names.append(ready(store, owner, path.read_bytes(), f"heavy {number}", description))
     return names
 
 

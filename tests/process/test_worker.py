@@ -47,7 +47,7 @@ def start(settings: config.Settings) -> Iterator[Start]:
 
 
 @pytest.fixture
-def model_id(settings: config.Settings, admin: Account) -> str:
+def model_id(settings: config.Settings, owner: Account) -> str:
     stored = ArtifactStore(settings.models).put((DIGITS / "digits.onnx").read_bytes())
     with connection.write():
         registry.keep_artifact(stored, "models")
@@ -61,15 +61,15 @@ def model_id(settings: config.Settings, admin: Account) -> str:
             status="converting",
             file_sha256=stored.sha256,
             file_size=stored.size_bytes,
-            created_by=admin.id,
+            created_by=owner.id,
             created_at_ms=clock.now_ms(),
         ).execute()
-        jobs.insert("convert", ConvertSpec(model_id="mdl_1"), user_id=admin.id, job_id="job_convert")
+        jobs.insert("convert", ConvertSpec(model_id="mdl_1"), user_id=owner.id, job_id="job_convert")
     return "mdl_1"
 
 
 @pytest.fixture
-def endless(model_id: str, start: Start, admin: Account) -> str:
+def endless(model_id: str, start: Start, owner: Account) -> str:
     """A benchmark that would run for ten minutes, of a model that is ready."""
     preparer = start("preparer", "0")
     wait_for(lambda: registry.model(model_id).status == "ready", 30, "the model")
@@ -77,9 +77,9 @@ def endless(model_id: str, start: Start, admin: Account) -> str:
     assert preparer.wait(15) == 0
     spec = BenchmarkSpec(model_id=model_id, num_iterations=1_000_000, max_seconds=600)
     with connection.write():
-        jobs.insert("benchmark", spec, user_id=admin.id, job_id="job_endless", isolation="exclusive")
+        jobs.insert("benchmark", spec, user_id=owner.id, job_id="job_endless", isolation="exclusive")
         tables.Benchmark.insert(
-            id="job_endless", model_id=model_id, user_id=admin.id, created_at_ms=clock.now_ms()
+            id="job_endless", model_id=model_id, user_id=owner.id, created_at_ms=clock.now_ms()
         ).execute()
     return "job_endless"
 
