@@ -204,13 +204,13 @@ def test_a_later_header_has_a_deadline_too(monkeypatch: pytest.MonkeyPatch, sent
 
 
 def test_an_answer_that_takes_long_is_not_cut_by_a_slow_header_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "HEADER_S", 0.02)
+    monkeypatch.setattr(protocol, "HEADER_S", 0.3)
 
     async def talk(app: Echo, connect: Any) -> bytes:
         app.go_on.clear()
         reader, writer = await connect()
         writer.write(GET + b"\r\n" + b"GET / HT")
-        asyncio.get_running_loop().call_later(0.1, app.go_on.set)
+        asyncio.get_running_loop().call_later(0.9, app.go_on.set)
         return bytes(await reader.read())
 
     first, _, second = converse(talk).partition(b"\r\n\r\n0")
