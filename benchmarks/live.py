@@ -9,6 +9,7 @@ the two choices, seed by seed, says what the search was worth.
 from __future__ import annotations
 
 import itertools
+import os
 import random
 import statistics
 import sys
@@ -26,7 +27,7 @@ from rich.table import Table
 from scipy import stats
 
 from benchmarks.training import Files, checked, digits_archive, order
-from shared import config, errors
+from shared import config, errors, process
 from shared.genes import Genome, SearchSpec, applied, genes_of
 from shared.specs import HyperParameters
 from shared.trials import Finalist, Order, Result, Trial
@@ -63,7 +64,13 @@ def main() -> None:
         folder = Path(name)
         data = small_digits(folder)
         start = order(folder / "start", data, ARCHITECTURE, side=SIDE, epochs=EPOCHS)
-        with ProcessPoolExecutor(config.cores(), mp_context=get_context("spawn")) as pool:
+        workers = ProcessPoolExecutor(
+            config.cores(),
+            mp_context=get_context("spawn"),
+            initializer=process.die_with_parent,  # they would go on with what nobody waits for
+            initargs=(os.getpid(),),
+        )
+        with workers as pool:
             found = list(pool.map(one, itertools.repeat(start), range(seeds)))
     console.print(table(found))
     if seeds < 2:

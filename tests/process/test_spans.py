@@ -17,7 +17,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from shared import config, trace
-from tests.process.platform import DIGITS, ROOT, Platform, running, settled, upload_digits, wait_for
+from tests.process.platform import DIGITS, ROOT, Platform, running, settled, wait_for
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
 
@@ -81,17 +81,6 @@ def platform(receiver: Receiver) -> Iterator[Platform]:
         yield up
 
 
-@pytest.fixture(scope="module")
-def engineer(platform: Platform) -> Iterator[httpx.Client]:
-    with platform.login() as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def digits(engineer: httpx.Client) -> str:
-    return upload_digits(engineer)
-
-
 def predict(client: httpx.Client, model_id: str, image: bytes) -> httpx.Response:
     headers = HEADERS | {"Content-Type": "image/png"}
     return client.post(f"/inference/predict?model_id={model_id}", content=image, headers=headers)
@@ -108,10 +97,10 @@ def awaited(receiver: Receiver, name: str) -> Span:
 
 
 def test_a_prediction_from_the_clients_span_down_to_the_engine(
-    receiver: Receiver, engineer: httpx.Client, digits: str
+    receiver: Receiver, admin: httpx.Client, digits: str
 ) -> None:
     image = next(iter(sorted((DIGITS / "held-out").glob("*.png")))).read_bytes()
-    assert predict(engineer, digits, image).status_code == 200
+    assert predict(admin, digits, image).status_code == 200
     request = awaited(receiver, "POST /api/v1/inference/predict")
     assert request.parent_span_id.hex() == CLIENT and request.kind == Span.SPAN_KIND_SERVER
     assert attributes(request)["http.response.status_code"] == 200
@@ -127,11 +116,11 @@ def test_a_prediction_from_the_clients_span_down_to_the_engine(
 
 
 def test_a_job_its_process_and_the_report_under_the_request(
-    receiver: Receiver, engineer: httpx.Client, digits: str
+    receiver: Receiver, admin: httpx.Client, digits: str
 ) -> None:
     order = {"model_id": digits, "engines": ["onnxruntime"], "batch_sizes": [1], "num_iterations": 50, "max_seconds": 2}
-    made = engineer.post("/benchmark", json=order, headers=HEADERS).json()
-    settled(engineer, f"/benchmark/{made['id']}")
+    made = admin.post("/benchmark", json=order, headers=HEADERS).json()
+    settled(admin, f"/benchmark/{made['id']}")
     request = awaited(receiver, "POST /api/v1/benchmark")
     for kind, module in (("benchmark", "benchmarker.child"), ("report", "reporter.write")):
         job, process = awaited(receiver, f"job {kind}"), awaited(receiver, f"process {module}")
@@ -142,11 +131,11 @@ def test_a_job_its_process_and_the_report_under_the_request(
     assert services >= {"gateway", "benchmarker", "reporter"}
 
 
-def test_a_cancelled_job_is_a_failed_span(receiver: Receiver, engineer: httpx.Client, digits: str) -> None:
+def test_a_cancelled_job_is_a_failed_span(receiver: Receiver, admin: httpx.Client, digits: str) -> None:
     order = {"model_id": digits, "engines": ["onnxruntime"], "num_iterations": 100_000, "max_seconds": 600}
-    job_id = engineer.post("/benchmark", json=order, headers=HEADERS).json()["id"]
-    wait_for(lambda: engineer.get(f"/jobs/{job_id}").json()["status"] == "running", 30)
-    engineer.post(f"/benchmark/{job_id}/cancel")
+    job_id = admin.post("/benchmark", json=order, headers=HEADERS).json()["id"]
+    wait_for(lambda: admin.get(f"/jobs/{job_id}").json()["status"] == "running", 30)
+    admin.post(f"/benchmark/{job_id}/cancel")
 
     def ended() -> bool:
         span = receiver.named("job benchmark")
@@ -157,12 +146,12 @@ def test_a_cancelled_job_is_a_failed_span(receiver: Receiver, engineer: httpx.Cl
 
 
 def test_a_receiver_that_is_away_hurts_nobody(
-    receiver: Receiver, platform: Platform, engineer: httpx.Client, digits: str
+    receiver: Receiver, platform: Platform, admin: httpx.Client, digits: str
 ) -> None:
     image = next(iter(sorted((DIGITS / "held-out").glob("*.png")))).read_bytes()
     receiver.down = True
     try:
-        assert {predict(engineer, digits, image).status_code for _ in range(100)} == {200}
+        assert {predict(admin, digits, image).status_code for _ in range(100)} == {200}
         assert platform.ready()
         began_s = time.monotonic()
         platform.cvp("restart", "reporter")
