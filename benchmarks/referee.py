@@ -16,8 +16,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import onnx
-from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from benchmarker import ROUNDS, Launched, LaunchOrder, MeasureOrder, measure
 from benchmarks import checks, slowed
@@ -26,6 +24,7 @@ from benchmarks.faults import faults
 from benchmarks.models import digits_facts, free_port
 from benchmarks.quantised import int8
 from benchmarks.run import DIGITS, Platform
+from shared.engines import yardstick
 from shared.engines.onnxrt import OnnxRuntime
 from shared.engines.timing import measure as timed
 from shared.engines.timing import synthetic_feeds
@@ -315,7 +314,7 @@ def _order(folder: Path, rounds: int = ROUNDS, **config: Any) -> MeasureOrder:
     """A benchmark of a small network of convolutions, some milliseconds a call with one thread."""
     path = folder / "convolutions.onnx"
     if not path.exists():
-        onnx.save(convolutions(), path)
+        path.write_bytes(yardstick.network())
     fields = {"engines": ("onnxruntime", "openvino"), "batch_sizes": (1,), "threads": (1,)}
     return MeasureOrder(
         id="job_referee",
@@ -336,31 +335,6 @@ def _order(folder: Path, rounds: int = ROUNDS, **config: Any) -> MeasureOrder:
         config=msgspec.convert(fields | {"model_id": "mdl_referee"} | config, BenchmarkSpec),
         rounds=rounds,
     )
-
-
-def convolutions(layers: int = 4, channels: int = 32) -> ModelProto:
-    """Random weights from a seed; an image of 32 x 32, the mean of each channel at the end."""
-    random = np.random.default_rng(0)
-    nodes, weights, before = [], [], "image"
-    for layer in range(layers):
-        inputs = 3 if layer == 0 else channels
-        values = random.standard_normal((channels, inputs, 3, 3), dtype=np.float32) / np.float32(3 * inputs**0.5)
-        weights.append(numpy_helper.from_array(values, f"w{layer}"))
-        nodes += [
-            helper.make_node("Conv", [before, f"w{layer}"], [f"c{layer}"], pads=[1, 1, 1, 1]),
-            helper.make_node("Relu", [f"c{layer}"], [f"r{layer}"]),
-        ]
-        before = f"r{layer}"
-    weights.append(numpy_helper.from_array(np.array([2, 3], dtype=np.int64), "axes"))
-    nodes.append(helper.make_node("ReduceMean", [before, "axes"], ["scores"], keepdims=0))
-    graph = helper.make_graph(
-        nodes,
-        "convolutions",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, 32, 32])],
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", channels])],
-        weights,
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
 
 
 def _ignore(body: dict[str, Any]) -> None:

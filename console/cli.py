@@ -36,6 +36,8 @@ def up() -> None:
     with screen.waiting("Starting") as say:
         started = lifecycle.up(settings, say)
     screen.line(f"{'Ready' if started.by_us else 'Already running'} at {address(settings)} (data in {settings.root})")
+    if started.farm:
+        screen.line(started.farm)
     if started.first_sign_in:
         screen.line(started.first_sign_in, style="bold")
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import click
 import msgspec
 
+from console import tryout
 from console.client import Client
 from console.groundwork import first_account, migrate, require_free_port
 from console.supervision import (
@@ -21,7 +22,7 @@ from console.supervision import (
     settings_in_force,
     wait_until_free,
 )
-from shared import config, process
+from shared import config, farm, process
 
 READY_BOUND_S = 60.0
 DRAIN_BOUND_S = 40.0
@@ -39,6 +40,8 @@ class Started(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the platform was down before."""
     first_sign_in: str
     """What the gateway said about the account it created; empty when there was one."""
+    farm: str
+    """How many inference processes there are, and how that was found; empty when somebody set it."""
 
 
 def up(settings: config.Settings, say: Say) -> Started:
@@ -56,7 +59,7 @@ def up(settings: config.Settings, say: Say) -> Started:
     lock = _lock_unless_running(supervisor)
     if lock is None:
         _join(supervisor, say)
-        return Started(by_us=False, first_sign_in="")
+        return Started(by_us=False, first_sign_in="", farm="")
     try:
         _wait_for_leftovers(settings, say)
         require_free_port(settings)
@@ -65,6 +68,7 @@ def up(settings: config.Settings, say: Say) -> Started:
         restore.settle(settings)
         migrate(settings)
         first_sign_in = first_account(settings)
+        unmeasured = tryout.first(settings, say)
         supervisor.start(lock)
     finally:
         lock.release()
@@ -75,7 +79,17 @@ def up(settings: config.Settings, say: Say) -> Started:
             say("it did not come up; stopping it again")
         down(settings, lambda _: None)
         raise
-    return Started(by_us=True, first_sign_in=first_sign_in)
+    return Started(by_us=True, first_sign_in=first_sign_in, farm=_farm(settings, unmeasured))
+
+
+def _farm(settings: config.Settings, unmeasured: str) -> str:
+    if settings.inference_processes:
+        return ""
+    number, by = farm.choice(settings)
+    why = f" It could not be measured, for {unmeasured}; the next start tries again." if unmeasured else ""
+    return (
+        f"{number} inference process{'' if number == 1 else 'es'} ({by}; INFERENCE_PROCESSES sets another number).{why}"
+    )
 
 
 def down(settings: config.Settings, say: Say) -> bool:

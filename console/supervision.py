@@ -17,7 +17,7 @@ import click
 import msgspec
 from supervisor.xmlrpc import Faults
 
-from shared import config, process
+from shared import config, farm, process
 
 CONFIGURATION = Path(__file__).parents[1] / "deploy" / "supervisord.conf"
 CALL_TIMEOUT_S = 10.0
@@ -181,6 +181,7 @@ def _order(group: str) -> int:
 
 def environment(settings: config.Settings) -> dict[str, str]:
     """What supervisord is started with: our environment, the settings it reads itself, and every path absolute."""
+    inference = farm.choice(settings)
     paths = {
         "DATA_DIR": settings.root,
         "RUN_DIR": settings.run,
@@ -193,7 +194,8 @@ def environment(settings: config.Settings) -> dict[str, str]:
         dict(os.environ)
         | {name: str(path) for name, path in paths.items()}
         | {
-            "INFERENCE_PROCESSES": str(len(settings.inference_farm)),
+            "INFERENCE_PROCESSES": str(inference.processes),
+            farm.FOUND_BY: inference.by,
             "MAX_GPU_WORKERS": str(settings.max_gpu_workers),
             "PREPARERS": str(settings.preparers),
             config.GIVEN: ",".join(config.given(os.environ)),

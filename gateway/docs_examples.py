@@ -341,6 +341,7 @@ BODIES: tuple[msgspec.Struct, ...] = (
     schemas.InferenceHealth(
         status="ok",
         workers=schemas.Workers(total=2, busy=1, idle=1, lost=0),
+        number_found_by="measured on 2026-11-22: 1.93 times the pace of one",
         processes=[
             schemas.InferenceProcess(
                 id="inferencer-0", state="busy", answered=4512, last_answer_s=0.1, last_sign_s=0.1

@@ -799,6 +799,9 @@ class InferenceHealth(View, frozen=True, kw_only=True):
 
     status: Literal["ok", "degraded", "down"]
     workers: Workers
+    number_found_by: Annotated[
+        str, Meta(description="Why there are so many processes: somebody set it, or what a measurement or count gave.")
+    ]
     processes: list[InferenceProcess]
     queue: Queue
     waiting: Waiting

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 
@@ -11,20 +12,29 @@ from inferencer.catalog import DatabaseCatalog
 from inferencer.heap import may_start_again
 from inferencer.sessions import Sessions, Share
 from inferencer.worker import Worker, credit
-from shared import config, process
+from shared import config, farm, process
 from shared.wire.worker import WorkerLink
 
 logger = logging.getLogger("inferencer")
 
 
+def batches_at_once(threads: int, processes: int, *, chosen: bool) -> int:
+    """How many batches a process runs at once: never more in all than there are cores.
+
+    Fewer processes than cores that somebody chose share the cores; those that were found by measuring are as many as
+    pay, and a second batch in one of them would pay no more than another process.
+    """
+    return min(threads, max(1, config.cores() // processes)) if chosen else 1
+
+
 def main(settings: config.Settings, stop: process.Stop, index: int) -> None:
     """Serve until asked to stop and everything held is answered."""
-    farm = settings.inference_farm
-    threads = farm[index]
-    at_once = min(threads, max(1, config.cores() // len(farm)))
-    shared_out = {"cores": config.cores(), "processes": len(farm), "batches_at_once": at_once}
-    logger.info("taking work", extra=shared_out)
-    sessions = Sessions(DatabaseCatalog(settings), share=Share(settings.inference_share_mb, len(farm)))
+    threads = settings.inference_farm[index]
+    processes = len(settings.inference_farm)
+    at_once = batches_at_once(threads, processes, chosen="INFERENCE_PROCESSES" in config.given(os.environ))
+    shared_out = {"cores": config.cores(), "processes": processes, "batches_at_once": at_once}
+    logger.info("taking work", extra=shared_out | {"processes_by": os.environ.get(farm.FOUND_BY, "")})
+    sessions = Sessions(DatabaseCatalog(settings), share=Share(settings.inference_share_mb, processes))
     batcher = Batcher(at_once, sessions.room)
     link = WorkerLink(
         settings.broker_endpoint,
@@ -36,7 +46,7 @@ def main(settings: config.Settings, stop: process.Stop, index: int) -> None:
     )
 
     def recycle(left_mb: float) -> None:
-        if may_start_again(index, len(farm), time.time()):
+        if may_start_again(index, processes, time.time()):
             logger.warning("starting again: %d MB stayed behind from models that are gone", left_mb)
             stop.set()
 

@@ -98,7 +98,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper"):
         Count, Meta(description="Inference threads in all; a process starts no more than its share of the cores.")
     ] = 10
     inference_processes: Annotated[
-        int, Meta(ge=0, le=256, description="Inference processes; 0 means min(INFERENCE_WORKERS, cores).")
+        int,
+        Meta(
+            ge=0,
+            le=256,
+            description="Inference processes; 0: as many as paid when it was measured, at the first start on this "
+            "machine, up to one a core and INFERENCE_WORKERS in all.",
+        ),
     ] = 0
     inference_queue: Annotated[int, Meta(ge=1, le=1_000_000, description="Requests that may wait for inference.")] = (
         1000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import cast
 
 import msgspec
@@ -10,6 +11,7 @@ from litestar import Router, get
 from gateway import schemas
 from gateway.routes.common import Injected, problems
 from gateway.routes.predict import predict
+from shared import farm
 from shared.db.registry import CatalogEntry
 from shared.specs import EngineName, Precision
 from shared.wire.messages import LoadedModel, Status, WorkerState, WorkerStatus
@@ -54,6 +56,7 @@ def inference_health(status: Status | None, expected: int) -> schemas.InferenceH
     return schemas.InferenceHealth(
         status=state,
         workers=workers,
+        number_found_by=os.environ.get(farm.FOUND_BY, farm.SET),
         processes=live,
         queue=queue,
         waiting=waiting,

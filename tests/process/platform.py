@@ -20,6 +20,8 @@ import httpx
 import psutil
 from PIL import Image
 
+from shared import config
+
 ROOT = Path(__file__).parents[2]
 DIGITS = ROOT / "examples" / "digits"
 ADMIN_PASSWORD = "correct horse battery"
@@ -39,6 +41,7 @@ class Platform:
             "PORT": str(port),
             "CVP_ADMIN_PASSWORD": ADMIN_PASSWORD,
             "INFERENCE_WORKERS": "4",
+            "INFERENCE_PROCESSES": str(min(4, config.cores())),  # as it would be counted: measuring takes seconds
             **settings,
         }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -133,6 +134,25 @@ def test_up_starts_everything_and_prints_the_first_password(machine: Machine):
         "trainer-0",
         "trainer-1",
     ]
+
+
+@pytest.mark.skipif(config.cores() == 1, reason="one core leaves nothing to choose")
+def test_the_first_start_measures_how_many_inference_processes_pay(machine: Machine):
+    machine.cvp("down")
+    kept = machine.settings.root / "inference-farm.json"
+    told = []
+    for _ in range(2):
+        done = machine.cvp("up", INFERENCE_PROCESSES="")
+        assert done.returncode == 0, done.stderr
+        told.append(done.stdout.splitlines()[1])
+        number = sum(program.group == "inferencer" for program in machine.supervisor.programs())
+        assert re.match(rf"{number} inference process(es)? \((measured on |counted: )", told[-1])
+        machine.cvp("down")
+        if "could not be measured" in told[0]:  # the machine was busy: that is told, and next time it is tried again
+            assert not kept.exists()
+            return
+    assert kept.exists()
+    assert told[0] == told[1]
 
 
 def test_a_second_up_is_content(running: Machine):

@@ -14,7 +14,7 @@ import pytest
 from gateway.bodies import Budget
 from gateway.exchange import LINES_PER_S, Sampling
 from gateway.routes import predict
-from shared import apikeys, errors
+from shared import apikeys, errors, farm
 from shared.db import connection, registry
 from shared.db.tables import Model
 from shared.wire.messages import LoadedModel, WorkerStatus
@@ -379,6 +379,7 @@ def test_the_lane(gateway: Gateway) -> None:
     expected = len(gateway.context.settings.inference_farm)
     health = gateway.get("/inference/health").json()
     assert health["queue"] == {"depth": 3, "limit": 1000, "mb": 1.0}
+    assert health["number_found_by"] == farm.SET
     assert health["workers"] == {"total": expected, "busy": 1, "idle": 0, "lost": expected - 1}
     gateway.broker.workers = []
     assert gateway.get("/inference/health").json()["status"] == "down"
