@@ -231,7 +231,7 @@ class Sessions:
         before_mb, started_s = self._heap.resident_mb(), self._clock()
         runtime = self._runtime(serving)
         runtime.activate()
-        took_mb = self._sizes[_kind(serving)] = max(_file_mb(serving), round(self._heap.resident_mb() - before_mb, 1))
+        took_mb = self._sizes[_kind(serving)] = round(max(_file_mb(serving), self._heap.resident_mb() - before_mb), 1)
         seconds = round(self._clock() - started_s, 3)
         self._loads, self._load_s = self._loads + 1, self._load_s + seconds
         facts = {"seconds": seconds, "mb": took_mb, "deployment_id": serving.deployment_id}
