@@ -1,7 +1,7 @@
 """The broker's decisions, without sockets and clocks: a message and the time go in, messages to send come out.
 
-It promises that every `Submit` gets exactly one `Done` or `Failed` once time passes, and that no worker holds more
-requests than its `Ready` allowed.
+It promises that every `Submit` gets exactly one `Done` or `Failed` once time passes, unless its client cancels it while
+it waits, and that no worker holds more requests than its `Ready` allowed.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from shared.wire.messages import (
     AskStatus,
     Assign,
     Bye,
+    Cancel,
     Crowd,
     Done,
     Event,
@@ -100,6 +101,7 @@ class Core:
         self._completed = 0
         self._failed = 0
         self._cold = 0
+        self._cancelled = 0
 
     # --- what happens -----------------------------------------------------------------------------------------------
 
@@ -118,6 +120,8 @@ class Core:
                 self._heartbeat(now_s, sender, message)
             case Ready():
                 self._ready(now_s, sender, message)
+            case Cancel():
+                self._cancel(sender, message.request_id)
             case Bye():
                 self._bye(sender, message)
         return self._decided(now_s)
@@ -172,6 +176,13 @@ class Core:
             return
         self._requests[submit.request_id] = request
         self.lane.append(request)
+
+    def _cancel(self, client: bytes, request_id: str) -> None:
+        """What a worker has, it finishes."""
+        request = self._requests.get(request_id)
+        if request is not None and request.client == client and self.lane.remove(request):
+            del self._requests[request_id]
+            self._cancelled += 1
 
     def _refusal(self, submit: Submit, size_bytes: int) -> AppError | None:
         if self.draining:
@@ -423,6 +434,7 @@ class Core:
             completed=self._completed,
             failed=self._failed,
             cold=self._cold,
+            cancelled=self._cancelled,
             workers=workers,
             waiting=Counter(request.submit.model_id for request in self.lane),
             callers=self.lane.callers,

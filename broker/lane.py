@@ -23,9 +23,9 @@ REMEMBERED = 1024
 """Callers with nothing waiting whose turns are kept, before those that no longer matter are forgotten."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Request:
-    """One prediction request from its arrival until its worker lets go of it."""
+    """One prediction request from its arrival until its worker lets go of it. Equal is only the very same."""
 
     submit: Submit
     client: bytes
@@ -208,6 +208,25 @@ class Lane:
             self._remember(caller, flow.turn)
         return self._left(request)
 
+    def remove(self, request: Request) -> bool:
+        """Take out one that waits, wherever it does; false if it does not."""
+        flow = self._flows.get(request.submit.caller)
+        aside = self._aside.get(request.submit.model_id)
+        if flow is not None and request in flow.requests:
+            flow.requests.remove(flow.take(request))
+            if not flow.requests:
+                self._forget(request.submit.caller)
+        elif aside is not None and request in aside:
+            aside.remove(request)
+            if not aside:
+                del self._aside[request.submit.model_id]
+        elif request in self._returned:
+            self._returned.remove(request)
+        else:
+            return False
+        self._left(request)
+        return True
+
     def expired(self, now_s: float) -> list[Request]:
         """Take out the requests whose deadline has passed. Looks through the lane only when one may have."""
         if now_s < self._next_deadline_s:
@@ -256,6 +275,13 @@ class Lane:
     def _share(self, requests: int, size_bytes: int) -> float:
         """What these take of the bound they are nearer to."""
         return max(requests / self.limit, size_bytes / self.limit_bytes)
+
+    def _forget(self, caller: str) -> None:
+        """Nothing of this caller waits any more, though its last request had no turn."""
+        turn = self._flows.pop(caller).turn
+        self._turns = [entry for entry in self._turns if entry[2] != caller]
+        heapq.heapify(self._turns)
+        self._remember(caller, turn)
 
     def _remember(self, caller: str, turn: float) -> None:
         self._past[caller] = turn

@@ -58,6 +58,10 @@ class Broker(Protocol):
         """One prediction."""
         ...
 
+    def cancel(self, request_id: str) -> None:
+        """Nobody waits for its answer any more."""
+        ...
+
     def publish(self, topic: str, body: dict[str, Any]) -> None:
         """Announce an event."""
         ...

@@ -15,7 +15,7 @@ from litestar.types import ASGIApp, HTTPReceiveMessage, HTTPScope, Message, Rece
 
 from gateway.access import PATHS
 from gateway.audit import Trail, worth_an_entry
-from gateway.errors import BodyTooSlow
+from gateway.errors import CLIENT_CLOSED, BodyTooSlow
 from gateway.protocol import BODY_IS_HERE
 from gateway.safety import headers_of_every_answer
 from gateway.sockets import Socket
@@ -33,8 +33,8 @@ LINGER_S = 5.0
 """How long what a refused client still sends is read and dropped, so that it gets to see the refusal."""
 
 LINES_PER_S = 20
-"""Predictions that went well, or found the queue full, with a line of their own in the log. Thousands a second would
-push everything else out of it within a minute, and cost as much as serving them."""
+"""Predictions that went well, found the queue full or were not waited for, with a line of their own in the log.
+Thousands a second would push everything else out of it within a minute, and cost as much as serving them."""
 
 PREDICTIONS = frozenset(
     {
@@ -213,7 +213,7 @@ class Exchange:
         usual = HTTPStatus.OK <= self._status < HTTPStatus.MULTIPLE_CHOICES
         return (
             route in PREDICTIONS
-            and (usual or self._status == HTTPStatus.TOO_MANY_REQUESTS)
+            and (usual or self._status in (HTTPStatus.TOO_MANY_REQUESTS, CLIENT_CLOSED))
             and not logger.isEnabledFor(logging.DEBUG)
         )
 

@@ -244,6 +244,10 @@ def _in_memory(status: Status | None) -> Iterator[Metric]:
     )
     cold: Rows = [] if status is None else [([], status.cold)]
     yield _counter("cvp_inference_cold_requests_total", "Predictions that waited until their model was loaded.", cold)
+    left: Rows = [] if status is None else [([], status.cancelled)]
+    yield _counter(
+        "cvp_inference_cancelled_total", "Predictions that left the queue because their client had gone.", left
+    )
 
 
 def _host(host: HostFigures) -> Iterator[Metric]:

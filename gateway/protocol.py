@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable
 from http import HTTPStatus
 
 import msgspec
@@ -44,6 +45,9 @@ UNSENT_BYTES = 2**20
 BODY_IS_HERE = "body_is_here"
 """In the state of a request whose body has come in completely: nobody has to wait for it."""
 
+PRESENCE = "presence"
+"""In the state of a request: the `Presence` of its client."""
+
 REASONS: dict[HTTPStatus, tuple[str, str]] = {
     HTTPStatus.BAD_REQUEST: ("bad_request", "This is not valid HTTP/1.1."),
     HTTPStatus.REQUEST_TIMEOUT: ("header_too_slow", f"The header of a request must be here within {HEADER_S:.0f} s."),
@@ -63,6 +67,23 @@ class TooManyPipelined(Exception):
     """More than `PIPELINED` requests wait on one connection; ends the parsing."""
 
 
+class Presence:
+    """Whether the client of a connection is there. One request of a connection is answered at a time."""
+
+    __slots__ = ("gone", "on_leaving")
+
+    def __init__(self) -> None:
+        self.gone = False
+        self.on_leaving: Callable[[], None] | None = None
+        """Called when it leaves; belongs to the request that is being answered."""
+
+    def end(self) -> None:
+        """The connection is lost."""
+        self.gone = True
+        if self.on_leaving is not None:
+            self.on_leaving()
+
+
 class BoundedHttp(HttpToolsProtocol):
     """One connection with bounds: of headers in bytes, fields and time, of requests in line, of answers not read."""
 
@@ -78,6 +99,8 @@ class BoundedHttp(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         """Take the connection, unless too many are open."""
+        self._presence = Presence()
+        self.app_state = {**self.app_state, PRESENCE: self._presence}
         super().connection_made(transport)
         if self.limit_concurrency is not None and len(self.connections) > self.limit_concurrency:
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, linger=False)
@@ -89,6 +112,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._in_time()
         self._taken()
         super().connection_lost(exc)
+        self._presence.end()
 
     def pause_writing(self) -> None:
         """The client reads more slowly than we answer."""
@@ -161,9 +185,14 @@ class BoundedHttp(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """A request is here to its end."""
+        """A request is here to its end.
+
+        Reading goes on, also after a body that was large: it is how one hears that the client left.
+        """
         self.scope["state"][BODY_IS_HERE] = True
         super().on_message_complete()
+        if self.flow.read_paused and not self.pipeline:
+            self.flow.resume_reading()
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what cannot be parsed; uvicorn calls this."""

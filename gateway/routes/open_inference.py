@@ -147,7 +147,8 @@ async def _answer(context: Context, scope: HTTPScope, receive: Receive, model: s
         del body
         asked = open_inference.decode(head)
         open_inference.check(asked, len(binary))
-        done, blobs = await context.broker.submit(_submit(context, scope, entry, asked), [head, binary])
+        request = _submit(context, scope, entry, asked)
+        done, blobs = await predict.submitted(context, scope, request, [head, binary])
     total_ms = (time.perf_counter() - started_s) * 1000
     context.tally.predicted(entry.model_id, done, total_ms)
     answer = schemas.OpenAnswer(

@@ -9,6 +9,7 @@ import itertools
 import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Annotated, Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl
 
@@ -20,11 +21,13 @@ from msgspec import UNSET, Meta, UnsetType
 from gateway import bodies, forms
 from gateway.context import Context
 from gateway.errors import ClientGone
+from gateway.protocol import PRESENCE, Presence
 from gateway.schemas import View
 from shared import errors
 from shared.db import registry
 from shared.specs import Spec
 from shared.verdict.figures import some
+from shared.wire.client import Answer, Cancelled
 from shared.wire.messages import Done, Form, Submit
 
 BODY_BYTES = 64 * 2**20
@@ -155,11 +158,29 @@ async def _answer(context: Context, http: HTTPScope, receive: Receive) -> bytes:
             ask = await _read(http, share.metered(bodies.chunks(receive, BODY_BYTES)), options)
             entry = await served(context, ask.options.model_id)
             http["state"]["model_id"] = entry.model_id
-        answer = await context.broker.submit(_submit(context, http, ask), ask.blobs)
-    done, blobs = answer
+        done, blobs = await submitted(context, http, _submit(context, http, ask), ask.blobs)
     total_ms = (time.perf_counter() - started_s) * 1000
     context.tally.predicted(entry.model_id, done, total_ms)
     return _prediction(http["state"]["request_id"], entry.model_id, done, blobs, total_ms) + b"\n"
+
+
+async def submitted(context: Context, scope: Scope, request: Submit, blobs: Sequence[bytes]) -> Answer:
+    """What the broker answers to a request; one whose client leaves makes room for others.
+
+    Raises:
+        ClientGone: The client left.
+        errors.AppError: As the request failed.
+    """
+    client = scope["state"].get(PRESENCE) or Presence()
+    if client.gone:
+        raise ClientGone
+    client.on_leaving = partial(context.broker.cancel, request.request_id)
+    try:
+        return await context.broker.submit(request, blobs)
+    except Cancelled:
+        raise ClientGone from None
+    finally:
+        client.on_leaving = None
 
 
 def check_broker(context: Context) -> None:

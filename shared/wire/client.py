@@ -18,7 +18,18 @@ from shared.specs import Lane
 from shared.wire import codec, sockets
 from shared.wire.codec import BadFrames
 from shared.wire.door import Door
-from shared.wire.messages import DOORBELL, AskStatus, Done, Failed, Message, Publish, Status, Submit, ToClient
+from shared.wire.messages import (
+    DOORBELL,
+    AskStatus,
+    Cancel,
+    Done,
+    Failed,
+    Message,
+    Publish,
+    Status,
+    Submit,
+    ToClient,
+)
 
 ASK_EVERY_S = 1.0
 ASK_FIRST_EVERY_S = 0.1
@@ -36,6 +47,10 @@ BURST = 256
 logger = logging.getLogger(__name__)
 
 Answer = tuple[Done, Sequence[bytes]]
+
+
+class Cancelled(Exception):
+    """Nobody waits for the answer any more: `cancel` was called."""
 
 
 @dataclass(slots=True)
@@ -104,6 +119,7 @@ class BrokerClient:
 
         Raises:
             AppError: As the broker or the worker failed it; `Unavailable` if there is no broker or it went away.
+            Cancelled: `cancel` was called meanwhile.
         """
         if not self.alive:
             raise _no_broker()
@@ -121,6 +137,18 @@ class BrokerClient:
             raise TooLarge(f"The request cannot be sent: {bad}.") from bad
         finally:
             del self._pending[request.request_id]
+
+    def cancel(self, request_id: str) -> None:
+        """Have the `submit` of this request end now, and the request leave the lane if it waits there.
+
+        Harmless where it was answered; what a worker has, it finishes.
+        """
+        pending = self._pending.get(request_id)
+        if pending is None or pending.answer.done():
+            return
+        self._settle(request_id, Cancelled())
+        self._door.left(pending.caller)
+        self._send(Cancel(request_id=request_id))
 
     def publish(self, topic: str, body: dict[str, Any] | None = None) -> None:
         """Announce an event; it is dropped when no broker is there."""
@@ -171,11 +199,11 @@ class BrokerClient:
         if (pending := self._pending.get(message.request_id)) is not None:
             self._door.told(pending.caller, message.crowd)
 
-    def _settle(self, request_id: str, result: Answer | AppError) -> None:
+    def _settle(self, request_id: str, result: Answer | AppError | Cancelled) -> None:
         pending = self._pending.get(request_id)
         if pending is None or pending.answer.done():
             return
-        if isinstance(result, AppError):
+        if isinstance(result, Exception):
             pending.answer.set_exception(result)
         else:
             pending.answer.set_result(result)

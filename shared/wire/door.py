@@ -63,6 +63,11 @@ class Door:
         if (said := self._said.get(caller)) is not None:
             said.room -= 1
 
+    def left(self, caller: str) -> None:
+        """One that was sent waits no longer: another may come in its place."""
+        if (said := self._said.get(caller)) is not None:
+            said.room += 1
+
     def told(self, caller: str, crowd: Crowd | None) -> None:
         """The broker has answered a request of this caller, with or without a remark."""
         if crowd is None:

@@ -57,6 +57,12 @@ class Submit(Message, frozen=True, kw_only=True):
     traceparent: Name = ""
 
 
+class Cancel(Message, frozen=True, kw_only=True):
+    """Nobody waits for the answer to a `Submit` any more: while no worker has it, it leaves the lane unanswered."""
+
+    request_id: Name
+
+
 class Publish(Message, frozen=True, kw_only=True):
     """Ask the broker to send an event to every subscriber; also the doorbell of the jobs (`doorbell.<lane>`)."""
 
@@ -155,6 +161,8 @@ class Status(Message, frozen=True, kw_only=True):
     """The pace while requests last waited; None before it was known."""
     cold: int = 0
     """Requests whose model no inferencer had in memory when their turn came."""
+    cancelled: int = 0
+    """Requests that left the lane because their client had gone."""
 
 
 # --- inferencer -> broker -------------------------------------------------------------------------------------------
@@ -277,6 +285,6 @@ class Event(Message, frozen=True, kw_only=True):
     body: dict[str, Any] = {}
 
 
-ToBroker = Submit | Publish | AskStatus | Ready | Heartbeat | Bye | Done | Failed
+ToBroker = Submit | Cancel | Publish | AskStatus | Ready | Heartbeat | Bye | Done | Failed
 ToClient = Done | Failed | Status
 ToWorker = Assign | WhoAreYou

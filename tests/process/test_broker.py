@@ -22,7 +22,7 @@ from shared import config
 from shared.errors import AppError, BadImage, Conflict, PoisonRequest, QueueFull, TooLarge, Unavailable
 from shared.process import EXIT_LOCKED, Stop
 from shared.wire import client, codec, sockets
-from shared.wire.client import BrokerClient, Publisher
+from shared.wire.client import BrokerClient, Cancelled, Publisher
 from shared.wire.events import AsyncEventFeed, EventFeed, Resync
 from shared.wire.messages import Event, Submit
 from tests.conftest import eventually
@@ -187,6 +187,27 @@ def test_a_loud_caller_is_refused_at_once_and_a_quiet_one_served(farm, watchful)
             for answer in asked:
                 answer.cancel()
             await asyncio.gather(*asked, return_exceptions=True)
+
+    asyncio.run(scenario())
+
+
+def test_what_is_cancelled_ends_at_once_and_leaves_the_lane(farm, watchful):
+    farm.broker()
+    farm.inferencer(habit="holds")
+
+    async def scenario() -> None:
+        async with farm.client() as broker:
+            await until(lambda: workers(broker))
+            names = [f"r{number}" for number in range(10)]
+            asked = [asyncio.create_task(broker.submit(request(name))) for name in names]
+            await until(lambda: broker.status()[0].depth == 6)
+            for name in (*names, *names, "never heard of"):
+                broker.cancel(name)
+            results = await asyncio.gather(*asked, return_exceptions=True)
+            assert {type(result) for result in results} == {Cancelled}
+            await until(lambda: broker.status()[0].depth == 0)
+            status, _ = broker.status()
+            assert (status.cancelled, status.in_flight) == (6, 4), "what a worker has, it goes on with"
 
     asyncio.run(scenario())
 

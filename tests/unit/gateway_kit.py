@@ -94,6 +94,7 @@ class FakeBroker:
         ]
         self.waiting: dict[str, int] = {}
         self.cut: Cut | None = None
+        self.cancelled: list[str] = []
 
     def status(self) -> tuple[Status | None, float]:
         if not self.alive:
@@ -140,6 +141,9 @@ class FakeBroker:
         if request.form == "raw":
             return done, [msgspec.json.encode(self.outputs), self.binary]
         return done, [msgspec.json.encode(self.results)]
+
+    def cancel(self, request_id: str) -> None:
+        self.cancelled.append(request_id)
 
     def publish(self, topic: str, body: dict[str, Any]) -> None:
         if topic == "alerts":

@@ -21,6 +21,7 @@ from shared.wire.messages import (
     AskStatus,
     Assign,
     Bye,
+    Cancel,
     Crowd,
     Done,
     Event,
@@ -118,6 +119,10 @@ def answers(out: list[Outgoing]) -> dict[str, str]:
 
 def keep_alive(broker: Core, now_s: float, *workers: bytes) -> list[Outgoing]:
     return [out for worker in workers for out in broker.handle(now_s, worker, beat("mdl"))]
+
+
+def cancel(broker: Core, *names: str, client: bytes = CLIENT) -> list[Outgoing]:
+    return [out for name in names for out in broker.handle(0, client, Cancel(request_id=name))]
 
 
 # --- the way of a request -------------------------------------------------------------------------------------------
@@ -416,6 +421,72 @@ def test_a_refusal_says_that_there_is_no_room():
     fill(broker, 0, "r", 3)
     assert crowd(broker.handle(0, CLIENT, submit("over", caller="r"))) == Crowd(room=0, wait_ms=1_000)
     assert answers(broker.handle(0, CLIENT, submit("quiet", caller="quiet"))) == {"r2": "queue_full"}
+
+
+# --- clients that leave ---------------------------------------------------------------------------------------------
+
+
+def test_what_a_client_cancels_leaves_the_lane_unanswered_and_makes_room():
+    broker = serving(A, limit=2, limit_bytes=20)
+    for number in range(3):
+        broker.handle(0, CLIENT, submit(f"r{number}"), [b"x" * 10])
+    assert cancel(broker, "r1", "r2", "r2", "never heard of") == []
+    assert (len(broker.lane), broker.lane.queued_bytes, broker.lane.callers) == (0, 0, 0)
+    for number in range(3, 5):
+        assert broker.handle(0, CLIENT, submit(f"r{number}"), [b"x" * 10]) == []
+    assert assigned(broker.handle(0, A, done("r0"))) == [(A, "r3")]
+    broker.handle(0, A, done("r3"))
+    broker.handle(0, A, done("r4"))
+    assert broker.idle
+    [(_, status, _)] = broker.handle(0, CLIENT, AskStatus())
+    assert (status.cancelled, status.completed, status.failed) == (2, 3, 0)
+
+
+def test_what_a_worker_has_it_finishes_though_nobody_waits_for_it():
+    broker = serving(A)
+    broker.handle(0, CLIENT, submit("r"))
+    assert cancel(broker, "r") == []
+    assert broker.handle(0, A, done("r")) == [Outgoing(CLIENT, done("r"))]
+
+
+def test_nobody_cancels_for_another():
+    broker = serving(A)
+    broker.handle(0, CLIENT, submit("r0"))
+    broker.handle(0, CLIENT, submit("r1"))
+    cancel(broker, "r1", client=b"gateway-1")
+    assert assigned(broker.handle(0, A, done("r0"))) == [(A, "r1")]
+
+
+def test_what_was_set_aside_or_came_back_can_be_cancelled_too():
+    broker = serving(A, credit=2)
+    for name in ("aside-0", "aside-1", "aside-2"):
+        broker.handle(0, CLIENT, submit(name, model_id="other"))
+    assert broker.lane.aside == ["other"]
+    cancel(broker, "aside-1", "aside-2")
+    assert (broker.lane.aside, len(broker.lane)) == ([], 0)
+    broker.handle(0, CLIENT, submit("r"))
+    broker.handle(1, B, ready(B, 0))
+    broker.handle(1, A, ready(A, 0, boot="2"))  # it was restarted, and takes nothing yet
+    assert [request.submit.request_id for request in broker.lane] == ["aside-0", "r"]
+    cancel(broker, "aside-0", "r")
+    assert len(broker.lane) == 0
+    assert broker.idle
+
+
+def test_a_turn_that_was_cancelled_is_no_turn_taken():
+    """Whoever cancels all it has does not come later for it than one that waited."""
+    broker = serving(A)
+    broker.handle(0, CLIENT, submit("first"))
+    for number in range(3):
+        broker.handle(0, CLIENT, submit(f"a{number}", caller="a"))
+        broker.handle(0, CLIENT, submit(f"b{number}", caller="b"))
+    cancel(broker, "a0", "a1", "a2")
+    broker.handle(0, CLIENT, submit("a3", caller="a"))
+    held, order = "first", []
+    for _ in range(4):
+        [(_, held)] = assigned(broker.handle(0, A, done(held)))
+        order.append(held)
+    assert order == ["b0", "a3", "b1", "b2"]
 
 
 # --- deadlines ------------------------------------------------------------------------------------------------------
@@ -894,6 +965,15 @@ class Schedules(RuleBasedStateMachine):
         self.submitted[client, request_id] += 1
         message = submit(request_id, queue_ms, inference_ms, caller, MODELS[number % len(MODELS)])
         self.deliver(self.core.handle(self.now_s, client, message, [b"x" * size]))
+
+    @rule(client=st.sampled_from([b"gateway-0", b"gateway-1"]), number=st.integers(0, 30))
+    def cancel(self, client: bytes, number: int) -> None:
+        """What waits is gone without an answer; nothing else changes."""
+        before = [(request.client, request.submit.request_id) for request in self.core.lane]
+        cancelled = (client, f"r{number}")
+        self.deliver(self.core.handle(self.now_s, client, Cancel(request_id=cancelled[1])))
+        self.submitted[cancelled] -= before.count(cancelled)
+        assert not any((request.client, request.submit.request_id) == cancelled for request in self.core.lane)
 
     @rule(number=workers, credit=st.integers(0, MAX_CREDIT), models=st.sets(st.sampled_from(MODELS)))
     def start(self, number: int, credit: int, models: set[str]) -> None:

@@ -56,6 +56,16 @@ def test_as_many_come_in_as_there_is_room_for(door: Door) -> None:
     let_in(door, "b")
 
 
+def test_who_left_makes_room_for_another(door: Door) -> None:
+    door.left("a")  # there is room for all: nothing to remember
+    door.told("a", Crowd(room=1, wait_ms=1_500))
+    let_in(door, "a")
+    refused(door, "a")
+    door.left("a")
+    let_in(door, "a")
+    refused(door, "a")
+
+
 def test_those_who_are_arriving_count(door: Door) -> None:
     door.told("a", Crowd(room=1, wait_ms=1_500))
     with door.entering("a"):

@@ -7,17 +7,23 @@ import json
 import logging
 import random
 import threading
+from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from gateway.bodies import Budget
+from gateway.errors import ClientGone
 from gateway.exchange import LINES_PER_S, Sampling
+from gateway.protocol import PRESENCE, Presence
 from gateway.routes import predict
+from gateway.routes.predict import submitted
 from shared import apikeys, errors, farm
 from shared.db import connection, registry
 from shared.db.tables import Model
-from shared.wire.messages import LoadedModel, WorkerStatus
+from shared.wire.client import Cancelled
+from shared.wire.messages import LoadedModel, Submit, WorkerStatus
 from tests.unit.gateway_kit import (
     ONNX,
     Conversation,
@@ -116,6 +122,52 @@ def test_of_many_predictions_some_have_a_line_and_every_failure_has(
     lines = [vars(record) for record in caplog.records if record.name == "gateway.access"]
     assert [line["status"] for line in lines] == [200] * LINES_PER_S + [422, 200]
     assert [line.get("predictions_without_a_line") for line in lines] == [None] * (LINES_PER_S + 1) + [3]
+
+
+class Withholds(FakeBroker):
+    """Answers nothing; who cancels hears so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    async def submit(self, request: Submit, blobs: Sequence[bytes]) -> Any:
+        return await self.answer
+
+    def cancel(self, request_id: str) -> None:
+        super().cancel(request_id)
+        self.answer.set_exception(Cancelled())
+
+
+WAITS = Submit(request_id="r", model_id="m", form="images", queue_ttl_ms=1, inference_ttl_ms=1)
+
+
+def test_a_prediction_whose_client_leaves_is_cancelled() -> None:
+    async def leaves(presence: Presence, *, before: bool) -> list[str]:
+        broker, scope = Withholds(), {"state": {PRESENCE: presence}}
+        if before:
+            presence.end()
+        else:
+            asyncio.get_running_loop().call_soon(presence.end)
+        with pytest.raises(ClientGone):
+            await submitted(SimpleNamespace(broker=broker), scope, WAITS, [])
+        presence.end()
+        return broker.cancelled
+
+    assert asyncio.run(leaves(Presence(), before=False)) == ["r"]
+    assert asyncio.run(leaves(Presence(), before=True)) == []
+
+
+def test_a_client_that_leaves_after_its_answer_cancels_nothing() -> None:
+    async def answered() -> list[str]:
+        broker, presence = Withholds(), Presence()
+        broker.answer.set_result("an answer")
+        given = await submitted(SimpleNamespace(broker=broker), {"state": {PRESENCE: presence}}, WAITS, [])
+        presence.end()
+        assert given == "an answer"
+        return broker.cancelled
+
+    assert asyncio.run(answered()) == []
 
 
 @pytest.mark.parametrize("video", [b"\0\0\0\x20ftypisom", b"\x1aE\xdf\xa3....", b"RIFF\x10\x00\x00\x00AVI LIST"])

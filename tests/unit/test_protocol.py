@@ -15,7 +15,7 @@ from uvicorn.server import ServerState
 
 from gateway import __main__ as service
 from gateway import protocol
-from gateway.protocol import BODY_IS_HERE, HEADER_BYTES, HEADER_FIELDS, BoundedHttp, BoundedSocket
+from gateway.protocol import BODY_IS_HERE, HEADER_BYTES, HEADER_FIELDS, PRESENCE, BoundedHttp, BoundedSocket
 from tests.unit.gateway_kit import context_at
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[Any]]
@@ -32,6 +32,7 @@ class Echo:
         self.padding = b""
         self.go_on = asyncio.Event()
         self.go_on.set()
+        self.read, self.left = asyncio.Event(), asyncio.Event()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.whole.append(BODY_IS_HERE in scope["state"])
@@ -42,7 +43,10 @@ class Echo:
                 self.ends.append("gone")
                 return
             size, more = size + len(message["body"]), message["more_body"]
+        scope["state"][PRESENCE].on_leaving = self.left.set
+        self.read.set()
         await self.go_on.wait()
+        scope["state"][PRESENCE].on_leaving = None
         body = self.padding + str(size).encode()
         headers = [(b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -163,6 +167,25 @@ def test_a_body_that_is_here_is_said_to_be() -> None:
         return app.whole
 
     assert converse(talk) == [True, False, False]
+
+
+@pytest.mark.parametrize("size", [2, 1_000_000])
+def test_who_waits_for_an_answer_is_heard_leaving(size: int) -> None:
+    """Also when its body was so large that reading paused meanwhile."""
+
+    async def talk(app: Echo, connect: Any) -> bool:
+        app.go_on.clear()
+        _, writer = await connect()
+        writer.write(POST + b"Content-Length: %d\r\n\r\n" % size + b"a" * size)
+        await writer.drain()
+        await app.read.wait()
+        assert not app.left.is_set()
+        writer.close()
+        await app.left.wait()
+        app.go_on.set()
+        return True
+
+    assert converse(talk)
 
 
 def test_a_trailer_without_end_ends_the_request() -> None:

@@ -66,6 +66,7 @@ EVERY_FIELD = [
         traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
     ),
     Publish(topic="job.1", body={"progress": 0.5, "names": ["ü", None, True, {"deep": b"bytes"}]}),
+    messages.Cancel(request_id="r"),
     AskStatus(),
     messages.Ready(worker_id="w", boot_id="b", credit=4, inflight=["r1", "r2"]),
     messages.Heartbeat(boot_id="b", models=[MODEL]),
