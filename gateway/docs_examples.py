@@ -361,6 +361,11 @@ BODIES: tuple[msgspec.Struct, ...] = (
                 sessions=1,
                 problem=None,
                 loaded_in=["inferencer-0"],
+                health=[
+                    schemas.ModelHealth(
+                        process="inferencer-0", last_success_s=0.1, probes=3, failed_probes=0, failure=None
+                    )
+                ],
                 memory_mb=96.0,
             )
         ],

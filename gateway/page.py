@@ -61,6 +61,7 @@ class Page(Collector):
         yield from _lane(self._status, len(self._settings.inference_farm))
         yield from _broker(self._status, self._names)
         yield from _in_memory(self._status)
+        yield from _probes(self._status, self._names)
         yield _counter(
             "cvp_inference_worker_events_total",
             "Inference processes that came (ready), left in order (left) or were lost (lost).",
@@ -247,6 +248,33 @@ def _in_memory(status: Status | None) -> Iterator[Metric]:
     left: Rows = [] if status is None else [([], status.cancelled)]
     yield _counter(
         "cvp_inference_cancelled_total", "Predictions that left the queue because their client had gone.", left
+    )
+
+
+def _probes(status: Status | None, names: Mapping[str, str]) -> Iterator[Metric]:
+    """How each model does in each process that has it."""
+    there = [
+        ([model.model_id, names[model.model_id], worker.worker_id], model.health)
+        for worker in (status.workers if status else [])
+        for model in worker.models
+        if model.model_id in names
+    ]
+    label = ["model", "name", "process"]
+    yield _gauge(
+        "cvp_model_success_age_seconds",
+        "Since a model last answered a prediction in a process, passed a probe, or was loaded.",
+        [(where, health.success_age_ms / 1000) for where, health in there],
+        label,
+    )
+    yield _counter(
+        "cvp_model_probes_total",
+        "Probes of a model in memory that no prediction had shown to be well.",
+        [
+            ([*where, outcome], count)
+            for where, health in there
+            for outcome, count in (("passed", health.probes - health.failed_probes), ("failed", health.failed_probes))
+        ],
+        [*label, "outcome"],
     )
 
 

@@ -722,6 +722,24 @@ class OpenModelReady(View, frozen=True, kw_only=True):
     ready: bool
 
 
+class ModelHealth(View, frozen=True, kw_only=True):
+    """How a model does in one inference process; what no request has shown lately is probed."""
+
+    process: str
+    last_success_s: Annotated[
+        float, Meta(description="Seconds since it last answered a request, passed a probe, or was loaded.")
+    ]
+    probes: Annotated[
+        int,
+        Meta(
+            description="How often it had to answer its golden samples (zeros, where it has none): 20 s after its last "
+            "request, and every 5 minutes without any."
+        ),
+    ]
+    failed_probes: Annotated[int, Meta(description="After one it is loaded again, after the next the process ends.")]
+    failure: Annotated[str | None, Meta(description="What it failed at since its last success.")]
+
+
 class LoadedModel(View, frozen=True, kw_only=True):
     """A model that inference processes hold in memory now."""
 
@@ -734,6 +752,7 @@ class LoadedModel(View, frozen=True, kw_only=True):
     loaded_in: list[str]
     memory_mb: float
     problem: Annotated[str | None, Meta(description="Why it serves instead of what was activated.")]
+    health: Annotated[list[ModelHealth], Meta(description="In each of the processes.")]
 
 
 class Workers(View, frozen=True, kw_only=True):

@@ -9,6 +9,7 @@ import time
 
 from inferencer.batcher import Batcher
 from inferencer.catalog import DatabaseCatalog
+from inferencer.health import Health
 from inferencer.heap import may_start_again
 from inferencer.sessions import Sessions, Share
 from inferencer.worker import Worker, credit
@@ -35,13 +36,13 @@ def main(settings: config.Settings, stop: process.Stop, index: int) -> None:
     shared_out = {"cores": config.cores(), "processes": processes, "batches_at_once": at_once}
     logger.info("taking work", extra=shared_out | {"processes_by": os.environ.get(farm.FOUND_BY, "")})
     sessions = Sessions(DatabaseCatalog(settings), share=Share(settings.inference_share_mb, processes))
-    batcher = Batcher(at_once, sessions.room)
+    batcher, health = Batcher(at_once, sessions.room), Health()
     link = WorkerLink(
         settings.broker_endpoint,
         f"inferencer-{index}",
         credit(threads, at_once),
         on_assign=batcher.put,
-        loaded=sessions.loaded,
+        loaded=lambda: health.told(sessions.loaded()),
         memory=sessions.memory,
     )
 
@@ -50,7 +51,7 @@ def main(settings: config.Settings, stop: process.Stop, index: int) -> None:
             logger.warning("starting again: %d MB stayed behind from models that are gone", left_mb)
             stop.set()
 
-    worker = Worker(sessions, batcher, link, recycle=recycle)
+    worker = Worker(sessions, batcher, link, health=health, recycle=recycle)
     worker.start(at_once)
     try:
         link.run(stop)

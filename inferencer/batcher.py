@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from shared.clock import Deadline, Monotonic
@@ -14,6 +15,8 @@ from shared.wire.messages import Assign, Cut
 
 LOAD_LIMIT_S = 120.0
 """How long loading a model may take before the process counts as stuck."""
+PROBE_LIMIT_S = 60.0
+"""The same of a probe."""
 
 
 class Request(NamedTuple):
@@ -61,9 +64,13 @@ class Batcher:
         self._clock = clock
         lock = threading.Lock()
         self._changed, self._missing = threading.Condition(lock), threading.Condition(lock)
+        self._freed = threading.Condition(lock)
         self._lanes: dict[str, deque[Request]] = {}
         self._loading: dict[str, float] = {}
         self._running: list[Batch] = []
+        self._reserved = False
+        """Whether one of the places is kept for a probe, or has it."""
+        self._probing_s: float | None = None
         self._closed = False
 
     def put(self, assign: Assign, blobs: Sequence[bytes | memoryview]) -> None:
@@ -108,6 +115,27 @@ class Batcher:
         """A batch is done with. Its thread comes back to `take` at once, so no other is woken for what waits."""
         with self._changed:
             self._running = [other for other in self._running if other is not batch]
+            if self._reserved:
+                self._freed.notify()
+
+    @contextmanager
+    def reserved(self, timeout_s: float) -> Iterator[bool]:
+        """Inside, one of the batches that may be under way is ours, before all that wait, however many they are.
+
+        False inside where none ended within `timeout_s`: what runs is never interrupted. One thread at a time.
+        """
+        with self._freed:
+            self._reserved = True
+            self._freed.wait_for(lambda: self._closed or len(self._running) < self._at_once, timeout_s)
+            given = not self._closed and len(self._running) < self._at_once
+            self._reserved, self._probing_s = given, self._clock() if given else None
+        try:
+            yield given
+        finally:
+            with self._changed:
+                self._reserved, self._probing_s = False, None
+                if self._work() is not None:
+                    self._changed.notify()
 
     def loaded(self, model_id: str, *, usable: bool) -> list[Request]:
         """A load is over; if the model did not come up, everything that waited for it is given back to be refused."""
@@ -132,8 +160,10 @@ class Batcher:
         """Whether something under way is beyond every deadline."""
         now_s = self._clock()
         with self._changed:
-            return any(now_s > started_s + LOAD_LIMIT_S for started_s in self._loading.values()) or any(
-                all(request.deadline.passed(now_s) for request in batch.requests) for batch in self._running
+            return (
+                any(now_s > started_s + LOAD_LIMIT_S for started_s in self._loading.values())
+                or any(all(request.deadline.passed(now_s) for request in batch.requests) for batch in self._running)
+                or (self._probing_s is not None and now_s > self._probing_s + PROBE_LIMIT_S)
             )
 
     def close(self) -> None:
@@ -142,6 +172,7 @@ class Batcher:
             self._closed = True
             self._changed.notify_all()
             self._missing.notify_all()
+            self._freed.notify_all()
 
     def _notify(self, model_id: str) -> None:
         """Wake who can begin with what waits for a model now."""
@@ -149,12 +180,16 @@ class Batcher:
             return
         if self._room(model_id) is None:
             self._missing.notify()
-        elif len(self._running) < self._at_once:
+        elif self._may_begin():
             self._changed.notify()
+
+    def _may_begin(self) -> bool:
+        """Whether one more batch may be under way."""
+        return len(self._running) + self._reserved < self._at_once
 
     def _work(self) -> tuple[str, int] | None:
         """The model whose turn it is, that of the oldest request, and its room."""
-        if len(self._running) >= self._at_once:
+        if not self._may_begin():
             return None
         rooms = ((model_id, self._room(model_id)) for model_id in self._waiting())
         return next(((model_id, room) for model_id, room in rooms if room is not None), None)

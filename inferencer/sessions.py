@@ -165,7 +165,8 @@ class Sessions:
             raise before.error
         try:
             with self._loading:
-                self._load(model_id, serving, revision, wanted)
+                if model_id not in self._held:  # another thread may have loaded it meanwhile
+                    self._load(model_id, serving, revision, wanted)
         except Exception as error:
             now_s, for_s = self._clock(), TOO_LARGE_S if isinstance(error, errors.Conflict) else FAILED_S
             self._failures = {name: failed for name, failed in self._failures.items() if now_s < failed.until_s}
@@ -223,6 +224,23 @@ class Sessions:
                 old.wanted, old.outdated = serving, False
                 old.problem = "" if serving == old.runtime.serving else _refused(serving, error)
         return bool(outdated)
+
+    def reload(self, runtime: Runtime, wanted: Wanted = tuple) -> None:
+        """Let go of a runtime that does not do what it did, and have another in its place, of the same and no default.
+
+        Requests for the model wait meanwhile. Nothing is done where the runtime serves no more.
+
+        Raises:
+            errors.AppError: As `load`; the model is not in memory then.
+        """
+        serving = runtime.serving
+        with self._loading:
+            held = self._held.get(serving.model_id)
+            if held is not None and held.runtime is runtime:
+                self._replace(serving.model_id, None)
+                successor = self._activated(serving, held.wanted, -1, wanted)  # `refresh` looks what it should be
+                successor.problem = held.problem
+                self._replace(serving.model_id, successor)
 
     def _activated(self, serving: Serving, wanted: Serving, revision: int, waited: Wanted | None) -> _Held:
         """A runtime that is ready, in the room that others made for it; without `waited` nobody makes any."""
@@ -305,8 +323,12 @@ class Sessions:
         return self._sizes.get(_kind(serving)) or _file_mb(serving)
 
     @contextmanager
-    def use(self, model_id: str) -> Iterator[Runtime]:
+    def use(self, model_id: str, *, asked: bool = True) -> Iterator[Runtime]:
         """The runtime, which stays alive inside the block.
+
+        Args:
+            model_id: The model.
+            asked: Whether this is for a request: what is only probed has been of use to nobody.
 
         Raises:
             Unloaded: The model made room, or was deleted, a moment ago.
@@ -316,7 +338,8 @@ class Sessions:
             if held is None:
                 raise Unloaded(model_id)
             held.users += 1
-            self._budget.use(model_id)
+            if asked:
+                self._budget.use(model_id)
         try:
             yield held.runtime
         finally:
@@ -348,6 +371,11 @@ class Sessions:
                 held.revision = revision
         self._revision = revision
         return dropped
+
+    @property
+    def models(self) -> list[str]:
+        """Those in memory."""
+        return list(self._held)
 
     def loaded(self) -> list[LoadedModel]:
         """What is held now, for the heartbeat. The memory is what the process grew by during the load."""

@@ -1,4 +1,4 @@
-"""One inference process at work: threads that compute, two that load models, and a keeper that looks after them."""
+"""One inference process at work: threads that compute, two that load models, one that probes them, and a keeper."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Protocol
 
 from inferencer.batcher import Batch, Batcher
 from inferencer.compute import Answer, answer, failed, with_cut
-from inferencer.doubts import Doubts, end_of_process
+from inferencer.doubts import SUSPICIOUS, Doubts, end_of_process
+from inferencer.health import Health
 from inferencer.sessions import Sessions, Unloaded
 from shared import errors
 from shared.clock import Monotonic
@@ -22,6 +23,8 @@ STUCK_S = 30.0
 """How long work may go on after its deadline before the process gives itself up."""
 FULL_BATCH = 8
 JOIN_S = 5.0
+PLACE_S = 5.0
+"""How long a probe waits until one of the batches under way ends."""
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +56,7 @@ class Worker:
         sessions: The models.
         batcher: The work.
         link: Takes the answers.
+        health: Remembers how each model does.
         clock: Seconds, monotonic.
         rearm: Puts off the watchdog by `STUCK_S`; it ends the process when nobody does.
         recycle: Asks for this process to be started again, given the MB that it cannot give back.
@@ -65,6 +69,7 @@ class Worker:
         batcher: Batcher,
         link: Delivers,
         *,
+        health: Health | None = None,
         clock: Monotonic = time.monotonic,
         rearm: Callable[[], None] | None = None,
         recycle: Callable[[float], None] = lambda _: None,
@@ -76,16 +81,17 @@ class Worker:
         self._clock = clock
         self._rearm = rearm or _rearm_watchdog
         self._recycle = recycle
-        self._doubts = Doubts(end, clock)
+        self._doubts, self._health = Doubts(end, clock), health or Health(clock)
         self._closing = threading.Event()
         self._threads: list[threading.Thread] = []
 
     def start(self, threads: int) -> None:
-        """Start the computing threads, the keeper and those that load models."""
+        """Start the computing threads, the keeper and those that load and probe models."""
         jobs = [
             ("keeper", self._keep),
             ("load", self._load_on_demand),
             ("renew", self._renew),
+            ("probe", self._probe),
             *((f"infer-{number}", self._work) for number in range(threads)),
         ]
         self._threads = [threading.Thread(target=target, name=name, daemon=True) for name, target in jobs]
@@ -142,7 +148,9 @@ class Worker:
         try:
             with self._sessions.use(batch.model_id) as runtime:
                 answers.extend(with_cut(answer(runtime, batch.requests, self._clock), batch.cut))
-                self._doubts.settle(runtime, [given.message for given in answers])
+                messages = [given.message for given in answers]
+                self._health.worked(batch.model_id, messages, SUSPICIOUS)
+                self._doubts.settle(runtime, messages)
         except Unloaded:
             self._batcher.again(batch)
         except Exception as error:
@@ -152,6 +160,35 @@ class Worker:
         finally:
             self._batcher.finished(batch)
         self._link.deliver(answers)
+
+    def _probe(self) -> None:
+        """Have models that answered nobody lately show that they can, one at a time."""
+        while not self._closing.wait(KEEPER_S):
+            try:
+                if (model_id := self._health.due(self._sessions.models)) is not None:
+                    self._examine(model_id)
+            except Exception:
+                logger.exception("a model could not be probed; its turn comes again")
+
+    def _examine(self, model_id: str) -> None:
+        """A probe takes the place of one batch, so that no more engines run than may; whoever waits, waits behind it.
+
+        Where no place comes free, the process has long work: that is no failure.
+        """
+        with self._batcher.reserved(PLACE_S) as given:
+            try:
+                with self._sessions.use(model_id, asked=False) as runtime:
+                    known = given and runtime.spot_check()
+            except Unloaded:
+                return
+            except Exception as error:
+                failure = error
+            else:
+                (self._health.passed if known else self._health.put_off)(model_id)
+                return
+        in_row = self._health.failed(model_id, str(failure))
+        self._doubts.mend(model_id, failure, in_row, lambda: self._sessions.reload(runtime, self._batcher.waiting))
+        self._link.tell()
 
     def _renew(self) -> None:
         """Load what is served differently now, beside the requests that the old still answers."""

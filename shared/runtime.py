@@ -131,6 +131,22 @@ class Runtime:
             self._rehearse(session)
         self._replay()
 
+    def spot_check(self) -> bool:
+        """Answer the golden samples once more, or one call of zeros where there are none: no more than a batch takes.
+
+        Tells whether there was anything to answer: beside an open axis nobody knows what.
+
+        Raises:
+            errors.AppError: As `probe`.
+        """
+        if self.serving.golden is not None:
+            self._replay()
+            return True
+        feeds = self._zeros(1)
+        if feeds is not None:
+            self._run(feeds)
+        return feeds is not None
+
     def deactivate(self) -> None:
         """Let go of the model. Nobody may be inside `infer`."""
         for session in self._sessions:
@@ -336,19 +352,26 @@ class Runtime:
 
     def _rehearse(self, session: Engine) -> bool:
         """Run zeros, a full batch of them, and tell whether rows go in and come out one for one."""
-        feeds: dict[str, Tensor] = {}
-        for info in self.serving.inputs:
-            sizes = self._sized(info)
-            if sizes is None:  # an axis beside the batch is open: there is no size to rehearse with
-                return False
-            feeds[info.name] = np.zeros(sizes, info.dtype)
+        feeds = self._zeros(self.batch_size)
+        if feeds is None:
+            return False
         arrays = [*feeds.values(), *session.infer(feeds).values()]
         return all(array.shape[:1] == (self.batch_size,) for array in arrays)
 
-    def _sized(self, info: TensorInfo) -> list[int] | None:
-        """The shape of an input as it will be fed: our batch where that is open, the contract's image."""
+    def _zeros(self, batch_size: int) -> dict[str, Tensor] | None:
+        """An input of noughts; None where an axis beside the batch is open: there is no size to rehearse with."""
+        feeds: dict[str, Tensor] = {}
+        for info in self.serving.inputs:
+            sizes = self._sized(info, batch_size)
+            if sizes is None:
+                return None
+            feeds[info.name] = np.zeros(sizes, info.dtype)
+        return feeds
+
+    def _sized(self, info: TensorInfo, batch_size: int) -> list[int] | None:
+        """The shape of an input as it will be fed: this batch where that is open, the contract's image."""
         contract = self.serving.preprocessing
-        batch = [self.batch_size if isinstance(size, str) else size for size in info.shape[:1]]
+        batch = [batch_size if isinstance(size, str) else size for size in info.shape[:1]]
         rest = info.shape[1:] if contract is None else preprocess.shape(contract)
         known = [size for size in (*batch, *rest) if isinstance(size, int)]
         return known if len(known) == len(info.shape) else None

@@ -14,7 +14,7 @@ from gateway.routes.predict import predict
 from shared import farm
 from shared.db.registry import CatalogEntry
 from shared.specs import EngineName, Precision
-from shared.wire.messages import LoadedModel, Status, WorkerState, WorkerStatus
+from shared.wire.messages import LoadedModel, ModelHealth, Status, WorkerState, WorkerStatus
 
 MB = 2**20
 WELL: tuple[WorkerState, ...] = ("idle", "busy")
@@ -89,11 +89,11 @@ def _memory(status: Status | None) -> schemas.ModelMemory:
 
 
 def _loaded(status: Status | None) -> list[schemas.LoadedModel]:
-    held: dict[LoadedModel, list[tuple[str, float]]] = {}
+    held: dict[LoadedModel, list[tuple[str, LoadedModel]]] = {}
     for worker in status.workers if status else []:
         for model in worker.models:
-            alike = msgspec.structs.replace(model, memory_mb=0)
-            held.setdefault(alike, []).append((worker.worker_id, model.memory_mb))
+            alike = msgspec.structs.replace(model, memory_mb=0, health=ModelHealth())
+            held.setdefault(alike, []).append((worker.worker_id, model))
     return [
         schemas.LoadedModel(
             id=model.model_id,
@@ -103,11 +103,22 @@ def _loaded(status: Status | None) -> list[schemas.LoadedModel]:
             threads=model.threads,
             sessions=model.sessions,
             loaded_in=[worker_id for worker_id, _ in places],
-            memory_mb=round(sum(memory_mb for _, memory_mb in places), 1),
+            memory_mb=round(sum(there.memory_mb for _, there in places), 1),
             problem=model.problem or None,
+            health=[_health(worker_id, there.health) for worker_id, there in places],
         )
         for model, places in held.items()
     ]
+
+
+def _health(worker_id: str, health: ModelHealth) -> schemas.ModelHealth:
+    return schemas.ModelHealth(
+        process=worker_id,
+        last_success_s=round(health.success_age_ms / 1000, 1),
+        probes=health.probes,
+        failed_probes=health.failed_probes,
+        failure=health.failure or None,
+    )
 
 
 def _served(entry: CatalogEntry, loaded: LoadedModel | None) -> schemas.ServedModel:

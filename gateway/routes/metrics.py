@@ -61,7 +61,8 @@ async def metrics(context: Injected) -> schemas.Metrics:
 def _names(context: Context) -> dict[str, str]:
     """Of the models that have figures and are still there, by id."""
     status, models = context.broker.status()[0], context.caches.models
-    there = {*context.tally.models, *(status.waiting if status else ())}
+    loaded = {model.model_id for worker in (status.workers if status else ()) for model in worker.models}
+    there = loaded | {*context.tally.models, *(status.waiting if status else ())}
     return {model_id: models[model_id].name for model_id in there if model_id in models}
 
 

@@ -85,6 +85,18 @@ class AskStatus(Message, frozen=True, kw_only=True):
 # --- broker -> client -----------------------------------------------------------------------------------------------
 
 
+class ModelHealth(msgspec.Struct, frozen=True, kw_only=True):
+    """How a model does in one inferencer, told by what came of its work there."""
+
+    success_age_ms: float = 0.0
+    """Since it last answered a request, passed a probe, or was loaded."""
+    probes: int = 0
+    """How often it had to answer what it was checked with, no request having shown that it can."""
+    failed_probes: int = 0
+    failure: Name = ""
+    """What it failed at since its last success."""
+
+
 class LoadedModel(msgspec.Struct, frozen=True, kw_only=True):
     """A model an inferencer holds in memory."""
 
@@ -100,6 +112,7 @@ class LoadedModel(msgspec.Struct, frozen=True, kw_only=True):
     """The order that serves; empty for the default."""
     problem: Name = ""
     """Why it serves instead of what was activated."""
+    health: ModelHealth = ModelHealth()
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):

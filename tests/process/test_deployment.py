@@ -125,12 +125,15 @@ def test_answers_unlike_those_at_the_benchmark_are_not_served(
     try:
         golden.unlink()
         golden.write_bytes(good[:-40] + bytes(20) + good[-20:])  # some of the answers are noughts
-        found = deploy(admin, digits, report_id=report)
+        with Load(admin, digits) as load:
+            wait_for(lambda: load.answers, 60, "answers")
+            found = deploy(admin, digits, report_id=report)
     finally:
         golden.write_bytes(good)
     assert found["status"] == "failed"
     assert "answers to the golden samples differ" in found["error"]
     assert found["serves"]["engine"] == "onnxruntime"
+    assert set(load.answers) == {(200, "onnxruntime")}, "nobody was answered by it, and nobody refused"
 
 
 def test_a_file_that_was_changed_in_the_store_is_neither_activated_nor_measured(

@@ -25,7 +25,7 @@ from shared.db import connection, registry, tables
 from shared.db.accounts import Account
 from shared.specs import ModelDescription, Preprocessing, TensorInfo
 from shared.wire.client import Answer, BrokerClient
-from shared.wire.messages import Memory, Submit
+from shared.wire.messages import Memory, ModelHealth, Submit
 from tests.onnx_graphs import graph
 from tests.process.platform import DIGITS, wait_for
 
@@ -328,6 +328,43 @@ def test_an_engine_that_never_returns_ends_its_process_and_its_request_in_time(
 
     asyncio.run(scenario())
     assert "Timeout" in processes.log(), "the stacks of its threads say where it hung"
+
+
+def test_an_engine_that_breaks_and_nobody_asks_is_found_and_mended(
+    settings: config.Settings, processes: Processes, digits: str
+) -> None:
+    """No request fails: the probe is there first. What one load mends is mended; else the process begins anew."""
+    processes.start("broker")
+    inferencer = processes.start("tests.process.inferencer_that_sickens", "0", "0.3")
+
+    def health(client: BrokerClient) -> ModelHealth:
+        models = [model for worker in client.status()[0].workers for model in worker.models]
+        return models[0].health if models else ModelHealth()
+
+    async def until(check: Callable[[], bool]) -> None:
+        deadline = Deadline.after_ms(20_000)
+        while not check():
+            assert not deadline.passed(), processes.log()
+            await asyncio.sleep(0.05)
+
+    async def scenario() -> None:
+        async with asking(settings) as client:
+            _, (body,) = await predict(client, digits, images_of(0.5), form="tensors")
+            await until(lambda: health(client).probes > 0)
+            assert health(client).failed_probes == 0
+            await predict(client, digits, images_of(555), form="tensors")
+            await until(lambda: health(client).failed_probes == 1)
+            assert await predict(client, digits, images_of(0.5), form="tensors")
+            await until(lambda: health(client).failure == "")
+            await predict(client, digits, images_of(777), form="tensors")
+            await until(lambda: "it cannot be loaded again: the process ends" in processes.log())
+            _, (again,) = await predict(client, digits, images_of(0.5), form="tensors")
+            assert again == body
+            assert health(client).failed_probes == 0
+
+    asyncio.run(scenario())
+    assert inferencer.poll() is None
+    assert processes.log().count("it is loaded again") == 2
 
 
 def test_an_engine_that_breaks_for_good_is_replaced_and_only_what_breaks_it_is_refused(

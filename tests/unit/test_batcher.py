@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inferencer.batcher import LOAD_LIMIT_S, Batch, Batcher
+from inferencer.batcher import LOAD_LIMIT_S, PROBE_LIMIT_S, Batch, Batcher
 from shared.wire.messages import Assign
 
 
@@ -201,6 +201,56 @@ def test_an_endless_load_is_stuck() -> None:
     assert desk.batcher.stuck()
 
 
+def test_a_probe_has_the_place_of_one_batch_however_many_wait() -> None:
+    desk = Desk(at_once=2, a=1)
+    desk.put(*(f"a{number}" for number in range(9)))
+    assert desk.batch() == ["a0"]
+    with desk.batcher.reserved(0) as given:
+        assert given
+        assert desk.take() is None, "one runs, and the probe"
+    assert desk.batch() == ["a1"]
+    with desk.batcher.reserved(0) as given:
+        assert not given, "both places are taken"
+        desk.batcher.finished(desk.last)
+        assert desk.batch() == ["a2"], "who waited in vain keeps no place"
+
+
+def test_a_probe_that_waits_is_next_when_a_batch_ends() -> None:
+    desk = Desk(a=1)
+    desk.put("a1", "a2")
+    desk.batch()
+    probing, go_on = threading.Event(), threading.Event()
+
+    def probe() -> None:
+        with desk.batcher.reserved(30) as given:
+            assert given
+            probing.set()
+            go_on.wait(10)
+
+    thread = threading.Thread(target=probe)
+    thread.start()
+    while not desk.batcher._reserved:
+        threading.Event().wait(0.001)
+    desk.batcher.finished(desk.last)
+    assert desk.take() is None
+    assert probing.wait(10)
+    assert desk.take() is None
+    go_on.set()
+    work = desk.batcher.take(timeout_s=10)
+    assert work is not None
+    assert [request.assign.request_id for request in work.requests] == ["a2"]
+    thread.join(10)
+
+
+def test_a_probe_that_does_not_end_is_stuck() -> None:
+    desk = Desk()
+    with desk.batcher.reserved(0):
+        assert not desk.batcher.stuck()
+        desk.clock.now_s += PROBE_LIMIT_S + 1
+        assert desk.batcher.stuck()
+    assert not desk.batcher.stuck()
+
+
 def test_closing_wakes_everybody() -> None:
     batcher = Batcher(1, {}.get)
     results: list[object] = []
@@ -211,6 +261,8 @@ def test_closing_wakes_everybody() -> None:
     for thread in threads:
         thread.join(10)
     assert results == [None, None, None]
+    with batcher.reserved(30) as given:
+        assert not given
     assert batcher.take_load(timeout_s=30) is None
 
 
@@ -282,7 +334,12 @@ def test_many_threads_lose_nothing() -> None:
                 rooms[model_id] = 3
                 assert batcher.loaded(model_id, usable=True) == []
 
-    crew = [threading.Thread(target=target) for target in (work, work, work, work, load)]
+    def probe() -> None:
+        while len(done) < len(names):
+            with batcher.reserved(0.05) as given:
+                assert len(batcher._running) + given <= 2
+
+    crew = [threading.Thread(target=target) for target in (work, work, work, work, load, probe)]
     names = [f"{'abc'[number % 3]}{number}" for number in range(500)]
     for thread in crew:
         thread.start()

@@ -23,7 +23,7 @@ from shared import apikeys, errors, farm
 from shared.db import connection, registry
 from shared.db.tables import Model
 from shared.wire.client import Cancelled
-from shared.wire.messages import LoadedModel, Submit, WorkerStatus
+from shared.wire.messages import LoadedModel, ModelHealth, Submit, WorkerStatus
 from tests.unit.gateway_kit import (
     ONNX,
     Conversation,
@@ -440,9 +440,15 @@ def test_the_lane(gateway: Gateway) -> None:
 
 
 def test_a_model_in_several_processes_is_one_line(gateway: Gateway) -> None:
-    held = LoadedModel(model_id="mdl_1", engine="openvino", precision="fp32", batch_size=1, memory_mb=10.54)
+    held = [
+        LoadedModel(model_id="mdl_1", engine="openvino", precision="fp32", batch_size=1, memory_mb=10.54, health=health)
+        for health in (
+            ModelHealth(success_age_ms=2_512, probes=3),
+            ModelHealth(probes=3, failed_probes=1, failure="No."),
+        )
+    ]
     gateway.broker.workers = [
-        WorkerStatus(worker_id=f"inferencer-{number}", busy=0, credit=2, silent_ms=1, models=[held])
+        WorkerStatus(worker_id=f"inferencer-{number}", busy=0, credit=2, silent_ms=1, models=[held[number]])
         for number in (0, 1)
     ]
     assert gateway.get("/inference/health").json()["models"] == [
@@ -456,6 +462,10 @@ def test_a_model_in_several_processes_is_one_line(gateway: Gateway) -> None:
             "problem": None,
             "loaded_in": ["inferencer-0", "inferencer-1"],
             "memory_mb": 21.1,
+            "health": [
+                {"process": "inferencer-0", "last_success_s": 2.5, "probes": 3, "failed_probes": 0, "failure": None},
+                {"process": "inferencer-1", "last_success_s": 0.0, "probes": 3, "failed_probes": 1, "failure": "No."},
+            ],
         }
     ]
 

@@ -16,9 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from inferencer import worker
 from inferencer.batcher import Batcher, Request
 from inferencer.compute import answer, with_cut
 from inferencer.doubts import Doubts
+from inferencer.health import IDLE_S, PROBE_S, Health
 from inferencer.heap import LEFT_MB, Heap, may_start_again
 from inferencer.sessions import FAILED_S, TOO_LARGE_S, Sessions, Share
 from inferencer.worker import Worker, credit
@@ -27,7 +29,7 @@ from shared.engines.base import Feeds, Tensor
 from shared.engines.fake import Fake
 from shared.runtime import Runtime, Serving
 from shared.specs import Preprocessing, Resize, TensorInfo
-from shared.wire.messages import Assign, Done, Failed
+from shared.wire.messages import Assign, Done, Failed, LoadedModel, ModelHealth
 from tests.conftest import eventually
 
 CONTRACT = Preprocessing(resize=Resize(height=8, width=8), scores="probabilities")
@@ -625,6 +627,237 @@ class TestDoubts:
     def test_what_is_plainly_the_request_s_fault_costs_nothing(self, code: str) -> None:
         doubts = Doubts(lambda: None, time.monotonic)
         doubts.settle(SimpleNamespace(probe=lambda: 1 / 0), [Failed(request_id="r", code=code, message="No.")])
+
+
+DONE = Done(
+    request_id="r", engine="onnxruntime", precision="fp32", batch_size=1, queue_ms=0, decode_ms=0, inference_ms=0
+)
+BROKEN, OWN_FAULT = (Failed(request_id="r", code=code, message="It failed.") for code in ("engine_failed", "bad_image"))
+
+
+class TestHealth:
+    @pytest.fixture
+    def now_s(self) -> list[float]:
+        return [1000.0]
+
+    @pytest.fixture
+    def health(self, now_s: list[float]) -> Health:
+        made = Health(lambda: now_s[0])
+        assert made.due(["m"]) is None, "it was run when it was loaded"
+        return made
+
+    def told(self, health: Health) -> ModelHealth:
+        model = LoadedModel(model_id="m", engine="onnxruntime", precision="fp32", batch_size=1, memory_mb=0)
+        return health.told([model])[0].health
+
+    def probed_at(self, health: Health, now_s: list[float], seconds: int, *, passes: bool = True) -> list[int]:
+        """The moments of the next seconds at which it was probed."""
+        found = []
+        for second in range(1, seconds + 1):
+            now_s[0] += 1
+            if health.due(["m"]) is not None:
+                found.append(second)
+                if passes:
+                    health.passed("m")
+                else:
+                    health.failed("m", "It failed.")
+        return found
+
+    def test_who_answers_is_never_probed(self, health: Health, now_s: list[float]) -> None:
+        for _ in range(1000):
+            now_s[0] += 1
+            health.worked("m", [OWN_FAULT, DONE], {"engine_failed"})
+            assert health.due(["m"]) is None
+        assert self.told(health) == ModelHealth()
+
+    def test_who_answered_is_probed_soon_after_and_then_rarely(self, health: Health, now_s: list[float]) -> None:
+        health.worked("m", [DONE], {"engine_failed"})
+        assert self.probed_at(health, now_s, 1000) == [PROBE_S, PROBE_S + IDLE_S, PROBE_S + 2 * IDLE_S, 920]
+
+    def test_who_has_requests_and_answers_none_is_probed_all_the_time(self, health: Health, now_s: list[float]) -> None:
+        found = []
+        for second in range(1, 101):
+            health.worked("m", [BROKEN, OWN_FAULT], {"engine_failed"})
+            found += [second for _ in self.probed_at(health, now_s, 1)]
+        assert found == [20, 40, 60, 80, 100]
+
+    def test_after_a_failure_the_next_probe_comes_soon(self, health: Health, now_s: list[float]) -> None:
+        assert self.probed_at(health, now_s, 330, passes=False) == [IDLE_S, IDLE_S + PROBE_S]
+        assert self.told(health) == ModelHealth(success_age_ms=330e3, probes=2, failed_probes=2, failure="It failed.")
+
+    def test_failures_in_a_row_are_those_since_the_last_success(self, health: Health) -> None:
+        assert [health.failed("m", "no"), health.failed("m", "no")] == [1, 2]
+        health.passed("m")
+        assert self.told(health).failure == ""
+        assert health.failed("m", "x" * 1000) == 1
+        assert self.told(health).failure == "x" * 256
+        health.worked("m", [DONE], {"engine_failed"})
+        assert health.failed("m", "no") == 1
+
+    def test_what_requests_fail_at_is_told_unless_it_is_their_own_fault(
+        self, health: Health, now_s: list[float]
+    ) -> None:
+        now_s[0] += 2
+        health.worked("m", [OWN_FAULT], {"engine_failed"})
+        assert self.told(health) == ModelHealth(success_age_ms=2000)
+        health.worked("m", [BROKEN], {"engine_failed"})
+        assert self.told(health) == ModelHealth(success_age_ms=2000, failure="It failed.")
+
+    def test_the_longest_without_success_is_first_and_what_is_gone_is_forgotten(
+        self, health: Health, now_s: list[float]
+    ) -> None:
+        health.failed("m", "no")
+        now_s[0] += 1
+        health.worked("other", [BROKEN], {"engine_failed"})
+        now_s[0] += IDLE_S
+        assert health.due(["other", "m"]) == "m"
+        health.put_off("m")
+        assert health.due(["other", "m"]) == "other"
+        assert health.due([]) is None
+        assert self.told(health) == ModelHealth()
+
+
+class TestProbes:
+    def loaded(self, farm: Farm) -> Probe:
+        """The engine of a model that has answered once."""
+        farm.put("first")
+        assert isinstance(farm.get("first"), Done)
+        return farm.engines[-1]
+
+    def told(self, farm: Farm) -> ModelHealth:
+        return farm.worker._health.told(farm.sessions.loaded())[0].health
+
+    def test_a_model_that_answered_nobody_lately_is_run(self, farm: Farm) -> None:
+        engine = self.loaded(farm)
+        farm.skipped_s += PROBE_S
+        eventually(lambda: self.told(farm).probes == 1)
+        assert engine.batches == [4, 1, 1]
+        assert self.told(farm).success_age_ms < 10_000
+        assert not farm.ended.is_set()
+
+    def test_one_that_fails_is_loaded_again_and_answers(self, farm: Farm) -> None:
+        engine = self.loaded(farm)
+        engine.failure = RuntimeError("the memory of a card went bad")
+        farm.skipped_s += PROBE_S
+        eventually(lambda: len(farm.engines) == 2 and farm.engines[1].active and not engine.active)
+        eventually(farm.sessions.loaded)
+        told = self.told(farm)
+        assert (told.probes, told.failed_probes) == (1, 1)
+        assert "the memory of a card went bad" in told.failure
+        farm.put("second")
+        assert isinstance(farm.get("second"), Done)
+        assert self.told(farm).failure == ""
+        assert not farm.ended.is_set()
+
+    def test_where_it_cannot_be_loaded_again_the_process_ends(self, farm: Farm) -> None:
+        engine = self.loaded(farm)
+
+        def broken(given: Serving) -> Probe:
+            made = Probe(given.onnx)
+            made.failure = RuntimeError("CUDA failure 700: an illegal memory access was encountered")
+            return made
+
+        engine.failure, farm.make = RuntimeError("CUDA failure 700"), broken
+        farm.skipped_s += PROBE_S
+        assert farm.ended.wait(10)
+
+    def test_where_loading_again_was_of_no_help_the_process_ends(self, farm: Farm) -> None:
+        class Sickly(Probe):
+            """What it is rehearsed with succeeds."""
+
+            def _infer(self, feeds: Feeds) -> dict[str, Tensor]:
+                if len(feeds["image"]) == 1:
+                    raise RuntimeError("it fails by itself")
+                return super()._infer(feeds)
+
+        self.loaded(farm)
+        farm.make = lambda given: Sickly(given.onnx)
+        farm.engines[0].failure = RuntimeError("it fails")
+        farm.skipped_s += PROBE_S
+        eventually(lambda: len(farm.engines) == 2 and farm.sessions.loaded())
+        assert not farm.ended.is_set()
+        farm.skipped_s += PROBE_S
+        assert farm.ended.wait(10)
+
+    def test_no_room_to_load_it_again_ends_nothing(
+        self, farm: Farm, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        engine = self.loaded(farm)
+        good = farm.make
+        farm.make = lambda given: (_ for _ in ()).throw(errors.Unavailable("There is no room now."))
+        engine.failure = RuntimeError("it fails")
+        farm.skipped_s += PROBE_S
+        eventually(lambda: "it cannot be loaded now" in caplog.text)
+        farm.make = good
+        farm.put("second")
+        assert isinstance(farm.get("second"), Done)
+        assert not farm.ended.is_set()
+
+    def test_samples_that_are_damaged_are_told_and_change_nothing(
+        self, farm: Farm, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.loaded(farm)
+        damaged = errors.Conflict("The golden samples are damaged.")
+        monkeypatch.setattr(Runtime, "spot_check", lambda _: (_ for _ in ()).throw(damaged))
+        for times in (1, 2):
+            farm.skipped_s += IDLE_S
+            eventually(lambda times=times: self.told(farm).failed_probes == times)
+        assert "are damaged" in self.told(farm).failure
+        assert len(farm.engines) == 1
+        assert not farm.ended.is_set()
+
+    def test_what_nothing_is_known_of_is_left_alone(self, farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.loaded(farm)
+        asked: list[int] = []
+        monkeypatch.setattr(Runtime, "spot_check", lambda _: asked.append(1))
+        farm.skipped_s += PROBE_S
+        eventually(lambda: asked and farm.worker._health._records["m"].asked is False)
+        told = self.told(farm)
+        assert (told.probes, told.failure) == (0, "")
+        assert told.success_age_ms >= PROBE_S * 1000, "only what was shown is a success"
+
+    def test_a_full_queue_does_not_keep_it_waiting(self, farm: Farm) -> None:
+        engine, gate = self.loaded(farm), threading.Event()
+        engine.gate = gate
+        farm.put("runs")
+        eventually(lambda: len(engine.batches) == 3)
+        for number in range(12):
+            farm.put(f"waits-{number}")
+        farm.skipped_s += PROBE_S
+        eventually(lambda: farm.batcher._reserved)
+        gate.set()
+        for number in range(12):
+            assert isinstance(farm.get(f"waits-{number}"), Done)
+        assert engine.batches == [4, 1, 1, 1, 4, 4, 4], "the rehearsal, two requests, the probe, and then who waited"
+
+    def test_long_work_is_no_failure(self, farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(worker, "PLACE_S", 0.01)
+        engine, gate = self.loaded(farm), threading.Event()
+        engine.gate = gate
+        farm.put("long")
+        eventually(lambda: len(engine.batches) == 3)
+        farm.skipped_s += PROBE_S
+        eventually(lambda: farm.worker._health._records["m"].asked is False)
+        assert (self.told(farm).probes, self.told(farm).failure) == (0, "")
+        gate.set()
+        assert isinstance(farm.get("long"), Done)
+        assert len(farm.engines) == 1
+        assert not farm.ended.is_set()
+
+    def test_a_probe_is_no_use_of_a_model(self, tmp_path: Path) -> None:
+        farm = Farm(tmp_path, share_mb=100)
+        for name in "abc":
+            farm.shelf.put(name)
+            farm.sizes[name] = 40
+        for name in "ab":
+            farm.put(name, name)
+            assert isinstance(farm.get(name), Done)
+        farm.skipped_s += PROBE_S
+        eventually(lambda: all(len(engine.batches) == 3 for engine in farm.engines))
+        farm.put("c", "c")
+        assert isinstance(farm.get("c"), Done)
+        assert [one.model_id for one in farm.sessions.loaded()] == ["b", "c"], "a was not asked for longest"
+        farm.worker.close()
 
 
 class TestWorker:

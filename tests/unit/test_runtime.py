@@ -427,3 +427,35 @@ def test_other_answers_than_those_of_the_golden_samples_stop_it(mean: Path, tmp_
     samples.write_bytes(golden.write("onnxruntime", "fp32", "synthetic", rows, other))
     with pytest.raises(errors.BadOutput, match="differ by up to 1 from those at the benchmark"):
         ready(serving(mean, golden=samples))
+
+
+def test_a_spot_check_answers_the_golden_samples_again(mean: Path, tmp_path: Path) -> None:
+    engine, samples = Counting(mean), tmp_path / "golden"
+    rows = {"image": rows_of(3)}
+    answers = {"scores": rows["image"].mean(axis=(2, 3))}
+    samples.write_bytes(golden.write("onnxruntime", "fp32", "synthetic", rows, answers))
+    runtime = ready(serving(mean, golden=samples), engine=engine)
+    assert runtime.spot_check()
+    assert engine.batches == [4, 3, 3], "the rehearsal, the replay, and this"
+    other = {"scores": answers["scores"] + np.float32(1)}
+    samples.write_bytes(golden.write("onnxruntime", "fp32", "synthetic", rows, other))
+    with pytest.raises(errors.BadOutput, match="differ by up to 1"):
+        runtime.spot_check()
+
+
+def test_a_spot_check_without_samples_is_one_call_of_as_little_as_it_takes(mean: Path) -> None:
+    engine = Counting(mean)
+    runtime = ready(serving(mean), engine=engine)
+    assert runtime.spot_check()
+    assert engine.batches == [4, 1]
+    engine.failure = RuntimeError("broken")
+    with pytest.raises(errors.EngineFailed):
+        runtime.spot_check()
+
+
+def test_where_a_size_is_open_there_is_nothing_to_check(mean: Path) -> None:
+    engine = Counting(mean)
+    given = serving(mean, inputs=[tensor("image", "batch", 3, "side", "side")], preprocessing=None)
+    runtime = ready(given, engine=engine)
+    assert not runtime.spot_check()
+    assert engine.batches == []
