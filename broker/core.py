@@ -297,6 +297,7 @@ class Core:
             raw_outputs=submit.raw_outputs,
             rows=submit.rows,
             traceparent=submit.traceparent,
+            wanted=[] if submit.model_id in worker.loaded else sorted(self._waiting()),
         )
         self._send(worker.identity, assign, request.blobs)
 
@@ -436,10 +437,14 @@ class Core:
             cold=self._cold,
             cancelled=self._cancelled,
             workers=workers,
-            waiting=Counter(request.submit.model_id for request in self.lane),
+            waiting=self._waiting(),
             callers=self.lane.callers,
             images_per_s=self._pace.per_s(now_s),
         )
+
+    def _waiting(self) -> Counter[str]:
+        """The requests in the lane by model."""
+        return Counter(request.submit.model_id for request in self.lane)
 
     def _publish(self, topic: str, body: dict[str, object]) -> None:
         self._seq += 1

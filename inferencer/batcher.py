@@ -17,6 +17,8 @@ LOAD_LIMIT_S = 120.0
 """How long loading a model may take before the process counts as stuck."""
 PROBE_LIMIT_S = 60.0
 """The same of a probe."""
+WANTED_S = 2.0
+"""How long it counts what the broker said of requests that wait there."""
 
 
 class Request(NamedTuple):
@@ -68,6 +70,8 @@ class Batcher:
         self._lanes: dict[str, deque[Request]] = {}
         self._loading: dict[str, float] = {}
         self._running: list[Batch] = []
+        self._wanted: frozenset[str] = frozenset()
+        self._wanted_until_s = float("-inf")
         self._reserved = False
         """Whether one of the places is kept for a probe, or has it."""
         self._probing_s: float | None = None
@@ -76,7 +80,10 @@ class Batcher:
     def put(self, assign: Assign, blobs: Sequence[bytes | memoryview]) -> None:
         """Queue a request; it arrives now."""
         with self._changed:
-            self._lanes.setdefault(assign.model_id, deque()).append(Request(assign, blobs, self._clock()))
+            now_s = self._clock()
+            self._lanes.setdefault(assign.model_id, deque()).append(Request(assign, blobs, now_s))
+            if assign.wanted:
+                self._wanted, self._wanted_until_s = frozenset(assign.wanted), now_s + WANTED_S
             self._notify(assign.model_id)
 
     def take(self, timeout_s: float | None = None) -> Batch | None:
@@ -107,9 +114,9 @@ class Batcher:
             self._notify(batch.model_id)
 
     def waiting(self) -> set[str]:
-        """The models that requests wait for."""
+        """The models that requests wait for, here or, as far as it told lately, with the broker."""
         with self._changed:
-            return set(self._lanes)
+            return set(self._lanes) | (self._wanted if self._clock() < self._wanted_until_s else frozenset())
 
     def finished(self, batch: Batch) -> None:
         """A batch is done with. Its thread comes back to `take` at once, so no other is woken for what waits."""

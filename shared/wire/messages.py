@@ -275,6 +275,8 @@ class Assign(Message, frozen=True, kw_only=True):
     raw_outputs: bool = False
     rows: int = 1
     """Of raw tensors, as in `Submit`."""
+    wanted: list[Name] = []
+    """Where its model has to be loaded: the models of the requests that wait in the lane, as the last to make room."""
     traceparent: Name = ""
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 from collections import Counter
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inferencer.batcher import LOAD_LIMIT_S, PROBE_LIMIT_S, Batch, Batcher
+from inferencer.batcher import LOAD_LIMIT_S, PROBE_LIMIT_S, WANTED_S, Batch, Batcher
 from shared.wire.messages import Assign
 
 
@@ -167,6 +168,17 @@ def test_a_batch_whose_model_went_meanwhile_waits_again_in_its_place() -> None:
     desk.batcher.finished(desk.last)
     assert desk.batch() == ["a3"]
     assert desk.batcher.waiting() == set()
+
+
+def test_what_waits_with_the_broker_is_waited_for_too_as_long_as_that_is_true() -> None:
+    desk = Desk(a=1, b=1)
+    desk.batcher.put(msgspec.structs.replace(assign("c1", "c"), wanted=["a", "b"]), [b"image"])
+    assert desk.batcher.waiting() == {"a", "b", "c"}
+    desk.batcher.put(msgspec.structs.replace(assign("d1", "d"), wanted=["b"]), [b"image"])
+    desk.put("c2")
+    assert desk.batcher.waiting() == {"b", "c", "d"}
+    desk.clock.now_s += WANTED_S
+    assert desk.batcher.waiting() == {"c", "d"}
 
 
 def test_what_waited_too_long_is_taken_out() -> None:

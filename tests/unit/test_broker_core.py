@@ -741,6 +741,19 @@ def test_a_model_that_has_to_be_loaded_takes_one_credit_and_the_others_wait_with
     assert (status.cold, status.depth) == (5, 0)
 
 
+def test_who_has_to_load_a_model_is_told_which_others_wait():
+    broker = serving(A, credit=1)
+    for name in ("mdl", "other", "third", "mdl"):
+        broker.handle(0, CLIENT, submit(f"{name}-{len(broker.lane)}", model_id=name))
+    there, given, request_id = ["mdl"], [], "mdl-0"
+    for _ in range(3):
+        [assign] = [out.message for out in broker.handle(1, A, done(request_id)) if isinstance(out.message, Assign)]
+        given.append((assign.model_id, assign.wanted))
+        request_id, there = assign.request_id, [*there, assign.model_id]
+        broker.handle(1, A, beat(*there))
+    assert given == [("other", ["mdl", "third"]), ("third", ["mdl"]), ("mdl", [])]
+
+
 def test_a_worker_loads_one_model_and_has_one_more_ahead():
     broker = core()
     broker.handle(0, A, ready(A, credit=8, models=()))

@@ -187,7 +187,7 @@ class Farm:
     def tell(self) -> None:
         self.told.append([one.model_id for one in self.sessions.loaded()])
 
-    def put(self, request_id: str, model_id: str = "m", value: int = 100, **rest: bool) -> None:
+    def put(self, request_id: str, model_id: str = "m", value: int = 100, **rest: Any) -> None:
         given = Assign(
             request_id=request_id, model_id=model_id, form="images", ttl_ms=30_000, waited_ms=7.0, top_k=1, **rest
         )
@@ -489,6 +489,13 @@ class TestMemory:
         memory = small.sessions.memory()
         assert (memory.limit_mb, memory.used_mb, memory.loads, memory.unloads) == (100, 80, 3, 1)
         assert small.told[-1] == ["a", "c"]
+
+    def test_who_is_waited_for_at_the_broker_goes_last(self, small: Farm) -> None:
+        for name in "ab":
+            self.ask(small, name)
+        small.put("c", "c", wanted=["a"])
+        assert isinstance(small.get("c"), Done)
+        assert self.held(small) == ["a", "c"]
 
     def test_what_goes_is_gone_before_the_next_comes_where_its_size_is_known(self, small: Farm) -> None:
         most = 0.0
