@@ -15,7 +15,7 @@ from shared import errors, golden, metadata
 from shared.engines import Engine, Feeds, Tensor, check_feeds, describe, engine_class
 from shared.specs import Detection, EngineName, Precision, Preprocessing, Scores, Task, TensorInfo
 from shared.vision import boxes, postprocess, preprocess
-from shared.vision.decode import COLOR_MODES, MAX_PIXELS, decode
+from shared.vision.decode import COLOR_MODES, MAX_PIXELS
 
 MOST_FRAMES = 64
 """Of one video in one request, as many as there may be images."""
@@ -169,8 +169,8 @@ class Runtime:
             if expired():
                 raise errors.DeadlineExceeded(f"{index} of {len(images)} images were read in time; send fewer at once.")
             try:
-                picture = decode(image, contract.color, pixels_left)
-                pixels_left -= picture.width * picture.height
+                picture = preprocess.read(image, contract, pixels_left)
+                pixels_left -= picture.size[0] * picture.size[1]
                 sizes.append(picture.size)
                 preprocess.preprocess(picture, contract, batch[index])
             except (errors.BadImage, errors.TooLarge) as error:

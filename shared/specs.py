@@ -10,7 +10,7 @@ import hashlib
 from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 Task = Literal["classification", "detection"]
 Framework = Literal["pytorch", "tensorflow", "onnx"]
@@ -85,6 +85,9 @@ class Resize(Spec, frozen=True, kw_only=True):
     pad: Annotated[int, Meta(ge=0, le=255, description="For `letterbox`: the grey of the border.")] = 114
 
 
+JpegScale = Literal[1, 2, 4]
+"""A JPEG is decoded at 1/n of its size."""
+
 BoxFormat = Literal["yolo", "yolo_rows", "yolo_objectness", "corners"]
 
 
@@ -131,6 +134,28 @@ class Preprocessing(Spec, frozen=True, kw_only=True):
         Detection | None,
         Meta(description="How a detector's output becomes boxes; recognised by its shape where not given."),
     ] = None
+    jpeg_scale: Annotated[
+        JpegScale | UnsetType,
+        Meta(
+            description="A JPEG is decoded at 1/n of its size, which costs less, unless it would end up smaller than "
+            "half of what `resize` scales it to. Default 1."
+        ),
+    ] = UNSET
+    """Not said where it is 1, so that contracts from before there was a choice keep their hash."""
+
+    def __post_init__(self) -> None:
+        """Make one contract of the two ways to write the default."""
+        if self.jpeg_scale == 1:
+            msgspec.structs.force_setattr(self, "jpeg_scale", UNSET)
+
+    @property
+    def reduction(self) -> JpegScale:
+        """`jpeg_scale`, or its default."""
+        return 1 if self.jpeg_scale is UNSET else self.jpeg_scale
+
+    def reduced(self, scale: JpegScale) -> Preprocessing:
+        """The same contract with JPEGs decoded at another scale."""
+        return msgspec.structs.replace(self, jpeg_scale=scale)
 
     @property
     def channels(self) -> int:

@@ -19,6 +19,10 @@ from trainer.network import Start
 from trainer.sampling import Parts
 
 LEAST_PATIENCE = 5
+WHOLE = (
+    "The model it began with has JPEGs decoded at a part of their size. This one is not judged by such images, and has "
+    "them whole."
+)
 CORRECTED = "The model's preprocessing said otherwise what the network answers, and was corrected."
 NAMED = 5
 """Classes that a note names."""
@@ -112,7 +116,8 @@ def _digest(path: str) -> bytes:
 def _contract(order: TrainOrder, start: Start) -> tuple[Preprocessing, list[str]]:
     """How images are prepared, for training as for predictions, and what was changed of what the model said."""
     assert start.net.architecture is not None
-    contract = order.preprocessing or start.net.architecture.preprocessing
+    said = order.preprocessing or start.net.architecture.preprocessing
+    contract = said.reduced(1)
     if contract.layout != "NCHW" or contract.dtype != "float32":
         raise errors.InvalidInput(
             "A network is trained on float32 images with the channels first (layout NCHW); the model's preprocessing "
@@ -123,7 +128,8 @@ def _contract(order: TrainOrder, start: Start) -> tuple[Preprocessing, list[str]
             f"The model's preprocessing makes images of {list(preprocess.shape(contract))}, its network takes "
             f"{list(start.input_shape)}. Upload it again with a fitting `preprocessing`."
         )
-    return _corrected(contract, start.net.architecture)
+    fixed, notes = _corrected(contract, start.net.architecture)
+    return fixed, [*notes, WHOLE] if said != contract else notes
 
 
 def _corrected(contract: Preprocessing, architecture: Architecture) -> tuple[Preprocessing, list[str]]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Callable, Iterator
+from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -77,6 +77,37 @@ def decode(
     return _convert(_upright(_loaded(image)), COLOR_MODES[color])
 
 
+class Picture(NamedTuple):
+    """An upright image, perhaps decoded at a part of its size."""
+
+    image: Image.Image
+    size: tuple[int, int]
+    """Width and height of the upright original."""
+    reduction: int = 1
+    """So many of the original's pixels, each way, are one of the image's; at its far edges it may be fewer."""
+
+
+def decode_at(
+    data: bytes | memoryview,
+    color: Literal["RGB", "BGR", "L"],
+    reduction: Callable[[tuple[int, int]], int],
+    most_pixels: int = MAX_PIXELS,
+) -> Picture:
+    """Decode as `decode`, but a JPEG at 1/n of its size; `reduction` tells n (1, 2, 4) by that of the upright original.
+
+    The limits are for the original's pixels.
+
+    Raises:
+        errors.BadImage: As `decode`.
+        errors.TooLarge: As `decode`.
+    """
+    image = _opened(data, most_pixels)
+    size, reached = _upright_size(image), 1
+    if image.format == "JPEG" and (n := reduction(size)) > 1:
+        reached = _draft(image, n)
+    return Picture(_convert(_upright(_loaded(image)), COLOR_MODES[color]), size, reached)
+
+
 def decode_reduced(data: bytes, shorter: int) -> tuple[Image.Image, tuple[int, int]]:
     """Decode as `decode`, but a JPEG perhaps at a half, a quarter or an eighth of its size, which costs less.
 
@@ -91,7 +122,7 @@ def decode_reduced(data: bytes, shorter: int) -> tuple[Image.Image, tuple[int, i
         errors.TooLarge: As `decode`.
     """
     image = _opened(data, MAX_PIXELS, bmp=True)
-    size = image.size[::-1] if _orientation(image) in TURNED else image.size
+    size = _upright_size(image)
     scale = 2 * shorter / min(image.size)
     if image.format == "JPEG" and scale < 1:
         image.draft(None, (round(image.width * scale), round(image.height * scale)))
@@ -228,6 +259,17 @@ def _orientation(image: Image.Image) -> int:
         return int(image.getexif().get(ORIENTATION, 1))
     except Exception:  # a damaged EXIF block: the picture itself is fine
         return 1
+
+
+def _draft(image: Image.Image, n: int) -> int:
+    """Have a JPEG decoded at 1/n of its size; returns what it will be, which is less where a side has not n pixels."""
+    width = image.width
+    drafted = image.draft(None, (max(1, image.width // n), max(1, image.height // n)))
+    return 1 if drafted is None else round(width / drafted[1][2])
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    return image.size[::-1] if _orientation(image) in TURNED else image.size
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -11,6 +11,7 @@ from PIL import Image
 from shared import errors
 from shared.specs import Preprocessing, Resize, TensorInfo
 from shared.vision.boxes import Placement
+from shared.vision.decode import MAX_PIXELS, Picture, decode, decode_at
 
 Pixels = npt.NDArray[np.generic]
 
@@ -68,8 +69,38 @@ def shape(contract: Preprocessing) -> tuple[int, int, int]:
     return (contract.channels, height, width) if planar else (height, width, contract.channels)
 
 
-def preprocess(image: Image.Image, contract: Preprocessing, out: Pixels | None = None) -> Pixels:
-    """An image as `decode` gives it for the contract's colour -> the tensor of one image, `shape(contract)`.
+def read(data: bytes | memoryview, contract: Preprocessing, most_pixels: int = MAX_PIXELS) -> Picture:
+    """Decode an image file as the contract says: in its colour, a JPEG perhaps at a part of its size.
+
+    Raises:
+        errors.BadImage: As `decode`.
+        errors.TooLarge: As `decode`.
+    """
+    if contract.reduction == 1:
+        return _whole(decode(data, contract.color, most_pixels))
+    return decode_at(data, contract.color, lambda size: reduction(size, contract), most_pixels)
+
+
+def reduction(size: tuple[int, int], contract: Preprocessing) -> int:
+    """At which part 1/n of its size a JPEG of `size` (width, height) is decoded.
+
+    As the contract says, or less: at least half as large, each way, as what `resize` scales it to.
+    """
+    place = placement(size, contract.resize)
+    n: int = contract.reduction
+    while n > 1 and n * max(place.scale_x, place.scale_y) > 2:
+        n //= 2
+    return n
+
+
+def _whole(image: Image.Image) -> Picture:
+    return Picture(image, image.size)
+
+
+def preprocess(image: Image.Image | Picture, contract: Preprocessing, out: Pixels | None = None) -> Pixels:
+    """An image in the mode that `decode` gives it for the contract's colour -> its tensor, `shape(contract)`.
+
+    A picture that was decoded at a part of its size shows the same part of the original at the same place.
 
     The arithmetic is float32, in the order of the formula in `specs.Preprocessing`; the result is rounded to the
     contract's dtype. It is written into `out` if given: one row of a batch.
@@ -93,14 +124,24 @@ def _rounded(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return np.clip(np.rint(values), 0, 255)
 
 
-def resized(image: Image.Image, resize: Resize) -> Image.Image:
+def resized(image: Image.Image | Picture, resize: Resize) -> Image.Image:
     """The image at the contract's height and width."""
-    size = (resize.width, resize.height)
+    picture, size = image if isinstance(image, Picture) else _whole(image), (resize.width, resize.height)
     if resize.mode == "letterbox":
-        return _letterbox(image, resize)
+        return _letterbox(picture, resize)
     if resize.mode == "shorter_side":
-        return image.resize(size, _FILTERS[resize.interpolation], box=_crop_box(image.size, resize))
-    return image if image.size == size else image.resize(size, _FILTERS[resize.interpolation])
+        return _scaled(picture, size, resize, _crop_box(picture.size, resize))
+    if picture.reduction == 1 and picture.size == size:
+        return picture.image
+    return _scaled(picture, size, resize, (0.0, 0.0, *picture.size))
+
+
+def _scaled(
+    picture: Picture, size: tuple[int, int], resize: Resize, box: tuple[float, float, float, float]
+) -> Image.Image:
+    """What lies within `box`, in the original's pixels, at `size`."""
+    left, top, right, bottom = (edge / picture.reduction for edge in box)
+    return picture.image.resize(size, _FILTERS[resize.interpolation], box=(left, top, right, bottom))
 
 
 def placement(size: tuple[int, int], resize: Resize) -> Placement:
@@ -135,9 +176,10 @@ def _crop_box(size: tuple[int, int], resize: Resize) -> tuple[float, float, floa
     return left, top, right, bottom
 
 
-def _letterbox(image: Image.Image, resize: Resize) -> Image.Image:
-    width, height, left, top = _inner(image.size, resize)
-    inner = image.resize((width, height), _FILTERS[resize.interpolation])
+def _letterbox(picture: Picture, resize: Resize) -> Image.Image:
+    width, height, left, top = _inner(picture.size, resize)
+    inner = _scaled(picture, (width, height), resize, (0.0, 0.0, *picture.size))
+    image = picture.image
     canvas = Image.new(image.mode, (resize.width, resize.height), (resize.pad,) * len(image.getbands()))
     canvas.paste(inner, (left, top))
     return canvas

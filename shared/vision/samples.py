@@ -15,8 +15,7 @@ from PIL import Image
 
 from shared import errors
 from shared.specs import DatasetIndex, Preprocessing, Sample
-from shared.vision.decode import decode
-from shared.vision.preprocess import Pixels, preprocess, shape
+from shared.vision.preprocess import Pixels, preprocess, read, shape
 
 LARGEST_IMAGE = 64 * 1024 * 1024
 """Bytes of an image file; its check refused larger ones."""
@@ -94,7 +93,7 @@ class SampleImages:
         """
         for sample in samples:
             row = np.empty((1, *shape(contract)), contract.dtype)
-            preprocess(decode(self.read(sample), contract.color), contract, row[0])
+            preprocess(read(self.read(sample), contract), contract, row[0])
             yield row
 
 
