@@ -17,12 +17,14 @@ from shared.specs import (
     BodySource,
     Candidate,
     EngineName,
+    JpegScale,
     MeasuredModel,
     ModelDescription,
     NoiseFloor,
     Parity,
     Precision,
     PreparedFile,
+    Preprocessing,
     ServiceLoad,
     Stored,
     Task,
@@ -214,6 +216,8 @@ class ExamineOrder(msgspec.Struct, frozen=True, kw_only=True):
     """Descriptor the reference writes them to."""
     golden: int | None = None
     """Descriptor that gets golden samples."""
+    answers_only: bool = False
+    """Whether the test split alone is looked at: parity and stress were, with another contract for the same tensors."""
 
 
 class Examined(msgspec.Struct, frozen=True, kw_only=True):
@@ -227,3 +231,25 @@ class Examined(msgspec.Struct, frozen=True, kw_only=True):
     flips: int | None
     checked: int
     accuracy: Accuracy | None
+
+
+class JpegsOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """JPEGs of the test split to decode at several scales, for a process of its own. The answer is a `JpegsTimed`."""
+
+    dataset: DatasetFiles
+    contract: Preprocessing
+    """Whose own scale is the first of `scales`."""
+    scales: list[JpegScale]
+    rounds: int
+    seed: int
+
+
+class JpegsTimed(msgspec.Struct, frozen=True, kw_only=True):
+    """How long that took; the fields are those of `specs.MeasuredDecoding`."""
+
+    looked_at: int
+    images: int
+    width: int
+    height: int
+    round_ns: list[list[int]]
+    """Of each scale, in the order of the request; empty without JPEGs."""

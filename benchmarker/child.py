@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from benchmarker import Measured, MeasureOrder, service
+from benchmarker import Measured, MeasureOrder, decoding, service
 from benchmarker.files import Files
 from benchmarker.measure import phases, run
 from shared import child, errors
@@ -15,6 +15,9 @@ from shared.artifacts import ArtifactStore, intact
 from shared.specs import Accuracy, GateResult, MeasurementSet, Series, canonical_json
 from shared.verdict.figures import some
 from shared.verdict.metrics import summarise
+
+BEFORE_SCALES = 0.85
+"""Where, of a benchmark's progress, scales of JPEGs are tried: the test split is asked once more for each."""
 
 
 def carry_out(order: MeasureOrder, report: child.Report) -> Measured:
@@ -27,11 +30,15 @@ def carry_out(order: MeasureOrder, report: child.Report) -> Measured:
     for path in (order.artifact, order.weights):
         if path and not intact(Path(path)):
             raise errors.BadModel("The model's file is gone from the disk, or damaged. Upload the model again.")
-    files = Files(order)
-    files.prepare(child.phase(report, 0.0, phases(order)[0]))
-    result = run(order, report, files=files)
+    files, scales = Files(order), decoding.scales(order)
+    told = child.phase(report, 0.0, BEFORE_SCALES) if scales else report
+    files.prepare(child.phase(told, 0.0, phases(order)[0]))
+    result = run(order, told, files=files)
     if not any(series.status in ("measured", "rejected") for series in result.series):
         raise errors.EngineUnavailable(_nothing_measured(result))
+    if scales:
+        decoded = decoding.tried(order, result, files, child.phase(report, BEFORE_SCALES, 1.0))
+        result = msgspec.structs.replace(result, decoding=decoded)
     if order.service and order.config.service_load:
         driven = service.drive(order, order.config.service_load, order.service, report)
         result = msgspec.structs.replace(result, service=driven)

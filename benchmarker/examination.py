@@ -96,7 +96,7 @@ class _Examination:
         runtime.activate()
         with Inputs(self._order, runtime) as inputs:
             steps = (self._compare, self._stress, self._judge, self._remember)
-            for step in steps:
+            for step in (self._judge,) if self._order.answers_only else steps:
                 try:
                     step(runtime, inputs)
                 except errors.AppError as error:
@@ -205,6 +205,8 @@ class _Examination:
             self._classify(runtime, inputs)
         else:
             self._detect(runtime, inputs)
+        if self._accuracy is not None:
+            self._finite = True  # every answer was looked at; where that is all, nothing else has said so
         wanted = len(inputs.asked.samples)
         if inputs.asked.total > wanted:
             self._notes.append(f"Of {inputs.asked.total:,} images of the test split {wanted:,} were drawn and asked.")

@@ -14,7 +14,7 @@ import msgspec
 from benchmarker import Examined, ExamineOrder, MeasureOrder
 from shared import child, config, errors
 from shared.artifacts import ArtifactStore
-from shared.specs import Accuracy, Candidate, EngineName, GateResult, Precision
+from shared.specs import Accuracy, Candidate, EngineName, GateResult, JpegScale, Precision
 from shared.verdict import gate as rules
 
 SLACK_S = 300.0
@@ -118,6 +118,38 @@ def check(
     return Gated(accuracy, results, golden)
 
 
+def at_scales(
+    order: MeasureOrder,
+    candidate: Candidate,
+    scales: Sequence[JpegScale],
+    path: Callable[[EngineName, Precision], Path],
+    progress: child.Report,
+    *,
+    examine: Examine = examine,
+    calibration: Sequence[int] | None = None,
+) -> list[GateResult]:
+    """Have a candidate's engine and precision answer the test split with JPEGs decoded at each of these scales.
+
+    The reference sees them as the contract says, so what is lost by precision and scale is lost to it together. The
+    other arguments are those of `check`; whatever goes wrong at a scale is its result.
+    """
+    contract, batches = order.description.preprocessing, [candidate.batch_size]
+    assert contract is not None  # no JPEG is decoded otherwise
+    found = []
+    with tempfile.TemporaryFile() as answers:
+        reference = _Run(order, batches, path, examine, None, answers_only=True)
+        accuracy, broken = reference.reference(answers, _teller(progress, "the reference", 0, 1 + len(scales)))
+        for place, scale in enumerate(scales, start=1):
+            description = msgspec.structs.replace(order.description, preprocessing=contract.reduced(scale))
+            at_scale = msgspec.structs.replace(order, description=description)
+            run = _Run(at_scale, batches, path, examine, calibration, answers_only=True)
+            tell = _teller(progress, f"JPEGs at 1/{scale}", place, 1 + len(scales))
+            result, _ = run.pair((candidate.engine, candidate.precision), batches, answers, broken, tell)
+            found.append(rules.judged(result, accuracy, order.config.accuracy_drop))
+            logger.info("JPEGs at 1/%d: %s %s", scale, found[-1].verdict, " ".join(found[-1].problems))
+    return found
+
+
 def _teller(progress: child.Report, checking: str, place: int, checks: int) -> child.Report:
     """Tells of a check, the `place`-th of so many from 0, with what its process says of images."""
 
@@ -139,8 +171,10 @@ class _Run:
         path: Callable[[EngineName, Precision], Path],
         examine: Examine,
         calibration: Sequence[int] | None,
+        *,
+        answers_only: bool = False,
     ) -> None:
-        self._order, self._path, self._examine = order, path, examine
+        self._order, self._path, self._examine, self._answers_only = order, path, examine, answers_only
         self._calibration = None if calibration is None else list(calibration)
         few = [1, 2] if order.description.dynamic_batch else []
         self._batches = sorted({*few, *batches})
@@ -210,4 +244,5 @@ class _Run:
             dataset=order.dataset,
             calibration=self._calibration if precision == "int8" else None,
             seconds=TEST_SPLIT_S,
+            answers_only=self._answers_only,
         )

@@ -17,7 +17,7 @@ from shared.engines.timing import synthetic_feeds
 from shared.runtime import Runtime
 from shared.specs import UNFIT, Sample
 from shared.vision.boxes import Placement
-from shared.vision.preprocess import placement, preprocess, read, shape
+from shared.vision.preprocess import placement, preprocess, shape
 from shared.vision.samples import SampleImages, read_index
 
 AT_ONCE = 16
@@ -142,7 +142,7 @@ class Inputs:
         samples = self.asked.samples[start : start + count]
         rows, places = np.empty((len(samples), *shape(contract)), contract.dtype), []
         for sample, row in zip(samples, rows, strict=True):
-            picture = read(self._images.read(sample), contract)
+            picture = self._images.picture(sample, contract)
             preprocess(picture, contract, row)
             place = placement(picture.size, contract.resize)
             # the frame of a video is kept scaled down, and its objects are marked in the original's pixels

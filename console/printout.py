@@ -6,6 +6,7 @@ import itertools
 import statistics
 
 import msgspec
+from msgspec import UnsetType
 from rich.table import Table
 from rich.text import Text
 
@@ -15,6 +16,7 @@ from shared.genes import Scalar
 from shared.specs import Candidate, MetricName, TrainingResult
 from shared.trials import Outcome
 from shared.verdict.constraints import Verdict
+from shared.verdict.decoding import DecodingRecord
 from shared.verdict.figures import ENGINE_TITLES, estimate, figure, listing, plural, terse
 from shared.verdict.report import CandidateRecord, Report
 from shared.verdict.training import Finding
@@ -110,6 +112,19 @@ def decision(report: Report, screen: Screen) -> None:
         screen.paragraph(reason, style="bold" if reason.startswith(("Chosen", "No choice")) else "")
     if report.decision.fragile:
         screen.paragraph("The choice is fragile: the intervals do not settle it.", style="yellow")
+    if not isinstance(report.decoding, UnsetType):
+        _decoding(report.decoding, screen)
+
+
+def _decoding(record: DecodingRecord, screen: Screen) -> None:
+    """At which part of their size JPEGs are decoded, and what was found out about each that was tried."""
+    screen.paragraph(
+        f"JPEGs are decoded at 1/{record.selected} of their size. {record.reason or ''}".rstrip(), style="bold"
+    )
+    for each in record.scales:
+        if each.saved_ms is not None and each.saved_ms.value is not None:
+            saved = estimate(each.saved_ms.value, each.saved_ms.low, each.saved_ms.high)
+            screen.paragraph(f"1/{each.scale} saves {saved} ms an image; {each.why_not or 'it keeps every limit'}.")
 
 
 def training(result: TrainingResult, screen: Screen) -> None:
@@ -199,4 +214,5 @@ def tensor(info: Json) -> str:
 def serving(serves: Json) -> str:
     """What serves a model: `openvino in INT8, 2 threads a session, batches up to 1 (report)`."""
     what = f"{serves['engine']} in {serves['precision'].upper()}, {plural(serves['threads'], 'thread')} a session"
-    return f"{what}, batches up to {serves['batch_size']} ({serves['source']})"
+    jpegs = f", JPEGs decoded at 1/{serves['jpeg_scale']}" if (serves["jpeg_scale"] or 1) > 1 else ""
+    return f"{what}, batches up to {serves['batch_size']}{jpegs} ({serves['source']})"

@@ -317,6 +317,7 @@ def compare_trainings(before: str, after: str, as_json: bool) -> None:
     help="What the choice must keep, such as 'latency_p95_ms<=5'; as often as needed.",
 )
 @click.option("--accuracy-drop", type=float, help="The largest accepted loss of accuracy; default 0.01, a point.")
+@click.option("--jpeg-scales", type=Several(COUNT, "N,N"), help="With a dataset: decode JPEGs at 1/N; of 1, 2, 4.")
 @click.option("--max-seconds", type=float, help="Longest measuring of one candidate; default 60.")
 @click.option("--noise-floor", is_flag=True, help="Also measure how far apart equals end up.")
 @click.option("--users", type=COUNT, help="Also drive the HTTP service, with so many clients.")
@@ -344,6 +345,9 @@ def benchmark(model: str, dataset: str | None, users: int | None, detach: bool, 
 @click.option("--batch", "batch_size", type=int, help="Most images of waiting requests in one call.")
 @click.option("--threads", type=int, help="Engine threads of a session.")
 @click.option("--instances", type=int, help="Sessions side by side, in all inference processes.")
+@click.option(
+    "--jpeg-scale", type=int, help="Decode JPEGs at 1/N of their size; default: as the model's contract says."
+)
 @click.option("--default", "revert", is_flag=True, help="Go back to ONNX Runtime in FP32.")
 def deploy(model: str, revert: bool, **order: str | int | None) -> None:
     """Choose what serves MODEL.

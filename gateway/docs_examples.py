@@ -102,6 +102,7 @@ SERVES = schemas.Serves(
     status="active",
     since=FINISHED,
     file_sha256=SHA256,
+    jpeg_scale=2,
 )
 
 BODIES: tuple[msgspec.Struct, ...] = (

@@ -29,6 +29,9 @@ SHARES: tuple[MetricName, ...] = ("accuracy", "accuracy_drop")
 PERCENTILES: tuple[MetricName, ...] = ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms")
 """None is above the next."""
 
+NO_IMAGES = "the model takes tensors, not images: it has no preprocessing contract; leave it out"
+NO_TEST_SPLIT = "what a scale costs in accuracy is told by a test split; order with dataset_id, or leave it out"
+
 
 def check(spec: BenchmarkSpec, cores: int) -> None:
     """Refuse what cannot be measured on any machine of `cores` cores, or was surely not meant.
@@ -36,9 +39,9 @@ def check(spec: BenchmarkSpec, cores: int) -> None:
     Engines and precisions that do not run here are no reason: the benchmark answers for them, with why.
 
     Raises:
-        errors.InvalidInput: A value stands twice, threads are more than cores, the combinations are too many, the
-            service would be sent too few requests or too many, no figure can keep a constraint, or two contradict each
-            other.
+        errors.InvalidInput: A value stands twice, threads are more than cores, the combinations are too many, scales
+            are to be tried without a dataset, the service would be sent too few requests or too many, no figure can
+            keep a constraint, or two contradict each other.
     """
     lists: dict[str, Sequence[str | int]] = {
         "engines": spec.engines or ENGINES,
@@ -49,10 +52,12 @@ def check(spec: BenchmarkSpec, cores: int) -> None:
     }
     found = [
         _wrong(f"{name}[{index}]", f"{value} stands here twice; each value is measured once")
-        for name, values in lists.items()
+        for name, values in {**lists, "jpeg_scales": spec.scales}.items()
         for index, value in enumerate(values)
         if value in values[:index]
     ]
+    if spec.dataset_id is None and any(scale > 1 for scale in spec.scales):
+        found.append(_wrong("jpeg_scales", NO_TEST_SPLIT))
     found += [
         _wrong(f"threads[{index}]", f"must be at most {cores}, the cores of this machine")
         for index, threads in enumerate(spec.threads or ())
@@ -113,6 +118,8 @@ def check_deployment(order: DeploymentOrder, model: ModelDescription, cores: int
         ]
     if order.threads is not None and order.threads > cores:
         found.append(_wrong("threads", f"must be at most {cores}, the cores of this machine"))
+    if order.jpeg_scale is not None and model.preprocessing is None:
+        found.append(_wrong("jpeg_scale", NO_IMAGES))
     fixed = next((size for size in model.inputs[0].shape[:1] if isinstance(size, int)), 1)
     if not model.dynamic_batch and order.batch_size not in (None, fixed):
         found.append(_wrong("batch_size", f"the model's batch is fixed at {fixed}; leave it out"))

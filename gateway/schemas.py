@@ -22,6 +22,7 @@ from shared.specs import (
     ImageSizes,
     JobKind,
     JobStatus,
+    JpegScale,
     Lane,
     Lineage,
     MetricName,
@@ -231,6 +232,11 @@ class PresetFacts(View, frozen=True, kw_only=True):
     source: Annotated[str | None, Meta(description="Where pretrained weights come from; null where there are none.")]
 
 
+DecodedAt = Annotated[
+    JpegScale | None, Meta(description="JPEGs are decoded at 1/n of their size; null: as the model's contract says.")
+]
+
+
 class Serves(View, frozen=True, kw_only=True):
     """How a model is to be served now."""
 
@@ -246,6 +252,7 @@ class Serves(View, frozen=True, kw_only=True):
     ]
     since: Annotated[str | None, Meta(description="When it was activated; null for the default.")]
     file_sha256: Annotated[str | None, Meta(description="Null: the model's own file.")]
+    jpeg_scale: DecodedAt
 
 
 class Model(View, frozen=True, kw_only=True):
@@ -399,6 +406,7 @@ class Deployment(View, frozen=True, kw_only=True):
     file_sha256: str | None = None
     golden_sha256: Annotated[str | None, Meta(description="Samples that are replayed before it serves.")] = None
     fingerprint: Annotated[str | None, Meta(description="Of the machine and engines it is for.")] = None
+    jpeg_scale: DecodedAt = None
     provider: Annotated[str | None, Meta(description="What runs it, as the engine itself says.")] = None
     notes: Annotated[list[str], Meta(description="How it was checked, and how its sessions are spread.")] = []
     job_id: Annotated[str | None, Meta(description="The job that tries it.")] = None

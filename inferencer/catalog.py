@@ -35,7 +35,9 @@ class DatabaseCatalog:
         return registry.deployed()
 
     def _serving(self, entry: registry.CatalogEntry, serves: registry.Serves) -> Serving:
-        golden = serves.golden_sha256
+        golden, contract = serves.golden_sha256, entry.preprocessing
+        if contract is not None and serves.jpeg_scale is not None:
+            contract = contract.reduced(serves.jpeg_scale)
         return Serving(
             model_id=entry.model_id,
             name=entry.name,
@@ -44,7 +46,7 @@ class DatabaseCatalog:
             inputs=entry.inputs,
             outputs=entry.outputs,
             dynamic_batch=entry.dynamic_batch,
-            preprocessing=entry.preprocessing,
+            preprocessing=contract,
             labels=entry.labels,
             scores=entry.scores,
             engine=serves.engine,

@@ -192,6 +192,7 @@ def _simple(report: Report, view: SimpleView) -> list[Flowable]:
         parts += _section("What it changes", _changes(view))
     shown = overview_figure(report)
     parts += _figure(shown) if shown else []
+    parts += _section("Before the model: decoding", [_paragraph(view.decoding, BODY)] if view.decoding else [])
     parts += _section("Through this platform's service", [_paragraph(view.service, BODY)] if view.service else [])
     parts += _section("Why", _list(view.why))
     parts += _section("Before you rely on it", _list(view.caveats))
@@ -241,7 +242,7 @@ def _technical(report: Report, view: TechnicalView) -> list[Flowable]:
         *[part for figure in figures(report) for part in _figure(figure)],
         *[part for table in view.tables for part in _table(table)],
         *_section("Not chosen, and why", _facts(view.passed_over)),
-        *_section("Remarks on single candidates", _facts(view.notes)),
+        *_section("Remarks", _facts(view.notes)),
         *_through_the_service(report, view),
         *_section("Method", _list(view.method)),
         *_section("Model, machine and order", _facts(view.facts)),

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from reporter import plain
+from reporter import decoding, plain
 from reporter.lookup import best_of_each, candidate_of, measured, subject, when
 from reporter.service import in_short
 from shared.specs import Candidate, MetricName
@@ -82,6 +82,8 @@ class SimpleView(msgspec.Struct, frozen=True, kw_only=True):
     changes: list[Difference]
     service: str
     """What users of the platform's own HTTP service got under load; empty where that was not ordered."""
+    decoding: str
+    """At which part of their size JPEGs are decoded, and what that saves; empty where none was to be tried."""
     why: list[str]
     deployment_steps: list[str]
     conditions: list[str]
@@ -108,6 +110,7 @@ def simple_view(report: Report) -> SimpleView:
         serving=_serving(report),
         changes=[_difference(change) for change in report.present.changes] if report.present else [],
         service=in_short(report.service) if report.service else "",
+        decoding=decoding.in_short(decoded) if (decoded := decoding.record_of(report)) else "",
         why=_why(report),
         deployment_steps=report.deployment_steps,
         conditions=report.metadata.conditions,
@@ -271,7 +274,9 @@ def _serving(report: Report) -> str:
     serves = title(report.present.candidate)
     why = "" if report.present.activated else ", as long as nothing else is activated"
     if not report.present.changes:
-        return f"{serves} serves already{why}: nothing changes."
+        record = decoding.record_of(report)
+        beside = " but the size at which JPEGs are decoded" if record and record.selected != record.own else ""
+        return f"{serves} serves already{why}: nothing changes{beside}."
     return f"{serves} serves now{why}."
 
 

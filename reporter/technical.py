@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from reporter.decoding import decoding_facts, decoding_table
 from reporter.lookup import candidate_of, is_selected, limit_of, measured, short, subject, way, when
 from reporter.parts import NONE, Cell, Fact, Row, Table, metric_cell
 from reporter.service import service_facts, service_tables
@@ -63,7 +64,8 @@ class TechnicalView(msgspec.Struct, frozen=True, kw_only=True):
 def technical_view(report: Report) -> TechnicalView:
     """The view of a report."""
     tables = [_metrics_table(report, "Latency of a call", LATENCIES), _metrics_table(report, "Resources", RESOURCES)]
-    tables += [_accuracy_table(report), *_constraints_tables(report), *_deltas_tables(report)]
+    tables += [_accuracy_table(report), decoding_table(report)]
+    tables += [*_constraints_tables(report), *_deltas_tables(report)]
     return TechnicalView(
         report_id=report.id,
         model=report.metadata.model.name,
@@ -240,9 +242,10 @@ def _passed_over(report: Report) -> list[Fact]:
 
 
 def _notes(report: Report) -> list[Fact]:
-    return [
+    noted = [
         Fact(label=short(report, record), text=capital(note)) for record in report.candidates for note in record.notes
     ]
+    return [*noted, *decoding_facts(report)]
 
 
 def _facts(report: Report) -> list[Fact]:

@@ -694,6 +694,14 @@ class BenchmarkSpec(Spec, frozen=True, kw_only=True):
             ge=0, le=1, description="With a dataset: the largest accepted loss of accuracy against FP32; 0.01 is 1 %."
         ),
     ] = 0.01
+    jpeg_scales: Annotated[
+        Annotated[tuple[JpegScale, ...], Meta(min_length=1, max_length=3)] | UnsetType,
+        Meta(
+            description="With a dataset: parts 1/n of their size to decode JPEGs at, tried once a candidate is chosen. "
+            "The fastest that is sure to save time and to keep the limits on accuracy is deployed with it. Default: as "
+            "the model's contract says, 1 mostly."
+        ),
+    ] = UNSET
     seed: Annotated[
         int, Meta(ge=0, le=2**32 - 1, description="Makes the order of the rounds and the input repeatable.")
     ] = 0
@@ -712,6 +720,11 @@ class BenchmarkSpec(Spec, frozen=True, kw_only=True):
         int,
         Meta(ge=-100, le=100, description="Higher starts first; five minutes of waiting are worth one step."),
     ] = 0
+
+    @property
+    def scales(self) -> tuple[JpegScale, ...]:
+        """`jpeg_scales`; none where nothing was said."""
+        return () if isinstance(self.jpeg_scales, UnsetType) else self.jpeg_scales
 
 
 class DeploymentOrder(Spec, frozen=True, kw_only=True):
@@ -735,6 +748,10 @@ class DeploymentOrder(Spec, frozen=True, kw_only=True):
     instances: Annotated[
         Annotated[int, Meta(ge=1, le=64)] | None,
         Meta(description="Sessions side by side, divided among the inference processes; default one a process."),
+    ] = None
+    jpeg_scale: Annotated[
+        JpegScale | None,
+        Meta(description="JPEGs are decoded at 1/n of their size; default: as the model's contract says."),
     ] = None
 
 
@@ -873,6 +890,39 @@ class GateResult(msgspec.Struct, frozen=True, kw_only=True):
     """Samples with this engine's answers, to be replayed before it serves."""
 
 
+class DecodedAt(msgspec.Struct, frozen=True, kw_only=True):
+    """What decoding JPEGs at one scale takes and does."""
+
+    scale: JpegScale
+    round_ns: list[int]
+    """Of each round, all scales in turn: decoding and preparing all the images, one after another."""
+    gate: GateResult | None = None
+    """What the chosen engine answers to images of the test split decoded so. None where that was not asked: of the
+    contract's own scale, which the gate has asked, and of one that is not sure to save time."""
+
+
+class MeasuredDecoding(msgspec.Struct, frozen=True, kw_only=True):
+    """JPEGs of the test split decoded at the scales that were to be tried."""
+
+    reason: str | None = None
+    """Why nothing was found out."""
+    own: JpegScale
+    """The contract's."""
+    candidate: Candidate | None = None
+    """What was chosen, whose answers were asked for."""
+    looked_at: int = 0
+    """Images of the test split, in the order they are asked, until there were enough JPEGs."""
+    images: int = 0
+    """JPEGs among them, which were timed."""
+    width: int = 0
+    height: int = 0
+    """Pixels of the middle one of those, by area."""
+    scales: list[DecodedAt] = []
+    """Ascending, the contract's own first."""
+    conditions: list[str] = []
+    """What disturbed the timing, one sentence each."""
+
+
 class SystemInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The machine and the software of a measurement. `fingerprint` changes when a result would no longer carry over."""
 
@@ -1007,6 +1057,8 @@ class MeasurementSet(msgspec.Struct, frozen=True, kw_only=True):
     gates: list[GateResult] = []
     service: MeasuredService | None = None
     """Where the order has `service_load`."""
+    decoding: MeasuredDecoding | UnsetType = UNSET
+    """Where the order has `jpeg_scales` beyond the contract's own; others are without, as they were before."""
 
 
 # --- jobs -----------------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from shared import config, errors
 from shared.db import benchmarks, connection, deployments, idempotency, registry
 from shared.db.tables import Deployment, Model
 from shared.machine import system_info
-from shared.specs import Candidate, DeploymentOrder, Precision, PreparedFile
+from shared.specs import Candidate, DeploymentOrder, JpegScale, ModelDescription, Precision, PreparedFile
 from shared.verdict.figures import plural
 from shared.wire.messages import Status
 
@@ -67,10 +67,15 @@ class _Decision(msgspec.Struct, frozen=True):
     reasons: list[str] = []
 
 
+class _Decoding(msgspec.Struct, frozen=True):
+    selected: JpegScale
+
+
 class _Record(msgspec.Struct, frozen=True):
     """What is read here of a report."""
 
     decision: _Decision
+    decoding: _Decoding | None = None
 
 
 @get("/", responses=problems(404, 409))
@@ -167,6 +172,7 @@ def _choice(context: Context, model_id: str, order: DeploymentOrder) -> deployme
         golden_sha256=_golden(context, row, order, file_sha256, fingerprint),
         fingerprint=fingerprint,
         source="manual",
+        jpeg_scale=order.jpeg_scale,
     )
 
 
@@ -175,7 +181,8 @@ def _reported(context: Context, row: Model, report_id: str, fingerprint: str) ->
     report = benchmarks.report(report_id)
     if report.model_id != row.id:
         raise errors.Conflict(f"Report {report_id} is about model {report.model_id}, not about {row.id}.")
-    chosen = _read(context.reports.path(str(report.files.get("report.json"))), _Record).decision
+    record = _read(context.reports.path(str(report.files.get("report.json"))), _Record)
+    chosen = record.decision
     if chosen.selected is None:
         why = " ".join(chosen.reasons) or "No candidate kept every constraint."
         raise errors.Conflict(
@@ -201,6 +208,7 @@ def _reported(context: Context, row: Model, report_id: str, fingerprint: str) ->
         fingerprint=fingerprint,
         source="report",
         report_id=report_id,
+        jpeg_scale=record.decoding.selected if record.decoding else None,
         **msgspec.structs.asdict(candidate),
     )
 
@@ -263,7 +271,7 @@ def _shown(context: Context, model_id: str) -> schemas.Deployment:
         return msgspec.convert(told | shown | {"instances": instances, "status": "active"}, schemas.Deployment)
     shown = {name: getattr(last, name) for name in schemas.Deployment.__struct_fields__ if hasattr(last, name)}
     times = {"created_at": iso(last.created_at_ms), "activated_at": iso(last.activated_at_ms)}
-    notes = [*last.notes, *_mapping(context.settings, last)]
+    notes = [*last.notes, *_untried(last, described), *_mapping(context.settings, last)]
     return msgspec.convert(told | shown | times | {"notes": notes}, schemas.Deployment)
 
 
@@ -289,6 +297,17 @@ def _processes(status: Status | None, model_id: str, serves: registry.Serves) ->
         for worker in (status.workers if status else [])
         for model in worker.models
         if model.model_id == model_id
+    ]
+
+
+def _untried(row: Deployment, described: ModelDescription) -> list[str]:
+    """That nobody has measured what a scale costs, where it was ordered by hand."""
+    own = described.preprocessing.reduction if described.preprocessing else 1
+    if row.source == "report" or (row.jpeg_scale or 1) <= own:
+        return []
+    return [
+        f"JPEGs are decoded at 1/{row.jpeg_scale} of their size, as ordered; what that costs in accuracy was not "
+        "measured. A benchmark with `jpeg_scales` and a dataset does, and its report deploys what keeps the limits."
     ]
 
 

@@ -32,6 +32,8 @@ def order(spec: BenchmarkSpec, user_id: str, limit: int, origin: Origin | None =
     """
     model = registry.model(spec.model_id)
     description = registry.described(model)
+    if spec.scales and description.preprocessing is None:
+        raise errors.Conflict("`jpeg_scales` are of images, and this model takes tensors: order without them.")
     if spec.dataset_id is not None:
         datasets.for_model(spec.dataset_id, cast(Task, model.task_type), description)
     benchmark_id = jobs.insert(

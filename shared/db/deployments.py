@@ -14,7 +14,7 @@ import msgspec
 from shared import clock, ids
 from shared.db import connection, jobs, registry
 from shared.db.tables import Benchmark, BenchmarkResult, Deployment, Job, Model
-from shared.specs import ActivateSpec, EngineName, Precision
+from shared.specs import ActivateSpec, EngineName, JpegScale, Precision
 from shared.trace import Origin
 
 REPLACED = "A later order took its place."
@@ -36,6 +36,8 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
     """Of the machine it is meant for."""
     source: Literal["report", "manual"]
     report_id: str | None = None
+    jpeg_scale: JpegScale | None = None
+    """None: as the model's contract says."""
 
 
 def order(choice: Choice, user_id: str, *, limit: int | None = None, origin: Origin | None = None) -> str:

@@ -15,6 +15,7 @@ from shared.db.tables import Artifact, Benchmark, BenchmarkResult, Dataset, Depl
 from shared.specs import (
     Candidate,
     EngineName,
+    JpegScale,
     ModelDescription,
     Precision,
     PreparedFile,
@@ -66,6 +67,8 @@ class Serves(msgspec.Struct, frozen=True, kw_only=True):
     golden_sha256: str | None = None
     activated_at_ms: int | None = None
     """None for the default, which was never activated."""
+    jpeg_scale: JpegScale | None = None
+    """None: as the model's contract says."""
 
 
 _SERVES = tuple(name for name in Serves.__struct_fields__ if name != "deployment_id")

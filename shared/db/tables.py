@@ -464,6 +464,7 @@ class Deployment(Table):
     notes = Json(default=[], shape=list[str])
     activated_at_ms = peewee.IntegerField(null=True)
     retired_at_ms = peewee.IntegerField(null=True)
+    jpeg_scale = peewee.IntegerField(null=True)
 
     class Meta:
         """Name."""

@@ -8,6 +8,7 @@ from shared.specs import Accuracy, Candidate, EngineName, MeasurementSet
 from shared.verdict.accuracy import accuracy
 from shared.verdict.assessment import Assessment
 from shared.verdict.decision import Decision
+from shared.verdict.decoding import DecodingRecord
 from shared.verdict.figures import QUANTITIES, engine_title, fed, listing, plural, some, title
 from shared.verdict.intervals import samples_needed
 from shared.verdict.metrics import FROM_DATASET, PERCENTILES
@@ -56,8 +57,10 @@ def recommendations(measurements: MeasurementSet, assessments: Sequence[Assessme
     return found
 
 
-def deployment_steps(measurements: MeasurementSet, selected: Candidate | None, report_id: str) -> list[str]:
-    """How to serve the selected candidate; empty without one."""
+def deployment_steps(
+    measurements: MeasurementSet, selected: Candidate | None, report_id: str, decoding: DecodingRecord | None = None
+) -> list[str]:
+    """How to serve the selected candidate, with JPEGs decoded as was chosen; empty without one."""
     if selected is None:
         return []
     model = measurements.model
@@ -70,7 +73,7 @@ def deployment_steps(measurements: MeasurementSet, selected: Candidate | None, r
     if model.preprocessing_hash:
         steps.append(
             f"Prepare images by the model's preprocessing contract {model.preprocessing_hash}; "
-            f"GET /api/v1/models/{model.id} shows it."
+            f"GET /api/v1/models/{model.id} shows it{_reduced(decoding)}."
         )
     steps.append(
         "Measure once where it is deployed and compare with this report's intervals; "
@@ -82,6 +85,12 @@ def deployment_steps(measurements: MeasurementSet, selected: Candidate | None, r
         f"deploy {model.id} --report {report_id}`. It is tried first; predictions go on meanwhile."
     )
     return steps
+
+
+def _reduced(decoding: DecodingRecord | None) -> str:
+    if decoding is None or decoding.selected == decoding.own:
+        return ""
+    return f", but for JPEGs: decode those at 1/{decoding.selected} of their size (libjpeg's scaled decoding)"
 
 
 def _fetch(measurements: MeasurementSet, selected: Candidate) -> str:

@@ -11,7 +11,7 @@ import msgspec
 
 from shared.specs import Candidate, MeasurementSet, NoiseFloor
 from shared.verdict import nearest, wording
-from shared.verdict.assessment import Assessment, fixed_order
+from shared.verdict.assessment import Assessment, assess, fixed_order
 from shared.verdict.constraints import Relaxation
 from shared.verdict.intervals import Interval
 from shared.verdict.rounds import Compared, Rounds
@@ -111,6 +111,16 @@ def _as_measured(measurements: MeasurementSet) -> Candidate | None:
         return None
     batches = [series.candidate.batch_size for series in measurements.series if series.status == "measured"]
     return compared_as(measurements.incumbent, measurements.config.objective, batches)
+
+
+def chosen(measurements: MeasurementSet) -> Candidate | None:
+    """The candidate that a report on this measurement set will choose.
+
+    Raises:
+        errors.InvalidInput: The set contradicts itself.
+    """
+    assessments = assess(measurements)
+    return decide(assessments, rules_of(measurements), Rounds(item.series for item in assessments)).selected
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from shared.specs import (
     BenchmarkSpec,
@@ -28,6 +29,7 @@ from shared.verdict.advice import deployment_steps, recommendations
 from shared.verdict.assessment import Assessment, assess, fixed_order
 from shared.verdict.constraints import Judgement
 from shared.verdict.decision import Decision, decide, rules_of
+from shared.verdict.decoding import DecodingRecord, decoding_record
 from shared.verdict.distribution import Distribution, distribution
 from shared.verdict.figures import round_significant
 from shared.verdict.intervals import Interval
@@ -142,6 +144,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     deployment_steps: list[str]
     service: ServiceRecord | None = None
     """The platform's own HTTP service under load, where that was ordered; no part of the decision."""
+    decoding: DecodingRecord | UnsetType = UNSET
+    """At which part of their size JPEGs are decoded for the choice, where scales were to be tried."""
     content_sha256: str = ""
 
 
@@ -155,6 +159,7 @@ def build(measurements: MeasurementSet, report_id: str) -> Report:
     rules = rules_of(measurements)
     rounds = Rounds(item.series for item in assessments)
     decision = decide(assessments, rules, rounds)
+    decoding = _decoding(measurements, assessments, decision)
     report = Report(
         id=report_id,
         metadata=_metadata(measurements),
@@ -163,10 +168,20 @@ def build(measurements: MeasurementSet, report_id: str) -> Report:
         decision=decision,
         present=present(assessments, decision.selected, rules.incumbent, rounds),
         recommendations=recommendations(measurements, assessments, decision),
-        deployment_steps=deployment_steps(measurements, decision.selected, report_id),
+        deployment_steps=deployment_steps(measurements, decision.selected, report_id, decoding),
         service=service_record(measurements.service) if measurements.service else None,
+        decoding=decoding or UNSET,
     )
     return msgspec.structs.replace(report, content_sha256=_content_sha256(msgspec.to_builtins(report)))
+
+
+def _decoding(
+    measurements: MeasurementSet, assessments: Sequence[Assessment], decision: Decision
+) -> DecodingRecord | None:
+    if isinstance(measurements.decoding, UnsetType):
+        return None
+    selected = next((item for item in assessments if item.candidate == decision.selected), None)
+    return decoding_record(measurements.decoding, selected)
 
 
 def canonical(report: Report) -> bytes:

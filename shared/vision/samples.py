@@ -15,6 +15,7 @@ from PIL import Image
 
 from shared import errors
 from shared.specs import DatasetIndex, Preprocessing, Sample
+from shared.vision.decode import Picture
 from shared.vision.preprocess import Pixels, preprocess, read, shape
 
 LARGEST_IMAGE = 64 * 1024 * 1024
@@ -85,6 +86,14 @@ class SampleImages:
                 f"{sample.member[:200]!r} in the dataset's ZIP is damaged; upload it again."
             ) from error
 
+    def picture(self, sample: Sample, contract: Preprocessing) -> Picture:
+        """A sample as serving would decode it; the frame of a video, whose prepared copy happens to be a JPEG, whole.
+
+        Raises:
+            errors.AppError: It cannot be read or decoded.
+        """
+        return read(self.read(sample), contract if sample.time_s is None else contract.reduced(1))
+
     def tensors(self, samples: list[Sample], contract: Preprocessing) -> Iterator[Pixels]:
         """Each sample as the model takes it, `[1, *shape]`: decoded and prepared as one that is sent for prediction.
 
@@ -93,7 +102,7 @@ class SampleImages:
         """
         for sample in samples:
             row = np.empty((1, *shape(contract)), contract.dtype)
-            preprocess(read(self.read(sample), contract), contract, row[0])
+            preprocess(self.picture(sample, contract), contract, row[0])
             yield row
 
 

@@ -20,6 +20,7 @@ from shared.db import accounts, benchmarks, connection, deployments, jobs, regis
 from shared.db.tables import Benchmark, BenchmarkResult, Deployment, Job, Model, Report
 from shared.machine import system_info
 from shared.specs import BenchmarkSpec, Candidate, PreparedFile, canonical_json
+from shared.verdict.decoding import DecodingRecord
 from shared.verdict.report import build, canonical
 from shared.wire.messages import LoadedModel
 from tests.unit.gateway_kit import Gateway, fields_of, problem, ready_model
@@ -66,6 +67,7 @@ def report_on(
     sha256: str | None = None,
     chooses: bool = True,
     int8: PreparedFile | None = None,
+    decoding: DecodingRecord | None = None,
 ) -> str:
     """A report on the model, and the measurement set behind it, as benchmarker and reporter leave them."""
     owner = accounts.by_name("a-engineer")
@@ -80,6 +82,8 @@ def report_on(
         assert report.decision.selected is not None
         chosen = msgspec.structs.replace(report.decision.selected, precision="int8")
         report = msgspec.structs.replace(report, decision=msgspec.structs.replace(report.decision, selected=chosen))
+    if decoding:
+        report = msgspec.structs.replace(report, decoding=decoding)
     if not chooses:
         nothing = msgspec.structs.replace(report.decision, selected=None, reasons=["Every one was too slow."])
         report = msgspec.structs.replace(report, decision=nothing)
@@ -211,6 +215,9 @@ def test_only_engineers_order(gateway: Gateway) -> None:
         (OPENVINO | {"batch_size": 0}, {"batch_size"}),
         (OPENVINO | {"engine": "magic"}, {"engine"}),
         (OPENVINO | {"colour": 1}, {"colour"}),
+        (OPENVINO | {"jpeg_scale": 3}, {"jpeg_scale"}),
+        (OPENVINO | {"jpeg_scale": "2"}, {"jpeg_scale"}),
+        ({"report_id": "rep_1", "jpeg_scale": 2}, {"jpeg_scale"}),
     ],
 )
 def test_bad_orders(gateway: Gateway, order: dict[str, Any], fields: set[str]) -> None:
@@ -298,6 +305,39 @@ def test_an_int8_choice_serves_the_very_file_that_was_measured(
     assert serving is not None and serving.onnx == ArtifactStore(settings.models).path(files[0].sha256)
     default = DatabaseCatalog(settings).default(model_id)
     assert default is not None and (default.precision, default.deployment_id) == ("fp32", "")
+
+
+def test_a_report_brings_the_scale_at_which_jpegs_are_decoded(gateway: Gateway) -> None:
+    model_id = ready_model(gateway)
+    report_id = report_on(gateway, model_id, decoding=DecodingRecord(own=1, selected=2))
+    ordered = put(gateway, model_id, report_id=report_id).json()
+    assert ordered["jpeg_scale"] == 2 and ordered["serves"]["jpeg_scale"] is None
+    run_next()
+    now = shown(gateway, model_id)
+    assert now["serves"]["jpeg_scale"] == 2 and not any("JPEGs" in note for note in now["notes"])
+    catalog = DatabaseCatalog(gateway.context.settings)
+    serving, default = catalog.lookup(model_id), catalog.default(model_id)
+    assert serving is not None and serving.preprocessing is not None and serving.preprocessing.reduction == 2
+    assert default is not None and default.preprocessing is not None and default.preprocessing.reduction == 1
+    deployments.mark_stale("another machine")
+    again = deployments.latest(model_id)
+    assert again is not None and (again.status, again.jpeg_scale) == ("activating", 2)
+
+
+def test_a_scale_by_hand_is_taken_and_said_to_be_unmeasured(gateway: Gateway) -> None:
+    model_id = ready_model(gateway)
+    assert put(gateway, model_id, **OPENVINO, jpeg_scale=4).json()["jpeg_scale"] == 4
+    run_next()
+    assert any("what that costs in accuracy was not measured" in note for note in shown(gateway, model_id)["notes"])
+    assert not any("JPEGs" in note for note in put(gateway, model_id, **OPENVINO, jpeg_scale=1).json()["notes"])
+
+
+def test_a_scale_of_a_model_that_takes_tensors_is_refused(gateway: Gateway) -> None:
+    model_id = ready_model(gateway)
+    tensors = msgspec.structs.replace(registry.model(model_id).description_json, preprocessing=None)
+    Model.update(description_json=tensors).where(Model.id == model_id).execute()
+    refused = put(gateway, model_id, **OPENVINO, jpeg_scale=2)
+    assert fields_of(refused) == {"jpeg_scale"} and "takes tensors, not images" in refused.text
 
 
 @pytest.mark.parametrize(
@@ -423,6 +463,7 @@ def test_models_name_what_serves_them(gateway: Gateway, monkeypatch: pytest.Monk
         "status": "active",
         "since": None,
         "file_sha256": None,
+        "jpeg_scale": None,
     }
     activated_at = shown(gateway, stale)["activated_at"]
     assert listed[served].items() >= {"engine": "openvino", "batch_size": 8, "instances": 1, "status": "active"}.items()

@@ -334,7 +334,15 @@ def test_the_contract_says_what_the_network_answers(weights: Path, data: Checked
     found = terms.of(order(weights, data, tmp_path / "run", labels=None, preprocessing=said))
     assert found.contract.detection == Detection(format="yolo", score_threshold=0.4)
     assert found.contract.scores == "probabilities"
-    assert terms.CORRECTED in found.notes
+    assert terms.CORRECTED in found.notes and terms.WHOLE not in found.notes
+
+
+def test_what_learns_begins_with_whole_images(weights: Path, data: Checked, tmp_path: Path):
+    resize = Resize(height=640, width=640, mode="letterbox")
+    said = Preprocessing(resize=resize, scores="probabilities", detection=Detection(format="yolo"), jpeg_scale=4)
+    found = terms.of(order(weights, data, tmp_path / "run", labels=None, preprocessing=said))
+    assert found.contract == said.reduced(1)
+    assert terms.WHOLE in found.notes and terms.CORRECTED not in found.notes
 
 
 # --- a whole training -------------------------------------------------------------------------------------------------

@@ -53,6 +53,8 @@ def refusals(**fields: Any) -> dict[str, str]:
         {},
         {"threads": [1, CORES]},
         {"engines": ["tensorrt"], "precisions": ["int8"]},  # the benchmark says why not
+        {"jpeg_scales": [1]},
+        {"jpeg_scales": [1, 2, 4], "dataset_id": "dst_1"},
         {"constraints": [{"metric": "accuracy", "op": ">=", "value": 0.9}]},
         {"batch_sizes": list(range(1, 17)), "threads": None},  # 4 engines x 16 = 64
     ],
@@ -66,6 +68,10 @@ def test_orders_that_are_taken(fields: dict[str, Any]) -> None:
     [
         ({"threads": [1, CORES + 1]}, {"threads[1]": "must be at most 4, the cores of this machine"}),
         ({"batch_sizes": [8, 1, 8]}, {"batch_sizes[2]": "8 stands here twice; each value is measured once"}),
+        ({"jpeg_scales": [1, 2, 2], "dataset_id": "dst_1"},
+         {"jpeg_scales[2]": "2 stands here twice; each value is measured once"}),
+        ({"jpeg_scales": [1, 4]}, {"jpeg_scales": "what a scale costs in accuracy is told by a test split; order with "
+          "dataset_id, or leave it out"}),
         ({"engines": ["openvino"] * 2}, {"engines[1]": "openvino stands here twice; each value is measured once"}),
         ({"precisions": ["fp32"] * 2, "threads": [2, 2]},
          {"precisions[1]": "fp32 stands here twice; each value is measured once",
@@ -77,6 +83,21 @@ def test_orders_that_are_taken(fields: dict[str, Any]) -> None:
 )  # fmt: skip
 def test_orders_that_are_refused(fields: dict[str, Any], wrong: dict[str, str]) -> None:
     assert refusals(**fields) == wrong
+
+
+@pytest.mark.parametrize("scales", [[3], [0], ["2"], [], [1, 2, 4, 4], 2])
+def test_scales_that_no_jpeg_is_decoded_at(scales: object) -> None:
+    with pytest.raises(msgspec.ValidationError, match="jpeg_scales"):
+        msgspec.convert({"model_id": "mdl_1", "jpeg_scales": scales}, BenchmarkSpec)
+
+
+def test_scales_are_of_models_that_take_images(gateway: Gateway) -> None:
+    model_id = ready_model(gateway)
+    tensors = msgspec.structs.replace(registry.model(model_id).description_json, preprocessing=None)
+    Model.update(description_json=tensors).where(Model.id == model_id).execute()
+    order = {"model_id": model_id, "jpeg_scales": [1]}
+    refused = problem(gateway.call("engineer", "POST", "/benchmark", json=order), 409, "conflict")
+    assert "this model takes tensors" in refused["detail"]
 
 
 def test_noise_is_measured_alone() -> None:
