@@ -351,7 +351,16 @@ BODIES: tuple[msgspec.Struct, ...] = (
         ],
         queue=QUEUE,
         waiting=schemas.Waiting(models={}, callers=0, images_per_s=87.5),
-        memory=schemas.ModelMemory(limit_mb=4096.0, used_mb=96.0, loads=3, load_s=0.62, unloads=2, cold_requests=5),
+        memory=schemas.ModelMemory(
+            limit_mb=4096.0,
+            used_mb=96.0,
+            gpu_limit_mb=0.0,
+            gpu_used_mb=0.0,
+            loads=3,
+            load_s=0.62,
+            unloads=2,
+            cold_requests=5,
+        ),
         models=[
             schemas.LoadedModel(
                 id=MODEL,
@@ -368,6 +377,7 @@ BODIES: tuple[msgspec.Struct, ...] = (
                     )
                 ],
                 memory_mb=96.0,
+                gpu_memory_mb=0.0,
             )
         ],
     ),

@@ -233,6 +233,19 @@ def _in_memory(status: Status | None) -> Iterator[Metric]:
         [(name, one.limit_mb * MB) for name, one in memory],
         label,
     )
+    on_gpu = [(name, one) for name, one in memory if one.gpu_limit_mb]
+    yield _gauge(
+        "cvp_models_gpu_memory_bytes",
+        "What they take of the GPU's memory.",
+        [(name, one.gpu_used_mb * MB) for name, one in on_gpu],
+        label,
+    )
+    yield _gauge(
+        "cvp_models_gpu_memory_limit_bytes",
+        "What they may take: the process's part of GPU_MEMORY_MB, or of all that the GPU has.",
+        [(name, one.gpu_limit_mb * MB) for name, one in on_gpu],
+        label,
+    )
     yield _counter("cvp_model_loads_total", "Models loaded.", [(name, one.loads) for name, one in memory], label)
     yield _counter(
         "cvp_model_load_seconds_total", "Time that took.", [(name, one.load_s) for name, one in memory], label

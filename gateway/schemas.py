@@ -759,6 +759,7 @@ class LoadedModel(View, frozen=True, kw_only=True):
     sessions: Annotated[int, Meta(description="In each of the processes.")]
     loaded_in: list[str]
     memory_mb: float
+    gpu_memory_mb: float
     problem: Annotated[str | None, Meta(description="Why it serves instead of what was activated.")]
     health: Annotated[list[ModelHealth], Meta(description="In each of the processes.")]
 
@@ -813,6 +814,10 @@ class ModelMemory(View, frozen=True, kw_only=True):
 
     limit_mb: Annotated[float, Meta(description="INFERENCE_MEMORY_MB, divided among the processes.")]
     used_mb: float
+    gpu_limit_mb: Annotated[
+        float, Meta(description="GPU_MEMORY_MB, or all that the GPU has, divided among the processes; 0 without a GPU.")
+    ]
+    gpu_used_mb: float
     loads: int
     load_s: Annotated[float, Meta(description="Time that loading took, all loads together.")]
     unloads: Annotated[int, Meta(description="Of models that made room for others.")]

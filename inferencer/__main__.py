@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import sys
@@ -13,7 +14,8 @@ from inferencer.health import Health
 from inferencer.heap import may_start_again
 from inferencer.sessions import Sessions, Share
 from inferencer.worker import Worker, credit
-from shared import config, farm, process
+from shared import config, farm, gpu, process
+from shared.runtime import Runtime
 from shared.wire.worker import WorkerLink
 
 logger = logging.getLogger("inferencer")
@@ -28,6 +30,15 @@ def batches_at_once(threads: int, processes: int, *, chosen: bool) -> int:
     return min(threads, max(1, config.cores() // processes)) if chosen else 1
 
 
+def share_of(settings: config.Settings, gpu_total_mb: float | None) -> Share:
+    """What each inference process may use for models, of a GPU of so many MB if there is one."""
+    processes = len(settings.inference_farm)
+    if gpu_total_mb is None:
+        return Share(settings.inference_share_mb, processes)
+    gpu_mb = min(settings.gpu_memory_mb or gpu_total_mb, gpu_total_mb) / processes
+    return Share(settings.inference_share_mb, processes, gpu_mb, gpu_total_mb)
+
+
 def main(settings: config.Settings, stop: process.Stop, index: int) -> None:
     """Serve until asked to stop and everything held is answered."""
     threads = settings.inference_farm[index]
@@ -35,7 +46,8 @@ def main(settings: config.Settings, stop: process.Stop, index: int) -> None:
     at_once = batches_at_once(threads, processes, chosen="INFERENCE_PROCESSES" in config.given(os.environ))
     shared_out = {"cores": config.cores(), "processes": processes, "batches_at_once": at_once}
     logger.info("taking work", extra=shared_out | {"processes_by": os.environ.get(farm.FOUND_BY, "")})
-    sessions = Sessions(DatabaseCatalog(settings), share=Share(settings.inference_share_mb, processes))
+    share = share_of(settings, gpu.total_mb())
+    sessions = Sessions(DatabaseCatalog(settings), functools.partial(Runtime, gpu_mb=share.gpu_mb), share=share)
     batcher, health = Batcher(at_once, sessions.room), Health()
     link = WorkerLink(
         settings.broker_endpoint,

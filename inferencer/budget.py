@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Footprint(NamedTuple):
+    """Memory in MB: of the machine, and of its GPU."""
+
+    mb: float = 0.0
+    gpu_mb: float = 0.0
+
+
+UNBOUNDED = Footprint(math.inf, math.inf)
 
 
 @dataclass(slots=True)
 class _Resident:
-    mb: float
+    takes: Footprint
     answered: bool = False
     """Whether it has been of use since it came."""
 
@@ -18,29 +30,30 @@ class Budget:
     """The models that are in, least recently used first. Pure, and not thread-safe.
 
     Args:
-        limit_mb: What all of them may take together.
+        limit: What all of them may take together.
     """
 
-    def __init__(self, limit_mb: float) -> None:
-        self.limit_mb = limit_mb
+    def __init__(self, limit: Footprint) -> None:
+        self.limit = limit
         self._residents: OrderedDict[str, _Resident] = OrderedDict()
 
     def __contains__(self, model_id: str) -> bool:
         return model_id in self._residents
 
     @property
-    def used_mb(self) -> float:
+    def used(self) -> Footprint:
         """What they take together."""
-        return sum(resident.mb for resident in self._residents.values())
+        takes = [resident.takes for resident in self._residents.values()]
+        return Footprint(sum(each.mb for each in takes), sum(each.gpu_mb for each in takes))
 
-    def fits(self, mb: float) -> bool:
-        """Whether that much more keeps the limit."""
-        return self.used_mb + mb <= self.limit_mb
+    def fits(self, more: Footprint) -> bool:
+        """Whether that much more keeps both limits."""
+        return not any(self._short(more))
 
-    def enter(self, model_id: str, mb: float) -> None:
+    def enter(self, model_id: str, takes: Footprint) -> None:
         """A model has come, or one took the place of another with its name."""
         self._residents.pop(model_id, None)
-        self._residents[model_id] = _Resident(mb)
+        self._residents[model_id] = _Resident(takes)
 
     def leave(self, model_id: str) -> None:
         """A model has gone; harmless if it was not in."""
@@ -52,15 +65,16 @@ class Budget:
             self._residents[model_id].answered = True
             self._residents.move_to_end(model_id)
 
-    def others(self, keep: str) -> bool:
-        """Whether any model but this is in."""
-        return any(model_id != keep for model_id in self._residents)
+    def others(self, keep: str, more: Footprint) -> bool:
+        """Whether any model but this has some of what is short for that much more."""
+        return bool(self._able(keep, more))
 
-    def victim(self, keep: str, wanted: Collection[str]) -> str | None:
+    def victim(self, keep: str, more: Footprint, wanted: Collection[str]) -> str | None:
         """Who goes for `keep`: the least recently used, of those that nobody waits for if there are any.
 
         Args:
             keep: The model that needs the room.
+            more: How much of it. Where the GPU's memory alone is short, those that take none of it stay.
             wanted: Models that requests wait for now.
 
         Returns:
@@ -69,7 +83,20 @@ class Budget:
         """
         able = [
             model_id
-            for model_id, resident in self._residents.items()
-            if model_id != keep and (resident.answered or model_id not in wanted)
+            for model_id in self._able(keep, more)
+            if self._residents[model_id].answered or model_id not in wanted
         ]
         return next((model_id for model_id in able if model_id not in wanted), able[0] if able else None)
+
+    def _short(self, more: Footprint) -> tuple[bool, bool]:
+        """Whether there is too little of the machine's memory, and of the GPU's."""
+        used = self.used
+        return used.mb + more.mb > self.limit.mb, used.gpu_mb + more.gpu_mb > self.limit.gpu_mb
+
+    def _able(self, keep: str, more: Footprint) -> list[str]:
+        on_gpu_alone = self._short(more) == (False, True)
+        return [
+            model_id
+            for model_id, resident in self._residents.items()
+            if model_id != keep and (resident.takes.gpu_mb or not on_gpu_alone)
+        ]

@@ -6,6 +6,8 @@ import ctypes
 
 import psutil
 
+from shared import gpu
+
 TURN_S = 20.0
 LEFT_MB = 512.0
 """What may stay resident beyond the models before it is worth starting again: libraries, buffers, a cache."""
@@ -23,6 +25,10 @@ class Heap:
     def resident_mb(self) -> float:
         """Memory of this process that is in RAM."""
         return float(self._process.memory_info().rss) / MB
+
+    def on_gpu(self) -> gpu.Taken | None:
+        """Memory of the GPU in use now; None where there is none."""
+        return gpu.taken()
 
     def give_back(self) -> None:
         """Return to the system what has been freed."""

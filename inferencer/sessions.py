@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from inferencer.budget import Budget
+from inferencer.budget import Budget, Footprint
 from inferencer.heap import LEFT_MB, Heap
-from shared import errors
+from shared import errors, gpu
 from shared.clock import Monotonic
 from shared.engines import engine_class
 from shared.runtime import Runtime, Serving
@@ -69,6 +69,10 @@ class Share(NamedTuple):
     mb: float = math.inf
     processes: int = 1
     """That have as much each."""
+    gpu_mb: float | None = None
+    """Of the GPU's memory; None without one."""
+    gpu_total_mb: float = math.inf
+    """What the GPU has, for all processes and whoever else uses it."""
 
 
 @dataclass
@@ -78,7 +82,7 @@ class _Held:
     """What the catalogue named when this was loaded, or last tried."""
     revision: int
     """Of the catalogue, as `wanted` was read from it."""
-    memory_mb: float
+    takes: Footprint
     problem: str = ""
     """Why this serves instead of what is wanted."""
     users: int = 0
@@ -98,7 +102,8 @@ class Sessions:
     """Loaded models. `load`, `prewarm` and `renew` may take long, and one of them loads at a time: what the process
     grows by is then what that model takes. Everything else returns at once.
 
-    Where models do not fit into the share of memory, the least recently used goes for the one that is asked for.
+    Where models do not fit into the share of memory, the least recently used goes for the one that is asked for. The
+    same holds for the GPU's memory, where engines run on one.
 
     What somebody activated may fail here, though it ran when it was tried. Then what served before goes on, or the
     default begins, and `loaded` says why. It is tried again when the catalogue changes, not before.
@@ -128,8 +133,9 @@ class Sessions:
         self._lock = threading.Condition(threading.Lock())
         self._loading = threading.Lock()
         self._held: dict[str, _Held] = {}
-        self._budget = Budget(self._share.mb)
-        self._sizes: dict[tuple[object, ...], float] = {}
+        self._limit = Footprint(self._share.mb, math.inf if self._share.gpu_mb is None else self._share.gpu_mb)
+        self._budget = Budget(self._limit)
+        self._sizes: dict[tuple[object, ...], Footprint] = {}
         """What a serving took when it was loaded last."""
         self._failures: dict[str, _Failed] = {}
         self._rests_until_s = 0.0
@@ -197,7 +203,7 @@ class Sessions:
         while self._ahead:
             model_id = self._ahead.pop(0)
             serving = None if model_id in self._held else self._catalog.lookup(model_id)
-            if serving is not None and self._budget.fits(self._expected_mb(serving)):
+            if serving is not None and self._budget.fits(self._expected(serving)):
                 try:
                     with self._loading:
                         self._load(model_id, serving, self._prewarmed, None)
@@ -244,19 +250,20 @@ class Sessions:
 
     def _activated(self, serving: Serving, wanted: Serving, revision: int, waited: Wanted | None) -> _Held:
         """A runtime that is ready, in the room that others made for it; without `waited` nobody makes any."""
-        pushed = self._make_room(serving, self._expected_mb(serving), waited)
+        pushed = self._make_room(serving, self._expected(serving), waited)
         self._bring_in(serving)
-        before_mb, started_s = self._heap.resident_mb(), self._clock()
+        before_mb, on_gpu, started_s = self._heap.resident_mb(), self._on_gpu(), self._clock()
         runtime = self._runtime(serving)
         runtime.activate()
-        took_mb = self._sizes[_kind(serving)] = round(max(_file_mb(serving), self._heap.resident_mb() - before_mb), 1)
+        grown_mb = round(max(_file_mb(serving), self._heap.resident_mb() - before_mb), 1)
+        took = self._sizes[_kind(serving)] = Footprint(grown_mb, self._grown_on_gpu_mb(runtime, on_gpu))
         seconds = round(self._clock() - started_s, 3)
         self._loads, self._load_s = self._loads + 1, self._load_s + seconds
-        facts = {"seconds": seconds, "mb": took_mb, "deployment_id": serving.deployment_id}
+        facts = {"seconds": seconds, "deployment_id": serving.deployment_id} | took._asdict()
         logger.info("loaded %s on %s", serving.model_id, serving.engine, extra=facts)
-        held = _Held(runtime, wanted, revision, memory_mb=took_mb)
+        held = _Held(runtime, wanted, revision, takes=took)
         try:
-            pushed |= self._make_room(serving, took_mb, waited)
+            pushed |= self._make_room(serving, took, waited)
         except BaseException:
             self._let_go(held)
             raise
@@ -270,7 +277,17 @@ class Sessions:
         engine_class(serving.engine).bring_in()
         self._base_mb = (self._base_mb or before_mb) + self._heap.resident_mb() - before_mb
 
-    def _make_room(self, serving: Serving, mb: float, wanted: Wanted | None) -> bool:
+    def _on_gpu(self) -> gpu.Taken | None:
+        return None if self._share.gpu_mb is None else self._heap.on_gpu()
+
+    def _grown_on_gpu_mb(self, runtime: Runtime, before: gpu.Taken | None) -> float:
+        """What a runtime that has just been activated takes of the GPU; where nobody tells, the size of its file."""
+        if not runtime.device.startswith("CUDA"):
+            return 0.0
+        grown_mb = gpu.grown_mb(before, self._on_gpu())
+        return round(_file_mb(runtime.serving) if grown_mb is None else grown_mb, 1)
+
+    def _make_room(self, serving: Serving, more: Footprint, wanted: Wanted | None) -> bool:
         """Have others go until that much more fits, and tell whether any went. Its own predecessor, which serves until
         the new one is ready, does not.
 
@@ -278,22 +295,22 @@ class Sessions:
             errors.Conflict: It does not fit by itself.
             errors.Unavailable: Nobody could make room in time.
         """
-        if mb > self._share.mb:
-            raise self._too_large(mb, measured=self._sizes.pop(_kind(serving), None) is not None)
+        if more.mb > self._limit.mb or more.gpu_mb > self._limit.gpu_mb:
+            raise self._too_large(more, measured=self._sizes.pop(_kind(serving), None) is not None)
         end_s, pushed = self._clock() + ROOM_S, False
-        while (victim := self._in_the_way(serving.model_id, mb, wanted, end_s)) is not None:
+        while (victim := self._in_the_way(serving.model_id, more, wanted, end_s)) is not None:
             self._push_out(victim, end_s)
             pushed = True
         return pushed
 
-    def _in_the_way(self, model_id: str, mb: float, wanted: Wanted | None, end_s: float) -> str | None:
+    def _in_the_way(self, model_id: str, more: Footprint, wanted: Wanted | None, end_s: float) -> str | None:
         """Who goes next, waiting for one that may; None when there is room."""
         with self._lock:
-            while not self._budget.fits(mb) and self._budget.others(model_id):
+            while not self._budget.fits(more) and self._budget.others(model_id, more):
                 now_s = self._clock()
                 if wanted is None or now_s >= end_s:
                     raise errors.Unavailable("The models in memory leave no room now; try again.", retry_after_s=1)
-                victim = self._budget.victim(model_id, wanted())
+                victim = self._budget.victim(model_id, more, wanted())
                 if victim is not None and now_s >= self._rests_until_s:
                     return victim
                 self._lock.wait(min(end_s, max(self._rests_until_s, now_s + LOOK_S)) - now_s)
@@ -308,19 +325,27 @@ class Sessions:
         self._unloads += 1
         logger.info("unloaded %s to make room", victim)
 
-    def _too_large(self, mb: float, *, measured: bool) -> errors.Conflict:
-        processes, limit = self._share.processes, math.floor(self._share.mb)
+    def _too_large(self, more: Footprint, *, measured: bool) -> errors.Conflict:
+        on_gpu = more.mb <= self._limit.mb
+        mb, limit_mb = (more.gpu_mb, self._limit.gpu_mb) if on_gpu else (more.mb, self._limit.mb)
+        processes, of_gpu = self._share.processes, " of the GPU's memory" if on_gpu else ""
         takes = f"takes {math.ceil(mb)} MB" if measured else f"takes more than the {math.ceil(mb)} MB of its file"
         where = f"each of {processes} inference processes" if processes > 1 else "the inference process"
         enough = math.ceil(mb * processes * (AMPLE if measured else OF_A_FILE))
+        advice = f"Set {'GPU_MEMORY_MB' if on_gpu else 'INFERENCE_MEMORY_MB'} to {enough} or more"
+        if on_gpu and enough > self._share.gpu_total_mb:
+            advice = "Set INFERENCE_PROCESSES to fewer"
         return errors.Conflict(
-            f"The model {takes} in {where}, which may use {limit} MB for models. Set INFERENCE_MEMORY_MB to {enough} "
-            "or more and start the platform again, or use a smaller model."
+            f"The model {takes}{of_gpu} in {where}, which may use {math.floor(limit_mb)} MB for models. {advice} "
+            "and start the platform again, or use a smaller model."
         )
 
-    def _expected_mb(self, serving: Serving) -> float:
-        """What it took when it was loaded last; before that, the size of its file."""
-        return self._sizes.get(_kind(serving)) or _file_mb(serving)
+    def _expected(self, serving: Serving) -> Footprint:
+        """What it took when it was loaded last; before that, the size of its file, on a GPU where it may run there."""
+        if (known := self._sizes.get(_kind(serving))) is not None:
+            return known
+        file_mb = _file_mb(serving)
+        return Footprint(file_mb, file_mb if self._share.gpu_mb and engine_class(serving.engine).takes_gpu else 0.0)
 
     @contextmanager
     def use(self, model_id: str, *, asked: bool = True) -> Iterator[Runtime]:
@@ -388,7 +413,8 @@ class Sessions:
                 batch_size=one.runtime.batch_size,
                 threads=one.runtime.serving.threads,
                 sessions=one.runtime.serving.instances,
-                memory_mb=one.memory_mb,
+                memory_mb=one.takes.mb,
+                gpu_memory_mb=one.takes.gpu_mb,
                 deployment_id=one.runtime.serving.deployment_id,
                 problem=one.problem,
             )
@@ -397,9 +423,12 @@ class Sessions:
 
     def memory(self) -> Memory:
         """What the models take, for the heartbeat."""
+        takes = [held.takes for held in list(self._held.values())]
         return Memory(
             limit_mb=round(self._share.mb, 1),
-            used_mb=round(sum(held.memory_mb for held in list(self._held.values())), 1),
+            used_mb=round(sum(each.mb for each in takes), 1),
+            gpu_limit_mb=round(self._share.gpu_mb or 0.0, 1),
+            gpu_used_mb=round(sum(each.gpu_mb for each in takes), 1),
             loads=self._loads,
             load_s=round(self._load_s, 3),
             unloads=self._unloads,
@@ -410,7 +439,7 @@ class Sessions:
         if self._base_mb is None or not self._released or not self._loading.acquire(blocking=False):
             return None
         try:
-            left_mb = self._heap.resident_mb() - self._base_mb - self._budget.used_mb
+            left_mb = self._heap.resident_mb() - self._base_mb - self._budget.used.mb
         finally:
             self._loading.release()
         return left_mb if left_mb > max(LEFT_MB, self._share.mb / 2) else None
@@ -431,7 +460,7 @@ class Sessions:
                 held = successor
             elif successor is not None:
                 self._held[model_id] = successor
-                self._budget.enter(model_id, successor.memory_mb)
+                self._budget.enter(model_id, successor.takes)
             else:
                 self._held.pop(model_id, None)
                 self._budget.leave(model_id)

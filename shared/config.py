@@ -88,7 +88,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper"):
         Seconds, Meta(description="Longest wait of a benchmark for a training, which then makes room at a checkpoint.")
     ] = 300.0
     gpu_memory_mb: Annotated[
-        int, Meta(ge=0, le=1_000_000, description="Most MB of the GPU's memory that one training takes; 0: all of it.")
+        int,
+        Meta(
+            ge=0,
+            le=1_000_000,
+            description="Most MB of the GPU's memory that one training takes, and as much that all served models take "
+            "together, divided among the inference processes; of these the least recently used makes room. They run "
+            "beside each other. 0: all of it, for each.",
+        ),
     ] = 0
     preparers: Annotated[
         int,

@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -58,6 +58,48 @@ def described() -> str | None:
         name = nvml.nvmlDeviceGetName(_ours(nvml))
         return f"{name}, driver {nvml.nvmlSystemGetDriverVersion()}"
     return None
+
+
+class Taken(NamedTuple):
+    """Memory in use on the GPU that engines run on, in MB; None where the device does not tell."""
+
+    here_mb: float | None
+    """By this process; not told in a container whose processes have other numbers than the driver's."""
+    by_all_mb: float | None
+
+
+def taken() -> Taken | None:
+    """What is in use now; None without a GPU, or without the library that asks."""
+    with _library() as nvml:
+        if nvml is None:
+            return None
+        running = _asked(nvml, nvml.nvmlDeviceGetComputeRunningProcesses) or []
+        ours = [each.usedGpuMemory for each in running if each.pid == os.getpid() and each.usedGpuMemory is not None]
+        memory = _asked(nvml, nvml.nvmlDeviceGetMemoryInfo)
+        return Taken(sum(ours) / MB if ours else None, None if memory is None else memory.used / MB)
+    return None  # the library failed half-way; `_library` said so
+
+
+def grown_mb(before: Taken | None, after: Taken | None) -> float | None:
+    """What this process took in between: by its own account where there is one, else by that of the whole device.
+
+    None where nobody tells. A process that was on no list before had nothing.
+    """
+    if before is None or after is None:
+        return None
+    if after.here_mb is not None:
+        return max(0.0, after.here_mb - (before.here_mb or 0.0))
+    if before.by_all_mb is None or after.by_all_mb is None:
+        return None
+    return max(0.0, after.by_all_mb - before.by_all_mb)
+
+
+def total_mb() -> float | None:
+    """Memory of the GPU that engines run on; None without one, or where it does not tell."""
+    with _library() as nvml:
+        memory = None if nvml is None else _asked(nvml, nvml.nvmlDeviceGetMemoryInfo)
+        return None if memory is None else memory.total / MB
+    return None  # the library failed half-way; `_library` said so
 
 
 class Use(msgspec.Struct, frozen=True, kw_only=True):

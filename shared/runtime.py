@@ -80,14 +80,15 @@ class Runtime:
     Args:
         serving: What to serve.
         engine: Runs the model instead of the sessions that `serving` names (tests).
+        gpu_mb: Most that each session takes of the GPU's memory, where its engine can be told; None for all there is.
     """
 
-    def __init__(self, serving: Serving, *, engine: Engine | None = None) -> None:
+    def __init__(self, serving: Serving, *, engine: Engine | None = None, gpu_mb: float | None = None) -> None:
         self.serving = serving
         self.batch_size = serving.batch_size
         self.splits = False
         """Whether requests may share an engine call: the answers of a batch come apart again, one row an image."""
-        self._sessions = [engine] if engine else [_session(serving) for _ in range(serving.instances)]
+        self._sessions = [engine] if engine else [_session(serving, gpu_mb) for _ in range(serving.instances)]
         self._calls = [0] * len(self._sessions)
         self._choosing = threading.Lock()
 
@@ -95,6 +96,11 @@ class Runtime:
     def provider(self) -> str:
         """What really runs the model, as the engine itself says; known once it is active."""
         return self._sessions[0].provider
+
+    @property
+    def device(self) -> str:
+        """Where it runs, `CPU` or `CUDA:0`; known once it is active."""
+        return self._sessions[0].device
 
     def activate(self) -> None:
         """Check the contract against the model, load it, run it once and replay its golden samples.
@@ -380,8 +386,9 @@ class Runtime:
         return ", ".join(f"{info.name!r} {describe(info)}" for info in self.serving.inputs)
 
 
-def _session(serving: Serving) -> Engine:
-    return engine_class(serving.engine)(serving.onnx, precision=serving.precision, threads=serving.threads)
+def _session(serving: Serving, gpu_mb: float | None) -> Engine:
+    kind = engine_class(serving.engine)
+    return kind(serving.onnx, precision=serving.precision, threads=serving.threads, gpu_mb=gpu_mb)
 
 
 def _check_same(serving: Serving) -> None:

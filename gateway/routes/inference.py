@@ -81,6 +81,8 @@ def _memory(status: Status | None) -> schemas.ModelMemory:
     return schemas.ModelMemory(
         limit_mb=round(sum(one.limit_mb for one in told), 1),
         used_mb=round(sum(one.used_mb for one in told), 1),
+        gpu_limit_mb=round(sum(one.gpu_limit_mb for one in told), 1),
+        gpu_used_mb=round(sum(one.gpu_used_mb for one in told), 1),
         loads=sum(one.loads for one in told),
         load_s=round(sum(one.load_s for one in told), 3),
         unloads=sum(one.unloads for one in told),
@@ -92,7 +94,7 @@ def _loaded(status: Status | None) -> list[schemas.LoadedModel]:
     held: dict[LoadedModel, list[tuple[str, LoadedModel]]] = {}
     for worker in status.workers if status else []:
         for model in worker.models:
-            alike = msgspec.structs.replace(model, memory_mb=0, health=ModelHealth())
+            alike = msgspec.structs.replace(model, memory_mb=0, gpu_memory_mb=0, health=ModelHealth())
             held.setdefault(alike, []).append((worker.worker_id, model))
     return [
         schemas.LoadedModel(
@@ -104,6 +106,7 @@ def _loaded(status: Status | None) -> list[schemas.LoadedModel]:
             sessions=model.sessions,
             loaded_in=[worker_id for worker_id, _ in places],
             memory_mb=round(sum(there.memory_mb for _, there in places), 1),
+            gpu_memory_mb=round(sum(there.gpu_memory_mb for _, there in places), 1),
             problem=model.problem or None,
             health=[_health(worker_id, there.health) for worker_id, there in places],
         )

@@ -51,6 +51,7 @@ class Engine(ABC):
         artifact: The ONNX file, or what the engine has instead.
         precision: Arithmetic of the engine.
         threads: Threads one `infer` may use.
+        gpu_mb: Most that it takes of the GPU's memory, as far as its library can be told; None for all there is.
     """
 
     name: ClassVar[str]
@@ -60,11 +61,16 @@ class Engine(ABC):
     """What the library writes around the useful part of its error messages."""
     modules: ClassVar[Sequence[str]] = ()
     """What it imports with the first model it loads."""
+    takes_gpu: ClassVar[bool] = False
+    """Whether it runs on a GPU where there is one that it can use."""
 
-    def __init__(self, artifact: Path, *, precision: Precision = "fp32", threads: int) -> None:
+    def __init__(
+        self, artifact: Path, *, precision: Precision = "fp32", threads: int, gpu_mb: float | None = None
+    ) -> None:
         self.artifact = artifact
         self.precision = precision
         self.threads = threads
+        self.gpu_mb = gpu_mb
         self.inputs: list[TensorInfo] = []
         self.outputs: list[TensorInfo] = []
         self.provider = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import logging
@@ -25,6 +26,7 @@ FATAL = 4
 FP32_ON_CUDA = {"use_tf32": "0"}
 """FP32 is FP32: TF32, the default, keeps ten bits of a number."""
 NAMED = 5
+MB = 2**20
 SPIN_US = 100
 """How long idle engine threads spin. The default burns a core beside the other processes and serves slower."""
 
@@ -50,6 +52,7 @@ class OnnxRuntime(Engine):
 
     name = "onnxruntime"
     modules = ("onnxruntime",)
+    takes_gpu = True
     noise: ClassVar[re.Pattern[str]] = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
     _session: Any = None
     _names: Sequence[str] = ()
@@ -62,6 +65,13 @@ class OnnxRuntime(Engine):
             return "the onnxruntime package is not installed"
         return NO_GPU if precision == "fp16" and not cuda_works() else None
 
+    @classmethod
+    def bring_in(cls) -> None:
+        """Import the library and have CUDA start where it does: what that takes of the GPU is no model's own."""
+        super().bring_in()
+        with contextlib.suppress(Exception):  # `activate` says why
+            cuda_works()
+
     def _activate(self) -> Active:
         import onnxruntime
 
@@ -69,7 +79,7 @@ class OnnxRuntime(Engine):
         options = _options(self.threads)
         if wanted[0] == CUDA:
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        settings = [FP32_ON_CUDA if provider == CUDA else {} for provider in wanted]
+        settings = [self._on_cuda() if provider == CUDA else {} for provider in wanted]
         session = onnxruntime.InferenceSession(str(self.artifact), options, providers=wanted, provider_options=settings)
         session.disable_fallback()  # a provider that fails later is a failure, not a reason to go on with another
         provider = session.get_providers()[0]
@@ -87,6 +97,13 @@ class OnnxRuntime(Engine):
         """What to ask for, best first."""
         return [CUDA, CPU] if cuda_works() else [CPU]
 
+    def _on_cuda(self) -> dict[str, str]:
+        """Its settings there. A session that is bounded takes no more at a time than it needs, or it could not be."""
+        if self.gpu_mb is None:
+            return FP32_ON_CUDA
+        bound = {"gpu_mem_limit": str(int(self.gpu_mb * MB)), "arena_extend_strategy": "kSameAsRequested"}
+        return FP32_ON_CUDA | bound
+
     def _infer(self, feeds: Feeds) -> dict[str, Tensor]:
         # By name: asked for everything, the session looks the names up again, each call.
         return dict(zip(self._names, self._session.run(self._names, feeds), strict=True))
@@ -97,6 +114,8 @@ class OnnxRuntime(Engine):
 
 class Reference(OnnxRuntime):
     """The same on the CPU, whatever else is there: what all engines are compared with."""
+
+    takes_gpu = False
 
     def _providers(self) -> list[str]:
         return [CPU]

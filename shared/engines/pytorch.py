@@ -21,6 +21,7 @@ class PyTorch(Engine):
     name = "pytorch"
     modules = ("torch", "shared.nets.architectures", "shared.nets.weights")
     reads_onnx = False
+    takes_gpu = True
 
     _module: Any = None
     _where: dict[str, Any]
@@ -43,6 +44,9 @@ class PyTorch(Engine):
         if self.precision == "fp16" and not cuda:
             raise errors.EngineUnavailable("PyTorch in fp16 cannot run here: this build of it finds no CUDA.")
         torch.set_num_threads(self.threads)
+        if cuda and self.gpu_mb is not None:  # for the whole process, as PyTorch has it
+            total_mb = torch.cuda.get_device_properties(0).total_memory / 2**20
+            torch.cuda.set_per_process_memory_fraction(min(1.0, self.gpu_mb / total_mb), 0)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # FP32 is FP32
         try:
             net, about = weights.kept(self.artifact)

@@ -36,6 +36,7 @@ class TensorRt(Engine):
 
     name = "tensorrt"
     modules = ("tensorrt", "cuda.bindings.runtime")
+    takes_gpu = True
 
     _engine: Any = None
     _context: Any = None

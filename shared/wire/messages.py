@@ -105,6 +105,7 @@ class LoadedModel(msgspec.Struct, frozen=True, kw_only=True):
     precision: str
     batch_size: int
     memory_mb: float
+    gpu_memory_mb: float = 0.0
     threads: int = 1
     """Of each session."""
     sessions: int = 1
@@ -120,6 +121,9 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
 
     limit_mb: float = 0.0
     used_mb: float = 0.0
+    gpu_limit_mb: float = 0.0
+    """0 without a GPU."""
+    gpu_used_mb: float = 0.0
     loads: int = 0
     load_s: float = 0.0
     """All loads together."""

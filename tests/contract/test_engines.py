@@ -393,7 +393,9 @@ def test_operators_that_cuda_leaves_to_the_cpu_are_named(
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
     with OnnxRuntime(mean, threads=1) as engine:
         assert (engine.provider, engine.device, engine.notes) == (CUDA, "CUDA:0", said)
-    assert asked == [([CUDA, CPU], [{"use_tf32": "0"}, {}])]
+    with OnnxRuntime(mean, threads=1, gpu_mb=1.5):
+        bound = {"gpu_mem_limit": "1572864", "arena_extend_strategy": "kSameAsRequested"}
+    assert asked == [([CUDA, CPU], [{"use_tf32": "0"} | each, {}]) for each in ({}, bound)]
 
 
 def test_fake_fails_and_waits_on_demand(mean: Path) -> None:

@@ -54,6 +54,17 @@ def test_without_the_library_there_are_no_figures(monkeypatch: pytest.MonkeyPatc
     assert (gpu.figures(), gpu.use(), meter.read()) == (None, None, gpu.Drawn())
 
 
+def test_what_this_process_takes_is_seen(nvml: None, torch) -> None:
+    torch.zeros(1, device="cuda")
+    before = gpu.taken()
+    held = torch.empty(256 * MB, dtype=torch.uint8, device="cuda")
+    torch.cuda.synchronize()
+    grown_mb = gpu.grown_mb(before, gpu.taken())
+    assert grown_mb is not None and 256 <= grown_mb < 1024
+    assert (gpu.total_mb() or 0) > grown_mb
+    del held
+
+
 def test_a_meter_sees_work(nvml: None, torch) -> None:
     meter = gpu.Meter()
     one = torch.randn(4096, 4096, device="cuda")

@@ -118,6 +118,18 @@ def test_more_memory_than_there_is_costs_that_call_alone(engine: Engine, network
     assert np.isfinite(given).all()
 
 
+def test_a_bound_on_its_memory_is_kept(case: tuple[EngineName, Precision], network: Network) -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    name, precision = case
+    try:
+        with engine_class(name)(network.file(name, precision), precision=precision, threads=1, gpu_mb=64) as engine:
+            images = np.zeros((20_000, 3, SIDE, SIDE), np.float32)
+            with pytest.raises(errors.EngineFailed, match=f"(?i){name} failed: .*memory"):
+                engine.infer({engine.inputs[0].name: images})
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+
+
 def test_a_launch_in_a_process_of_its_own_is_measured_with_the_gpu(
     case: tuple[EngineName, Precision], engine: Engine, network: Network
 ) -> None:

@@ -441,7 +441,15 @@ def test_the_lane(gateway: Gateway) -> None:
 
 def test_a_model_in_several_processes_is_one_line(gateway: Gateway) -> None:
     held = [
-        LoadedModel(model_id="mdl_1", engine="openvino", precision="fp32", batch_size=1, memory_mb=10.54, health=health)
+        LoadedModel(
+            model_id="mdl_1",
+            engine="openvino",
+            precision="fp32",
+            batch_size=1,
+            memory_mb=10.54,
+            gpu_memory_mb=4,
+            health=health,
+        )
         for health in (
             ModelHealth(success_age_ms=2_512, probes=3),
             ModelHealth(probes=3, failed_probes=1, failure="No."),
@@ -462,6 +470,7 @@ def test_a_model_in_several_processes_is_one_line(gateway: Gateway) -> None:
             "problem": None,
             "loaded_in": ["inferencer-0", "inferencer-1"],
             "memory_mb": 21.1,
+            "gpu_memory_mb": 8.0,
             "health": [
                 {"process": "inferencer-0", "last_success_s": 2.5, "probes": 3, "failed_probes": 0, "failure": None},
                 {"process": "inferencer-1", "last_success_s": 0.0, "probes": 3, "failed_probes": 1, "failure": "No."},

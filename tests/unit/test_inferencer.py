@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from inferencer import worker
+from inferencer.__main__ import share_of
 from inferencer.batcher import Batcher, Request
 from inferencer.compute import answer, with_cut
 from inferencer.doubts import Doubts
@@ -24,7 +25,7 @@ from inferencer.health import IDLE_S, PROBE_S, Health
 from inferencer.heap import LEFT_MB, Heap, may_start_again
 from inferencer.sessions import FAILED_S, TOO_LARGE_S, Sessions, Share
 from inferencer.worker import Worker, credit
-from shared import errors
+from shared import config, errors, gpu
 from shared.engines.base import Feeds, Tensor
 from shared.engines.fake import Fake
 from shared.runtime import Runtime, Serving
@@ -109,10 +110,11 @@ class Probe(Fake):
         self.batches: list[int] = []
         self.active = False
         self.mb = 0.0
+        self.gpu_mb = 0.0
 
     def _activate(self):
         self.active = True
-        return super()._activate()
+        return super()._activate()._replace(device="CUDA:0" if self.gpu_mb else "CPU")
 
     def _infer(self, feeds: Feeds) -> dict[str, Tensor]:
         self.batches.append(len(feeds["image"]))
@@ -126,6 +128,9 @@ class Probe(Fake):
         self.active = False
 
 
+SHARE = Share(1000, 2)
+
+
 class Fill(Heap):
     """What the engines of a farm say they take, and what stays of those that are gone."""
 
@@ -136,11 +141,17 @@ class Fill(Heap):
     def resident_mb(self) -> float:
         return 50.0 + self.farm.left_mb + sum(engine.mb for engine in self.farm.engines if engine.active)
 
+    def on_gpu(self) -> gpu.Taken | None:
+        if not self.farm.told_of_gpu:
+            return None
+        used_mb = 300 + sum(engine.gpu_mb or 0.0 for engine in self.farm.engines if engine.active)
+        return gpu.Taken(here_mb=None, by_all_mb=used_mb)
+
 
 class Farm:
     """Everything but the broker: what the threads deliver is kept here."""
 
-    def __init__(self, tmp_path: Path, *, threads: int = 2, at_once: int = 1, share_mb: float = 1000) -> None:
+    def __init__(self, tmp_path: Path, *, threads: int = 2, at_once: int = 1, share: Share = SHARE) -> None:
         file = tmp_path / "model"
         file.touch()
         self.shelf = Shelf(file)
@@ -148,9 +159,10 @@ class Farm:
         self.make: Callable[[Serving], Probe] = lambda given: Probe(given.onnx)
         self.skipped_s = 0.0
         self.sizes: dict[str, float] = {}
+        self.on_gpu: dict[str, float] = {}
+        self.told_of_gpu = True
         self.left_mb = 0.0
-        share, heap = Share(share_mb, 2), Fill(self)
-        self.sessions = Sessions(self.shelf, self._runtime, share=share, heap=heap, clock=self.clock)
+        self.sessions = Sessions(self.shelf, self._runtime, share=share, heap=Fill(self), clock=self.clock)
         self.batcher = Batcher(at_once, self.sessions.room, self.clock)
         self.answers: dict[str, tuple[Done | Failed, Sequence[bytes]]] = {}
         self.rearmed = 0
@@ -174,6 +186,7 @@ class Farm:
     def _runtime(self, given: Serving) -> Runtime:
         self.engines.append(self.make(given))
         self.engines[-1].mb = self.sizes.get(given.model_id, 0.0)
+        self.engines[-1].gpu_mb = self.on_gpu.get(given.model_id, 0.0)
         return Runtime(given, engine=self.engines[-1])
 
     def _rearm(self) -> None:
@@ -465,7 +478,7 @@ class TestMemory:
     @pytest.fixture
     def small(self, tmp_path: Path) -> Iterator[Farm]:
         """Room for 100 MB, and models of 40."""
-        farm = Farm(tmp_path, share_mb=100)
+        farm = Farm(tmp_path, share=Share(100, 2))
         for name in "abcd":
             farm.shelf.put(name)
             farm.sizes[name] = 40
@@ -605,6 +618,58 @@ class TestMemory:
         turns = [[may_start_again(index, 3, now_s / 2) for index in range(3)] for now_s in range(400)]
         assert all(sum(turn) <= 1 for turn in turns)
         assert all(any(turn[index] for turn in turns) for index in range(3))
+
+
+class TestMemoryOfTheGpu:
+    ask = TestMemory.ask
+
+    @pytest.fixture
+    def card(self, tmp_path: Path) -> Iterator[Farm]:
+        """Room for 100 MB of the GPU; models that take 40 of it, but for `e`, which runs on the processor."""
+        farm = Farm(tmp_path, share=Share(1000, 2, gpu_mb=100, gpu_total_mb=250))
+        for name in "abcde":
+            farm.shelf.put(name)
+            farm.sizes[name] = 10
+        farm.on_gpu.update(dict.fromkeys("abcd", 40))
+        yield farm
+        farm.worker.close()
+
+    def test_the_least_recently_used_of_those_that_take_some_makes_room(self, card: Farm) -> None:
+        for name in "eabac":
+            assert isinstance(self.ask(card, name), Done)
+        assert sorted(one.model_id for one in card.sessions.loaded()) == ["a", "c", "e"]
+        assert {one.model_id: one.gpu_memory_mb for one in card.sessions.loaded()} == {"a": 40, "c": 40, "e": 0}
+        memory = card.sessions.memory()
+        assert (memory.gpu_limit_mb, memory.gpu_used_mb, memory.used_mb, memory.unloads) == (100, 80, 30, 1)
+
+    def test_what_nobody_tells_is_taken_for_the_size_of_its_file(self, card: Farm) -> None:
+        card.told_of_gpu = False
+        with card.shelf.file.open("wb") as file:
+            file.write(b"\x1a\x80\x80\x80\x1e")  # one field with all the rest
+            file.truncate(5 + (60 << 20))  # sparse
+        for name in "ab":
+            assert isinstance(self.ask(card, name), Done)
+        assert [(one.model_id, one.gpu_memory_mb) for one in card.sessions.loaded()] == [("b", 60)]
+
+    @pytest.mark.parametrize(
+        ("takes", "advice"),
+        [(104, "Set GPU_MEMORY_MB to 250 or more"), (140, "Set INFERENCE_PROCESSES to fewer")],
+    )
+    def test_one_that_is_too_large_is_refused_with_what_to_do(self, card: Farm, takes: float, advice: str) -> None:
+        card.on_gpu["a"] = takes
+        refused = self.ask(card, "a")
+        assert isinstance(refused, Failed)
+        assert refused.message == (
+            f"The model takes {takes} MB of the GPU's memory in each of 2 inference processes, which may use 100 MB "
+            f"for models. {advice} and start the platform again, or use a smaller model."
+        )
+        assert not any(engine.active for engine in card.engines)
+
+    @pytest.mark.parametrize(("asked", "share_mb"), [("0", 400), ("500", 250), ("9000", 400)])
+    def test_each_process_has_its_part(self, asked: str, share_mb: float) -> None:
+        settings = config.load({"GPU_MEMORY_MB": asked, "INFERENCE_PROCESSES": "2", "INFERENCE_MEMORY_MB": "600"})
+        assert share_of(settings, 800) == Share(300, 2, share_mb, 800)
+        assert share_of(settings, None) == Share(300, 2)
 
 
 class TestDoubts:

@@ -398,6 +398,7 @@ class Nvml:
     def __init__(self) -> None:
         self.open = 0
         self.used, self.energy_mj = 10 * 2**20, 0
+        self.ours: int | None = None
         self.samples: dict[int, list[int]] = {}
         self.handles: list[object] = []
 
@@ -429,7 +430,10 @@ class Nvml:
             "nvmlDeviceGetUtilizationRates": SimpleNamespace(gpu=50),
             "nvmlDeviceGetMemoryInfo": SimpleNamespace(used=self.used, total=100 * 2**20),
             "nvmlDeviceGetPowerUsage": 75_500,
-            "nvmlDeviceGetComputeRunningProcesses": [SimpleNamespace(pid=pid) for pid in (1, 2, os.getpid())],
+            "nvmlDeviceGetComputeRunningProcesses": [
+                SimpleNamespace(pid=pid, usedGpuMemory=used)
+                for pid, used in ((1, 5 * 2**20), (2, None), (os.getpid(), self.ours))
+            ],
             "nvmlDeviceGetCurrentClocksThrottleReasons": 0x21,  # idle and hot
         }
 
@@ -475,6 +479,29 @@ def test_a_meter_leaves_out_what_the_card_does_not_tell(monkeypatch: pytest.Monk
         drawn = meter.read()
         assert (drawn.util_pct, drawn.power_w) == (None, None)
         assert drawn.vram_mb == (None if library is None else 0)
+
+
+def test_memory_that_a_process_takes_is_its_own_or_where_that_is_not_told_the_whole_device_s(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    library = Nvml()
+    monkeypatch.setitem(sys.modules, "pynvml", library)
+    assert gpu.total_mb() == 100
+    nothing = gpu.taken()
+    assert nothing == gpu.Taken(here_mb=None, by_all_mb=10)
+    library.used = 40 * 2**20
+    assert gpu.grown_mb(nothing, gpu.taken()) == 30
+    library.ours = 8 * 2**20
+    first = gpu.taken()
+    assert gpu.grown_mb(nothing, first) == 8, "the rest is somebody else's"
+    library.ours, library.used = 11 * 2**20, 90 * 2**20
+    assert gpu.grown_mb(first, gpu.taken()) == 3
+    assert gpu.grown_mb(gpu.taken(), first) == 0
+    assert gpu.grown_mb(nothing, gpu.Taken(None, None)) is None
+    assert gpu.grown_mb(None, first) is None
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert (gpu.taken(), gpu.total_mb()) == (None, None)
+    assert library.open == 0
 
 
 @pytest.mark.parametrize(("visible", "asked"), [("", 0), ("1,0", 1), ("GPU-1234", "GPU-1234"), ("-1", 0)])
