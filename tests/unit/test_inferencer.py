@@ -917,7 +917,7 @@ class TestProbes:
         assert not farm.ended.is_set()
 
     def test_a_probe_is_no_use_of_a_model(self, tmp_path: Path) -> None:
-        farm = Farm(tmp_path, share_mb=100)
+        farm = Farm(tmp_path, share=Share(100, 2))
         for name in "abc":
             farm.shelf.put(name)
             farm.sizes[name] = 40
