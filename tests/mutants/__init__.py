@@ -29,6 +29,7 @@ PAGES = ("tests/unit/test_pages.py",)
 DECISION = ("tests/unit/test_verdict_decision.py",)
 ACCURACY = ("tests/unit/test_verdict_accuracy.py",)
 GATE = ("tests/unit/test_gate.py",)
+SCALES = ("tests/unit/test_decoding.py",)
 SERVING = ("tests/unit/test_runtime.py",)
 DEPLOYED = ("tests/unit/test_deployments.py",)
 RAW = ("tests/unit/test_open_inference.py",)
@@ -412,5 +413,19 @@ MUTANTS = (
         original='"raw": self.assign.rows}',
         mutated='"raw": 1}',
         killed_by=RAW,
+    ),
+    Mutant(
+        name="JPEGs are decoded at a part of their size whatever that costs in accuracy",
+        file="shared/verdict/decoding.py",
+        original="        why_not=problems or wording.ineligible(decoded) or None,\n",
+        mutated="        why_not=problems or None,\n",
+        killed_by=SCALES,
+    ),
+    Mutant(
+        name="boxes in an image that was decoded at a part of its size are told in that part's pixels",
+        file="shared/runtime.py",
+        original="sizes.append(picture.size)\n                pre",
+        mutated="sizes.append(picture.image.size)\n                pre",
+        killed_by=("tests/unit/test_jpeg_scale.py",),
     ),
 )

@@ -13,7 +13,7 @@ from tests.mutants import MUTANTS, Mutant
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("shared", "gateway", "broker", "inferencer", "benchmarker", "preparer", "reporter", "trainer", "console")
-BESIDES = ("tests", "examples", "docs", "deploy", "pyproject.toml", "Makefile", "README.md")
+BESIDES = ("tests", "benchmarks", "examples", "docs", "deploy", "pyproject.toml", "Makefile", "README.md")
 BOUND_S = 300.0
 PASSED, FAILED = 0, 1
 """pytest's exit codes; any other means that the tests did not run, which kills nothing."""

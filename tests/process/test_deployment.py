@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,8 +20,10 @@ from PIL import Image
 from examples.digits import dataset
 from shared.artifacts import ArtifactStore
 from shared.specs import Preprocessing
+from shared.vision.preprocess import preprocess, read
 from tests.conftest import needs
 from tests.process.platform import DIGITS, Platform, running, settled, upload_digits, wait_for
+from tests.unit.test_decoding import photographed
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(500)]
 
@@ -201,6 +204,11 @@ def confidences(onnx: bytes) -> list[float]:
     pixels = np.asarray(Image.open(DIGIT), np.float32)[None, None]
     image = ((pixels * contract.scale - contract.mean[0]) / contract.std[0]).astype(np.float32)
     (logits,) = onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"]).run(None, {"image": image})
+    return ordered(logits)
+
+
+def ordered(logits: np.ndarray) -> list[float]:
+    """Confidences, the best first."""
     shares = np.exp(logits[0] - logits.max())
     return sorted((shares / shares.sum()).tolist(), reverse=True)
 
@@ -252,3 +260,49 @@ def test_an_int8_file_is_measured_activated_and_served_and_goes_with_its_model(
 
     assert admin.delete(f"/models/{model_id}").status_code == 204
     assert stored(platform) == before
+
+
+# --- scaled decoding --------------------------------------------------------------------------------------------------
+
+
+def test_the_scale_that_a_report_chose_is_the_one_predictions_are_decoded_at(admin: httpx.Client, tmp_path: Path):
+    model_id = upload_digits(admin, "photographed")
+    archive = photographed(tmp_path)
+    with archive.open("rb") as file:
+        fields = {"name": "photographs", "task_type": "classification"}
+        images = str(admin.post("/datasets", data=fields, files={"file": (archive.name, file)}).json()["id"])
+    assert settled(admin, f"/datasets/{images}")["status"] == "ready"
+    order = {"model_id": model_id, "dataset_id": images, "precisions": ["fp32"], "jpeg_scales": [1, 2, 4], **QUICK}
+
+    report_id = measured(admin, **order)
+    record = admin.get(f"/reports/{report_id}").json()["decoding"]
+    assert [each["scale"] for each in record["scales"]] == [1, 2, 4]
+    assert record["selected"] > 1, record
+    assert "their size saves" in admin.get(f"/reports/{report_id}/view?level=simple").text
+
+    found = deploy(admin, model_id, report_id=report_id)
+    assert (found["status"], found["serves"]["jpeg_scale"]) == ("active", record["selected"]), found
+    with zipfile.ZipFile(archive) as images_of:
+        image = images_of.read(images_of.namelist()[-1])
+
+    def shares() -> list[float]:
+        asked = {"model_id": model_id, "top_k": 10}
+        answer = admin.post("/inference/predict", params=asked, content=image, headers={"Content-Type": "image/jpeg"})
+        return [each["confidence"] for each in answer.raise_for_status().json()["predictions"][0]]
+
+    shares()
+    wait_for(lambda: taken_over(admin, model_id), 60, "the takeover")
+    onnx = admin.get(f"/models/{model_id}/onnx").content
+    contract = msgspec.json.decode((DIGITS / "preprocessing.json").read_bytes(), type=Preprocessing)
+    assert shares() == pytest.approx(answered(onnx, image, contract.reduced(record["selected"])), abs=1e-4)
+    assert shares() != pytest.approx(answered(onnx, image, contract), abs=1e-4)
+    assert admin.delete(f"/models/{model_id}/deployment").status_code == 204
+    wait_for(lambda: taken_over(admin, model_id), 60, "the way back")
+    assert shares() == pytest.approx(answered(onnx, image, contract), abs=1e-4)
+
+
+def answered(onnx: bytes, image: bytes, contract: Preprocessing) -> list[float]:
+    """What an ONNX file makes of an image, the best first, without the platform."""
+    fed = preprocess(read(image, contract), contract)[None]
+    (logits,) = onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"]).run(None, {"image": fed})
+    return ordered(logits)

@@ -240,14 +240,19 @@ def photograph(path: Path, draw: random.Random, kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def dataset(folder: Path, kind: str) -> DatasetFiles:
+def photographed(folder: Path, kind: str = "JPEG") -> Path:
+    """The held-out digits as a ZIP of photographs, 30 to train with and 150 to be judged by."""
     draw = random.Random(2)
     files = {
         f"{part}/{source.stem[-1]}/{number}.{kind.lower()}": photograph(source, draw, kind)
         for part, count in (("train", 30), ("test", 150))
         for number, source in enumerate((HELD_OUT * 20)[:count])
     }
-    archive = zipped(folder / "digits.zip", files)
+    return zipped(folder / "photographs.zip", files)
+
+
+def dataset(folder: Path, kind: str) -> DatasetFiles:
+    archive = photographed(folder, kind)
     checked = check_here(archive)
     return DatasetFiles(
         id="dst_1",
