@@ -179,10 +179,11 @@ class Core:
 
     def _cancel(self, client: bytes, request_id: str) -> None:
         """What a worker has, it finishes."""
-        request = self._requests.get(request_id)
-        if request is not None and request.client == client and self.lane.remove(request):
-            del self._requests[request_id]
-            self._cancelled += 1
+        named = [self._requests.get(request_id)] if request_id else list(self._requests.values())
+        for request in named:
+            if request is not None and request.client == client and self.lane.remove(request):
+                del self._requests[request.submit.request_id]
+                self._cancelled += 1
 
     def _refusal(self, submit: Submit, size_bytes: int) -> AppError | None:
         if self.draining:

@@ -15,7 +15,7 @@ from shared.wire.messages import Assign, Cut
 
 LOAD_LIMIT_S = 120.0
 """How long loading a model may take before the process counts as stuck."""
-PROBE_LIMIT_S = 60.0
+PROBE_LIMIT_S = 30.0
 """The same of a probe."""
 WANTED_S = 2.0
 """How long it counts what the broker said of requests that wait there."""

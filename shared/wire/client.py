@@ -193,6 +193,8 @@ class BrokerClient:
             case Status():
                 if self._status is not None and self._status.boot_id != message.boot_id:
                     self._lost("The broker restarted while the request was under way. Try again.")
+                if self._status is None:
+                    self._send(Cancel())  # of an earlier process with our name, or given up when the broker was silent
                 self._status, self._status_s, self._asks_unanswered = message, self._loop.time(), 0
 
     def _hear(self, message: Done | Failed) -> None:

@@ -60,7 +60,8 @@ class Submit(Message, frozen=True, kw_only=True):
 class Cancel(Message, frozen=True, kw_only=True):
     """Nobody waits for the answer to a `Submit` any more: while no worker has it, it leaves the lane unanswered."""
 
-    request_id: Name
+    request_id: Name = ""
+    """Empty: none of this client's. It has just come, or found the broker again, and waits for nothing of before."""
 
 
 class Publish(Message, frozen=True, kw_only=True):

@@ -212,6 +212,28 @@ def test_what_is_cancelled_ends_at_once_and_leaves_the_lane(farm, watchful):
     asyncio.run(scenario())
 
 
+def test_who_takes_over_the_name_of_a_client_waits_for_nothing_of_it(farm, watchful):
+    farm.broker()
+    farm.inferencer(habit="holds")
+
+    async def scenario() -> None:
+        async with farm.client() as broker:
+            await until(lambda: workers(broker))
+            asked = [asyncio.create_task(broker.submit(request(f"r{number}"))) for number in range(10)]
+            await until(lambda: broker.status()[0].depth == 6)
+        results = await asyncio.gather(*asked, return_exceptions=True)
+        assert {type(result) for result in results} == {Unavailable}
+        async with farm.client() as successor:
+            await until(lambda: successor.status()[0] and successor.status()[0].cancelled == 6)
+            assert successor.status()[0].depth == 0
+            answer = asyncio.create_task(successor.submit(request("new")))
+            await until(lambda: successor.status()[0].depth == 1)
+            successor.cancel("new")
+            await asyncio.gather(answer, return_exceptions=True)
+
+    asyncio.run(scenario())
+
+
 def test_a_thread_that_asks_once_gets_the_status_or_nothing_in_time(farm):
     start_s = time.monotonic()
     assert client.ask_status(farm.settings.broker_endpoint, wait_s=0.2) is None

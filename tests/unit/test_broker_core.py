@@ -449,6 +449,17 @@ def test_what_a_worker_has_it_finishes_though_nobody_waits_for_it():
     assert broker.handle(0, A, done("r")) == [Outgoing(CLIENT, done("r"))]
 
 
+def test_a_client_that_begins_anew_waits_for_nothing_of_before():
+    broker = serving(A)
+    for number in range(4):
+        broker.handle(0, CLIENT, submit(f"r{number}", caller="ab"[number % 2]))
+        broker.handle(0, b"gateway-1", submit(f"other-{number}"))
+    assert broker.handle(0, CLIENT, Cancel()) == []
+    assert {request.client for request in broker.lane} == {b"gateway-1"}
+    assert len(broker.lane) == 4
+    assert assigned(broker.handle(0, A, done("r0"))) == [(A, "other-0")]
+
+
 def test_nobody_cancels_for_another():
     broker = serving(A)
     broker.handle(0, CLIENT, submit("r0"))
@@ -986,7 +997,15 @@ class Schedules(RuleBasedStateMachine):
         cancelled = (client, f"r{number}")
         self.deliver(self.core.handle(self.now_s, client, Cancel(request_id=cancelled[1])))
         self.submitted[cancelled] -= before.count(cancelled)
-        assert not any((request.client, request.submit.request_id) == cancelled for request in self.core.lane)
+        assert cancelled not in [(request.client, request.submit.request_id) for request in self.core.lane]
+
+    @rule(client=st.sampled_from([b"gateway-0", b"gateway-1"]))
+    def begin_anew(self, client: bytes) -> None:
+        """A client waits for nothing of before."""
+        before = [(request.client, request.submit.request_id) for request in self.core.lane]
+        self.deliver(self.core.handle(self.now_s, client, Cancel()))
+        self.submitted -= Counter(one for one in before if one[0] == client)
+        assert client not in [request.client for request in self.core.lane]
 
     @rule(number=workers, credit=st.integers(0, MAX_CREDIT), models=st.sets(st.sampled_from(MODELS)))
     def start(self, number: int, credit: int, models: set[str]) -> None:
