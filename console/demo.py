@@ -60,6 +60,8 @@ def _started(settings: config.Settings, screen: Screen) -> Iterator[bool]:
     with screen.waiting("Starting") as say:
         begun = lifecycle.up(settings, say)
     screen.line(f"{'Started' if begun.by_us else 'Running'} at {address(settings)} (data in {settings.root})")
+    if begun.farm:
+        screen.line(begun.farm)
     if begun.first_sign_in:
         screen.line(begun.first_sign_in, style="bold")
     try:
