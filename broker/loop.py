@@ -80,16 +80,19 @@ class Loop:
                 self._send_all(self._core.tick(now_s))
 
     def _receive_burst(self) -> None:
+        """Handle what is there, then send: a message to a thread of ZeroMQ that is at work costs no waking up."""
+        decided: list[Outgoing] = []
         for _ in range(BURST):
             frames = sockets.receive_frames(self._router)
             if frames is None:
-                return
+                break
             try:
                 message, blobs = codec.to_broker(frames[1:])
             except BadFrames as bad:
                 self._report(bad)
                 continue
-            self._send_all(self._core.handle(time.monotonic(), frames[0].bytes, message, blobs))
+            decided += self._core.handle(time.monotonic(), frames[0].bytes, message, blobs)
+        self._send_all(decided)
 
     def _send_all(self, decisions: Iterable[Outgoing]) -> None:
         waiting = deque(decisions)

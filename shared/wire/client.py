@@ -16,7 +16,7 @@ from typing import Any, Self
 from shared.errors import AppError, Conflict, DeadlineExceeded, TooLarge, Unavailable, from_code
 from shared.specs import Lane
 from shared.wire import codec, sockets
-from shared.wire.codec import BadFrames
+from shared.wire.codec import BadFrames, Part
 from shared.wire.door import Door
 from shared.wire.messages import (
     DOORBELL,
@@ -79,6 +79,7 @@ class BrokerClient:
         self._status_s = 0.0
         self._asks_unanswered = 0
         self._door = Door(time.monotonic)
+        self._unsent: list[tuple[str, Sequence[Part]]] = []
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -130,8 +131,7 @@ class BrokerClient:
         self._pending[request.request_id] = _Pending(answer, self._loop.time() + limit_s, request.caller)
         self._door.sent(request.caller)
         try:
-            if not self._send(request, blobs):
-                raise _no_broker()
+            self._send_soon(request.request_id, codec.encode(request, blobs))
             return await answer
         except BadFrames as bad:
             raise TooLarge(f"The request cannot be sent: {bad}.") from bad
@@ -158,11 +158,28 @@ class BrokerClient:
         """Tell the idle workers of a lane that a job was queued."""
         self.publish(DOORBELL + lane)
 
-    def _send(self, message: Message, blobs: Sequence[bytes] = ()) -> bool:
-        sent = sockets.send(self._socket, codec.encode(message, blobs))
-        if sockets.readable(self._socket):  # sending may have swallowed the edge of an arrival
-            self._read()
+    def _send_soon(self, request_id: str, frames: Sequence[Part]) -> None:
+        """Send with all others of this turn of the loop: one call wakes the thread of ZeroMQ, and not each."""
+        if not self._unsent:
+            self._loop.call_soon(self._send_unsent)
+        self._unsent.append((request_id, frames))
+
+    def _send_unsent(self) -> None:
+        unsent, self._unsent = self._unsent, []
+        for request_id, frames in unsent:
+            if self._socket.closed or not sockets.send(self._socket, frames):
+                self._settle(request_id, _no_broker())
+        self._read_swallowed()
+
+    def _send(self, message: Message) -> bool:
+        sent = sockets.send(self._socket, codec.encode(message))
+        self._read_swallowed()
         return sent
+
+    def _read_swallowed(self) -> None:
+        """Sending may have swallowed the edge of an arrival."""
+        if not self._socket.closed and sockets.readable(self._socket):
+            self._read()
 
     def _read(self) -> None:
         for _ in range(BURST):
