@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from broker.lane import Request
@@ -42,8 +42,8 @@ class Worker:
     """When that was."""
     """What it has in memory, as it said last."""
     memory: Memory = field(default_factory=Memory)
-    loaded: dict[str, float] = field(default_factory=dict)
-    """MB that each of them takes, by id."""
+    loaded: dict[str, LoadedModel] = field(default_factory=dict)
+    """Each of them by its id."""
     holds: dict[str, Request] = field(default_factory=dict)
     strays: set[str] = field(default_factory=set)
     """Ids it still works on that nobody waits for here: from the broker before us, or given to somebody else since."""
@@ -98,11 +98,19 @@ class Worker:
     def has_now(self, models: list[LoadedModel]) -> None:
         """It told what it has in memory."""
         self.models = models
-        self.loaded = {model.model_id: model.memory_mb for model in models}
+        self.loaded = {model.model_id: model for model in models}
 
-    def fits(self, mb: float) -> bool:
-        """Whether that much more fits in its memory, as far as it told what there is."""
-        return not self.memory.limit_mb or self.memory.used_mb + mb <= self.memory.limit_mb
+    def fits(self, models: Iterable[LoadedModel]) -> bool:
+        """Whether as much as the largest of these fits in its memory, and on its GPU, as far as it told what there is.
+
+        Of none, whether it is within its limits.
+        """
+        memory, mb, gpu_mb = self.memory, 0.0, 0.0
+        for model in models:
+            mb, gpu_mb = max(mb, model.memory_mb), max(gpu_mb, model.gpu_memory_mb)
+        return (not memory.limit_mb or memory.used_mb + mb <= memory.limit_mb) and (
+            not memory.gpu_limit_mb or memory.gpu_used_mb + gpu_mb <= memory.gpu_limit_mb
+        )
 
     def _may_load(self, model_id: str) -> bool:
         loading = {held.submit.model_id for held in self.holds.values()} - self.loaded.keys()
@@ -154,9 +162,9 @@ class Roster:
         having = (worker for worker in self._having(request) if not worker.failing)
         there = max(having, key=lambda worker: (worker in able, _rank(worker)), default=None)
         if there is None:
-            others_go = not best.fits(max(best.loaded.values(), default=0.0))
+            others_go = not best.fits(best.loaded.values())
             return None if others_go and not request.alone and self._loads(request) else best
-        part = SPREAD if best.fits(there.loaded[request.submit.model_id]) else SPREAD_FULL
+        part = SPREAD if best.fits([there.loaded[request.submit.model_id]]) else SPREAD_FULL
         if best.free - there.free >= part * there.credit:
             return best
         return there if there in able else None

@@ -63,7 +63,9 @@ def submit(
 
 def loaded(*names: str) -> list[LoadedModel]:
     return [
-        LoadedModel(model_id=name, engine="onnxruntime", precision="fp32", batch_size=1, memory_mb=9.5)
+        LoadedModel(
+            model_id=name, engine="onnxruntime", precision="fp32", batch_size=1, memory_mb=9.5, gpu_memory_mb=9.5
+        )
         for name in names
     ]
 
@@ -799,17 +801,18 @@ def test_the_model_is_where_the_request_goes_until_the_others_have_much_less_to_
     assert assigned(out) == [(A, "r0"), (A, "r1"), (B, "r2"), (A, "r3"), (A, "r4")]
 
 
-def test_a_model_that_would_push_others_out_stays_where_it_is_for_longer():
+@pytest.mark.parametrize("full", [Memory(limit_mb=20, used_mb=12), Memory(gpu_limit_mb=20, gpu_used_mb=12)])
+def test_a_model_that_would_push_others_out_stays_where_it_is_for_longer(full: Memory):
     broker = core()
     broker.handle(0, A, ready(A, credit=8, models=("mdl",)))
     broker.handle(0, B, ready(B, credit=8, models=()))
-    broker.handle(0, B, msgspec.structs.replace(beat(), memory=Memory(limit_mb=20, used_mb=12)))
+    broker.handle(0, B, msgspec.structs.replace(beat(), memory=full))
     out = [sent for number in range(8) for sent in broker.handle(0, CLIENT, submit(f"r{number}"))]
     assert [to for to, _ in assigned(out)] == [A, A, A, A, A, A, B, A]
 
 
-def test_two_workers_with_full_memories_do_not_load_the_same_model_at_once():
-    full = Memory(limit_mb=20, used_mb=19)
+@pytest.mark.parametrize("full", [Memory(limit_mb=20, used_mb=19), Memory(gpu_limit_mb=20, gpu_used_mb=19)])
+def test_two_workers_with_full_memories_do_not_load_the_same_model_at_once(full: Memory):
     broker = core()
     for worker in (A, B):
         broker.handle(0, worker, ready(worker, credit=8))
