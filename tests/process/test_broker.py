@@ -191,6 +191,14 @@ def test_a_loud_caller_is_refused_at_once_and_a_quiet_one_served(farm, watchful)
     asyncio.run(scenario())
 
 
+async def six_wait(broker: BrokerClient) -> dict[str, asyncio.Task[Any]]:
+    """Ten requests by id, of which an inferencer that answers nobody holds four."""
+    names = [f"r{number}" for number in range(10)]
+    asked = {name: asyncio.create_task(broker.submit(request(name))) for name in names}
+    await until(lambda: (status := broker.status()[0]) and status.depth == 6)
+    return asked
+
+
 def test_what_is_cancelled_ends_at_once_and_leaves_the_lane(farm, watchful):
     farm.broker()
     farm.inferencer(habit="holds")
@@ -198,12 +206,10 @@ def test_what_is_cancelled_ends_at_once_and_leaves_the_lane(farm, watchful):
     async def scenario() -> None:
         async with farm.client() as broker:
             await until(lambda: workers(broker))
-            names = [f"r{number}" for number in range(10)]
-            asked = [asyncio.create_task(broker.submit(request(name))) for name in names]
-            await until(lambda: broker.status()[0].depth == 6)
-            for name in (*names, *names, "never heard of"):
+            asked = await six_wait(broker)
+            for name in (*asked, *asked, "never heard of"):
                 broker.cancel(name)
-            results = await asyncio.gather(*asked, return_exceptions=True)
+            results = await asyncio.gather(*asked.values(), return_exceptions=True)
             assert {type(result) for result in results} == {Cancelled}
             await until(lambda: broker.status()[0].depth == 0)
             status, _ = broker.status()
@@ -219,9 +225,8 @@ def test_who_takes_over_the_name_of_a_client_waits_for_nothing_of_it(farm, watch
     async def scenario() -> None:
         async with farm.client() as broker:
             await until(lambda: workers(broker))
-            asked = [asyncio.create_task(broker.submit(request(f"r{number}"))) for number in range(10)]
-            await until(lambda: broker.status()[0].depth == 6)
-        results = await asyncio.gather(*asked, return_exceptions=True)
+            asked = await six_wait(broker)
+        results = await asyncio.gather(*asked.values(), return_exceptions=True)
         assert {type(result) for result in results} == {Unavailable}
         async with farm.client() as successor:
             await until(lambda: successor.status()[0] and successor.status()[0].cancelled == 6)

@@ -50,7 +50,7 @@ def test_a_hundred_broken_connections_keep_no_hundred_others_out(
     def under_way() -> bool:
         """Whether the broker has what all of them asked for."""
         names = "cvp_inference_queue_depth ", "cvp_inference_in_flight "
-        return sum(figure(platform, key, name) for name in names) == CLIENTS
+        return sum(figure(platform, key, name) for name in names) >= CLIENTS
 
     def ask(_: int) -> int:
         return httpx.post(
@@ -68,7 +68,7 @@ def test_a_hundred_broken_connections_keep_no_hundred_others_out(
             wait_for(under_way, what="a hundred predictions under way")
         with ThreadPoolExecutor(CLIENTS) as pool:
             asked = [pool.submit(ask, number) for number in range(CLIENTS)]
-            wait_for(lambda: figure(platform, key, "cvp_inference_queue_depth ") == CLIENTS, what="a hundred new ones")
+            wait_for(lambda: figure(platform, key, "cvp_inference_queue_depth ") >= CLIENTS, what="a hundred new ones")
             inferencer.send_signal(signal.SIGCONT)
             assert [answer.result() for answer in asked] == [200] * CLIENTS
     finally:
