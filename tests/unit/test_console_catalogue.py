@@ -78,6 +78,7 @@ class Api:
             return httpx.Response(200, json={"id": JOB, "status": "queued"})
         if path.endswith("/deployment"):
             serves = {"engine": "openvino", "precision": "int8", "threads": 2, "batch_size": 1, "source": "report"}
+            serves["jpeg_scale"] = 2
             told = {"job_id": JOB, "status": "active", "serves": serves, "notes": [], "processes": [], "error": None}
             return httpx.Response(200, json=told)
         if path == f"jobs/{JOB}":
@@ -302,7 +303,7 @@ def test_an_activation_says_what_it_waits_for(api: Api, runner: CliRunner, monke
     done = runner.invoke(cli.main, ["deploy", MODELS["only"], "--report", "rep_1"])
     assert done.exit_code == 0, done.output
     assert "Activating: waiting for job_9; what serves now goes on" in done.output
-    assert "is served by openvino in INT8" in done.output
+    assert "is served by openvino in INT8, 2 threads a session, batches up to 1, JPEGs decoded at 1/2" in done.output
 
 
 @pytest.mark.parametrize("text", ['["a", "b"]', "a\nb\n", "a\r\nb"])
