@@ -70,7 +70,7 @@ class Batcher:
         self._lanes: dict[str, deque[Request]] = {}
         self._loading: dict[str, float] = {}
         self._running: list[Batch] = []
-        self._wanted: frozenset[str] = frozenset()
+        self._wanted: Sequence[str] = ()
         self._wanted_until_s = float("-inf")
         self._reserved = False
         """Whether one of the places is kept for a probe, or has it."""
@@ -83,7 +83,7 @@ class Batcher:
             now_s = self._clock()
             self._lanes.setdefault(assign.model_id, deque()).append(Request(assign, blobs, now_s))
             if assign.wanted:
-                self._wanted, self._wanted_until_s = frozenset(assign.wanted), now_s + WANTED_S
+                self._wanted, self._wanted_until_s = assign.wanted, now_s + WANTED_S
             self._notify(assign.model_id)
 
     def take(self, timeout_s: float | None = None) -> Batch | None:
@@ -113,10 +113,11 @@ class Batcher:
             self._lanes.setdefault(batch.model_id, deque()).extendleft(reversed(batch.requests))
             self._notify(batch.model_id)
 
-    def waiting(self) -> set[str]:
-        """The models that requests wait for, here or, as far as it told lately, with the broker."""
+    def waiting(self) -> dict[str, bool]:
+        """The models that requests wait for: true where they do so here, false with the broker, as it told lately."""
         with self._changed:
-            return set(self._lanes) | (self._wanted if self._clock() < self._wanted_until_s else frozenset())
+            there = self._wanted if self._clock() < self._wanted_until_s else ()
+            return dict.fromkeys(there, False) | dict.fromkeys(self._lanes, True)
 
     def finished(self, batch: Batch) -> None:
         """A batch is done with. Its thread comes back to `take` at once, so no other is woken for what waits."""

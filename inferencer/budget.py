@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -69,13 +69,15 @@ class Budget:
         """Whether any model but this has some of what is short for that much more."""
         return bool(self._able(keep, more))
 
-    def victim(self, keep: str, more: Footprint, wanted: Collection[str]) -> str | None:
+    def victim(self, keep: str, more: Footprint, wanted: Mapping[str, bool]) -> str | None:
         """Who goes for `keep`: the least recently used, of those that nobody waits for if there are any.
+
+        Else of those whose requests wait elsewhere: what waits here would keep its place in this process.
 
         Args:
             keep: The model that needs the room.
             more: How much of it. Where the GPU's memory alone is short, those that take none of it stay.
-            wanted: Models that requests wait for now.
+            wanted: Models that requests wait for now, and whether any of these is here.
 
         Returns:
             A model, or None while there is none but those that have yet to answer who waits for them: two models could
@@ -86,7 +88,7 @@ class Budget:
             for model_id in self._able(keep, more)
             if self._residents[model_id].answered or model_id not in wanted
         ]
-        return next((model_id for model_id in able if model_id not in wanted), able[0] if able else None)
+        return min(able, key=lambda model_id: (model_id in wanted) + wanted.get(model_id, False), default=None)
 
     def _short(self, more: Footprint) -> tuple[bool, bool]:
         """Whether there is too little of the machine's memory, and of the GPU's."""

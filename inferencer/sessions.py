@@ -6,7 +6,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -59,8 +59,8 @@ class Unloaded(Exception):
     """The model is not in memory, or not any more."""
 
 
-Wanted = Callable[[], Collection[str]]
-"""Tells which models requests wait for: they are the last to make room."""
+Wanted = Callable[[], Mapping[str, bool]]
+"""Tells which models requests wait for, and whether these are here: they are the last to make room."""
 
 
 class Share(NamedTuple):
@@ -154,7 +154,7 @@ class Sessions:
             return None
         return held.runtime.batch_size if held.runtime.splits else 1
 
-    def load(self, model_id: str, wanted: Wanted = tuple) -> None:
+    def load(self, model_id: str, wanted: Wanted = dict) -> None:
         """Load what the catalogue names, or the default where that cannot run.
 
         Raises:
@@ -212,7 +212,7 @@ class Sessions:
                 return True
         return False
 
-    def renew(self, wanted: Wanted = tuple) -> bool:
+    def renew(self, wanted: Wanted = dict) -> bool:
         """Load anew what the catalogue names differently; the old serves until the new has run, or on if that fails.
 
         Tells whether there was anything to do.
@@ -231,7 +231,7 @@ class Sessions:
                 old.problem = "" if serving == old.runtime.serving else _refused(serving, error)
         return bool(outdated)
 
-    def reload(self, runtime: Runtime, wanted: Wanted = tuple) -> None:
+    def reload(self, runtime: Runtime, wanted: Wanted = dict) -> None:
         """Let go of a runtime that does not do what it did, and have another in its place, of the same and no default.
 
         Requests for the model wait meanwhile. Nothing is done where the runtime serves no more.

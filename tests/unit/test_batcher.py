@@ -163,22 +163,22 @@ def test_a_batch_whose_model_went_meanwhile_waits_again_in_its_place() -> None:
     assert desk.batch() == ["a1", "a2"]
     desk.batcher.again(desk.last)
     desk.batcher.finished(desk.last)
-    assert desk.batcher.waiting() == {"a"}
+    assert desk.batcher.waiting() == {"a": True}
     assert desk.batch() == ["a1", "a2"]
     desk.batcher.finished(desk.last)
     assert desk.batch() == ["a3"]
-    assert desk.batcher.waiting() == set()
+    assert desk.batcher.waiting() == {}
 
 
 def test_what_waits_with_the_broker_is_waited_for_too_as_long_as_that_is_true() -> None:
     desk = Desk(a=1, b=1)
     desk.batcher.put(msgspec.structs.replace(assign("c1", "c"), wanted=["a", "b"]), [b"image"])
-    assert desk.batcher.waiting() == {"a", "b", "c"}
+    assert desk.batcher.waiting() == {"a": False, "b": False, "c": True}
     desk.batcher.put(msgspec.structs.replace(assign("d1", "d"), wanted=["b"]), [b"image"])
     desk.put("c2")
-    assert desk.batcher.waiting() == {"b", "c", "d"}
+    assert desk.batcher.waiting() == {"b": False, "c": True, "d": True}
     desk.clock.now_s += WANTED_S
-    assert desk.batcher.waiting() == {"c", "d"}
+    assert desk.batcher.waiting() == {"c": True, "d": True}
 
 
 def test_what_waited_too_long_is_taken_out() -> None:
