@@ -118,9 +118,8 @@ def decision(report: Report, screen: Screen) -> None:
 
 def _decoding(record: DecodingRecord, screen: Screen) -> None:
     """At which part of their size JPEGs are decoded, and what was found out about each that was tried."""
-    screen.paragraph(
-        f"JPEGs are decoded at 1/{record.selected} of their size. {record.reason or ''}".rstrip(), style="bold"
-    )
+    size = "in full" if record.selected == 1 else f"at 1/{record.selected} of their size"
+    screen.paragraph(f"JPEGs are decoded {size}. {record.reason or ''}".rstrip(), style="bold")
     for each in record.scales:
         if each.saved_ms is not None and each.saved_ms.value is not None:
             saved = estimate(each.saved_ms.value, each.saved_ms.low, each.saved_ms.high)

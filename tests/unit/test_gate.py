@@ -274,7 +274,7 @@ SQUARE = 32
 """Pixels of a bright square in the original, which is scaled to half and gets a border above and below."""
 
 
-def squares(draw: random.Random) -> tuple[bytes, str]:
+def squares(draw: random.Random, kind: str) -> tuple[bytes, str]:
     """A picture of 128 x 64 with bright squares, and their YOLO labels."""
     pixels = np.full((64, 128), 20, np.uint8)
     lines = []
@@ -285,18 +285,22 @@ def squares(draw: random.Random) -> tuple[bytes, str]:
                 pixels[y : y + SQUARE, x : x + SQUARE] = draw.randrange(150, 256)
                 lines.append(f"0 {(x + 16) / 128} {(y + 16) / 64} {SQUARE / 128} {SQUARE / 64}")
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
+    Image.fromarray(pixels).save(buffer, kind, **({"quality": 95} if kind == "JPEG" else {}))
     return buffer.getvalue(), "\n".join(lines)
 
 
 @pytest.fixture(scope="module")
 def squares_dataset(tmp_path_factory: pytest.TempPathFactory) -> DatasetFiles:
-    folder, draw = tmp_path_factory.mktemp("squares"), random.Random(9)
+    return many_squares(tmp_path_factory.mktemp("squares"), "PNG")
+
+
+def many_squares(folder: Path, kind: str) -> DatasetFiles:
+    draw = random.Random(9)
     files: dict[str, Any] = {"data.yaml": "names: [square, hole]\n"}
     for part, count in (("train", 12), ("test", 60)):
         for number in range(count):
-            image, labels = squares(draw)
-            files[f"images/{part}/{number}.png"] = image
+            image, labels = squares(draw, kind)
+            files[f"images/{part}/{number}.{kind.lower()}"] = image
             files[f"labels/{part}/{number}.txt"] = labels
     archive = zipped(folder / "squares.zip", files)
     checked = check_here(archive, "detection")
@@ -349,6 +353,17 @@ def test_a_detector_that_misses_objects_is_rejected(tmp_path: Path, squares_data
     assert lost.verdict == "fail" and lost.flips is not None and 5 < lost.flips <= 12, "some pictures show nothing"
     assert lost.accuracy is not None and lost.accuracy.drop is not None and lost.accuracy.drop > 0.01
     assert "It is less accurate" in lost.problems[0]
+
+
+def test_a_detector_is_judged_in_the_originals_pixels_at_whatever_scale(tmp_path: Path) -> None:
+    asked = detector(tmp_path, many_squares(tmp_path, "JPEG"))
+    candidate = Candidate(engine="openvino", precision="fp32", batch_size=1, threads=1)
+    found = gate.at_scales(asked, candidate, [2, 4], lambda *_: Path(asked.artifact), ignore)
+    for each in found:
+        right = each.accuracy
+        assert (each.verdict, each.checked, each.parity) == ("pass", 60, []), each
+        assert right is not None and right.value > 0.99
+        assert right.drops is not None and max(map(abs, right.drops)) < 0.01
 
 
 # --- calibration -----------------------------------------------------------------------------------------------------
