@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -168,19 +169,12 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._received += data
-        head_end = self._received.find(HEAD_END)
-        if head_end < 0:
+        if (answer := _whole(self._received)) is None:
             return
-        head = bytes(self._received[:head_end]).lower()
-        start = head_end + len(HEAD_END)
-        length = int(head.partition(b"content-length:")[2].split(b"\r\n")[0])
-        if len(self._received) < start + length:
-            return
-        content = bytes(self._received[start : start + length])
         self._received.clear()
-        if b"connection: close" in head:
+        if b"connection: close" in answer.head:
             self.close()
-        self._settle((int(head.split(b" ", 2)[1]), content))
+        self._settle((answer.status, answer.content))
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
@@ -190,6 +184,60 @@ class _Connection(asyncio.Protocol):
     def _settle(self, answer: tuple[int, bytes]) -> None:
         if self._answer is not None and not self._answer.done():
             self._answer.set_result(answer)
+
+
+class Single:
+    """One client that waits for each answer, with little of its own: what it takes is counted as the server's.
+
+    Args:
+        door: Where it asks.
+        body: What it sends every time.
+    """
+
+    def __init__(self, door: Door, body: bytes) -> None:
+        parts = urlsplit(door.address)
+        self._request = _raw(door, body)
+        self._connection = socket.create_connection((parts.hostname, parts.port), TIMEOUT_S)
+        self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def ask(self) -> None:
+        """Send it, and read the answer.
+
+        Raises:
+            OSError: The connection broke.
+            SystemExit: It was answered with another status than 200.
+        """
+        self._connection.sendall(self._request)
+        received = bytearray()
+        while (answer := _whole(received)) is None:
+            if not (more := self._connection.recv(1 << 16)):
+                raise ConnectionResetError("the connection was closed")
+            received += more
+        if answer.status != OK:
+            raise SystemExit(answer.content.decode())
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+
+class _Answer(NamedTuple):
+    head: bytes
+    """In small letters."""
+    status: int
+    content: bytes
+
+
+def _whole(received: bytearray) -> _Answer | None:
+    """An answer that is here to its end."""
+    head_end = received.find(HEAD_END)
+    if head_end < 0:
+        return None
+    head, start = bytes(received[:head_end]).lower(), head_end + len(HEAD_END)
+    length = int(head.partition(b"content-length:")[2].split(b"\r\n")[0])
+    if len(received) < start + length:
+        return None
+    return _Answer(head, int(head.split(b" ", 2)[1]), bytes(received[start : start + length]))
 
 
 def _raw(door: Door, body: bytes) -> bytes:

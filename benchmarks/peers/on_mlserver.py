@@ -37,6 +37,7 @@ if __name__ == "__main__":
         "http_port": port,
         "grpc_port": port + 1,
         "metrics_port": port + 2,
+        "metrics_dir": str(folder / "metrics"),
         "parallel_workers": 2,
         "parallel_workers_timeout": 60,
     }
