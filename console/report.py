@@ -192,6 +192,12 @@ def _print_decision(found: Comparison, screen: Screen) -> None:
         screen.line(f"Both choose {before}.")
     else:
         screen.line(f"The choice changed: {before} -> {after}.", style="bold yellow")
+    if found.scale_before != found.scale_after:
+        scales = " -> ".join(
+            "as the contract says" if each is None else f"at 1/{each}"
+            for each in (found.scale_before, found.scale_after)
+        )
+        screen.line(f"JPEGs are decoded at another part of their size: {scales}.", style="bold yellow")
     if found.fragile:
         screen.line("A choice was fragile: another run may have chosen differently.", style="yellow")
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from shared.specs import Candidate, MetricName
+from shared.specs import Candidate, JpegScale, MetricName
 from shared.verdict.decision import MEMORY_STEP
 from shared.verdict.figures import round_significant
 from shared.verdict.intervals import Interval
@@ -80,6 +80,9 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     candidates: list[Shifts]
     selected_before: str | None
     selected_after: str | None
+    scale_before: JpegScale | None
+    scale_after: JpegScale | None
+    """Of decoding JPEGs; None where none was to be tried."""
     fragile: bool
     """Whether either choice was."""
 
@@ -102,6 +105,8 @@ def compare(before: Report, after: Report) -> Comparison:
         candidates=_candidates(before, after, margin),
         selected_before=_key(before.decision.selected),
         selected_after=_key(after.decision.selected),
+        scale_before=before.scale,
+        scale_after=after.scale,
         fragile=before.decision.fragile or after.decision.fragile,
     )
 

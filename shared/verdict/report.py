@@ -14,6 +14,7 @@ from shared.specs import (
     Candidate,
     EngineName,
     GateResult,
+    JpegScale,
     MeasuredDataset,
     MeasuredModel,
     MeasurementSet,
@@ -147,6 +148,11 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     decoding: DecodingRecord | UnsetType = UNSET
     """At which part of their size JPEGs are decoded for the choice, where scales were to be tried."""
     content_sha256: str = ""
+
+    @property
+    def scale(self) -> JpegScale | None:
+        """The part 1/n of its size at which a JPEG is decoded for the choice; None where none was to be tried."""
+        return None if isinstance(self.decoding, UnsetType) else self.decoding.selected
 
 
 def build(measurements: MeasurementSet, report_id: str) -> Report:

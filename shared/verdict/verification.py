@@ -111,7 +111,8 @@ def _compared(report: bytes, record: Report, again: Report) -> list[Check]:
 def _choice(report: Report) -> object:
     """What was decided, apart from the sentences."""
     decision = report.decision
-    return decision.selected, decision.tied, decision.fragile, [rejection.candidate for rejection in decision.rejected]
+    rejected = [rejection.candidate for rejection in decision.rejected]
+    return decision.selected, decision.tied, decision.fragile, rejected, report.scale
 
 
 def _differs(name: str, record: Report, again: Report) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import random
 from pathlib import Path
@@ -44,6 +45,7 @@ from shared.specs import (
     canonical_json,
 )
 from shared.verdict.accuracy import packed
+from shared.verdict.comparison import compare
 from shared.verdict.decision import chosen
 from shared.verdict.decoding import NO_FASTER, SLOWER, DecodingRecord, is_faster
 from shared.verdict.report import Report, build, canonical, verify
@@ -158,6 +160,21 @@ def test_another_choice_than_the_one_that_was_asked_changes_nothing() -> None:
     measured = msgspec.structs.replace(cast(MeasuredDecoding, found.decoding), candidate=other)
     record = record_of(msgspec.structs.replace(found, decoding=measured))
     assert (record.selected, record.scales) == (1, []) and "another candidate" in str(record.reason)
+
+
+def test_a_forged_scale_fails_and_another_one_is_told() -> None:
+    found = decoded(at(1, 3), at(2, 2, 20), at(4, 1, 90))
+    report = build(found, "rep_1")
+    assert report.scale == 2 and build(measurement_set(), "rep_1").scale is None
+    bold = msgspec.structs.replace(record_of(found), selected=4)
+    forged = msgspec.to_builtins(msgspec.structs.replace(report, decoding=bold, content_sha256=""))
+    del forged["content_sha256"]
+    sha256 = hashlib.sha256(canonical_json(forged)).hexdigest()
+    checks = verification(canonical_json(forged | {"content_sha256": sha256}), canonical_json(found))
+    assert {each.name: each.outcome for each in checks} == {"hash": "holds", "source": "holds", "decision": "fails"}
+    other = build(decoded(at(1, 3), at(4, 1, 20)), "rep_2")
+    between = compare(report, other)
+    assert (between.scale_before, between.scale_after) == (2, 4)
 
 
 def test_what_was_measured_before_there_was_a_choice_hashes_as_it_did() -> None:
