@@ -147,6 +147,8 @@ class MeasureOrder(msgspec.Struct, frozen=True, kw_only=True):
     staged: dict[Precision, str] = {}
     incumbent: Candidate | None = None
     """What was activated for the model."""
+    jpeg_scale: JpegScale | None = None
+    """At which JPEGs are decoded for it now; None: as its contract says."""
     noise_floor: NoiseFloor | None = None
     """As remembered for this machine."""
     broker: str | None = None

@@ -67,6 +67,7 @@ class Measure:
             outputs={precision: outputs.stage(precision, self._models) for precision in made},
             staged={precision: str(outputs.path(precision)) for precision in made},
             incumbent=registry.incumbent(row.id),
+            jpeg_scale=registry.serves(row.id, description).jpeg_scale,
             noise_floor=benchmarks.noise_floor(system_info().fingerprint),
             broker=self._settings.broker_endpoint,
             service=self._access(job) if spec.service_load else None,

@@ -68,11 +68,12 @@ def tried(
     """
     contract = order.description.preprocessing
     assert contract is not None and order.dataset is not None  # `scales` finds none otherwise
-    selected, nothing = chosen(measured), MeasuredDecoding(own=contract.reduction)
+    selected, own = chosen(measured), contract.reduction
+    nothing = MeasuredDecoding(own=own, serves=order.jpeg_scale or own)
     if selected is None:
         return msgspec.structs.replace(nothing, reason=NOTHING_CHOSEN)
     nothing = msgspec.structs.replace(nothing, candidate=selected)
-    every = [contract.reduction, *scales(order)]
+    every = [own, *scales(order)]
     asked = JpegsOrder(dataset=order.dataset, contract=contract, scales=every, rounds=ROUNDS, seed=order.config.seed)
     report({"checking": "decoding of JPEGs"})
     before = read(broker=order.broker)

@@ -275,7 +275,7 @@ def _serving(report: Report) -> str:
     why = "" if report.present.activated else ", as long as nothing else is activated"
     if not report.present.changes:
         record = decoding.record_of(report)
-        beside = " but the size at which JPEGs are decoded" if record and record.selected != record.own else ""
+        beside = " but the size at which JPEGs are decoded" if record and record.selected != record.serves else ""
         return f"{serves} serves already{why}: nothing changes{beside}."
     return f"{serves} serves now{why}."
 

@@ -908,6 +908,8 @@ class MeasuredDecoding(msgspec.Struct, frozen=True, kw_only=True):
     """Why nothing was found out."""
     own: JpegScale
     """The contract's."""
+    serves: JpegScale
+    """What served the model when it was measured."""
     candidate: Candidate | None = None
     """What was chosen, whose answers were asked for."""
     looked_at: int = 0

@@ -46,6 +46,8 @@ class DecodingRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
     own: JpegScale
     """The contract's, which stays where no other is sure to be better."""
+    serves: JpegScale
+    """What served the model when it was measured."""
     selected: JpegScale
     reason: str | None = None
     """Why no other could be judged."""
@@ -71,6 +73,7 @@ def decoding_record(found: MeasuredDecoding, selected: Assessment | None) -> Dec
     """
     about = DecodingRecord(
         own=found.own,
+        serves=found.serves,
         selected=found.own,
         reason=found.reason,
         looked_at=found.looked_at,

@@ -95,7 +95,7 @@ def decoded(*scales: DecodedAt, **more: Any) -> MeasurementSet:
     found = msgspec.structs.replace(plain_set, dataset=dataset, reference=answers(20), gates=gates)
     candidate = chosen(found)
     measured = MeasuredDecoding(
-        own=1, candidate=candidate, looked_at=60, images=IMAGES, width=640, height=480, scales=list(scales)
+        own=1, serves=1, candidate=candidate, looked_at=60, images=IMAGES, width=640, height=480, scales=list(scales)
     )
     return msgspec.structs.replace(found, decoding=measured)
 
@@ -205,6 +205,15 @@ def test_a_sentence_for_who_decides() -> None:
     assert simple_view(build(measurement_set(), "rep_1")).decoding == ""
 
 
+def test_what_serves_may_decode_so_already() -> None:
+    found = decoded(at(1, 3), at(2, 2, 20))
+    selected = chosen(found)
+    for serves, said in ((1, "nothing changes but the size at which JPEGs are decoded."), (2, "nothing changes.")):
+        measured = msgspec.structs.replace(cast(MeasuredDecoding, found.decoding), serves=cast(JpegScale, serves))
+        same = msgspec.structs.replace(found, incumbent=selected, decoding=measured)
+        assert simple_view(build(same, "rep_1")).serving.endswith(f"serves already: {said}")
+
+
 def test_figures_remarks_and_steps() -> None:
     found = decoded(at(1, 3), at(2, 2, 20), at(4, 1, 90))
     report = build(found, "rep_1")
@@ -235,7 +244,7 @@ def with_contract(found: MeasurementSet) -> Any:
 
 def test_why_nothing_was_found_out_is_said() -> None:
     found = decoded(at(1, 3))
-    none = MeasuredDecoding(own=1, looked_at=60, reason="None of the 60 images of the test split is a JPEG.")
+    none = MeasuredDecoding(own=1, serves=1, looked_at=60, reason="None of the 60 images of the test split is a JPEG.")
     report = build(msgspec.structs.replace(found, decoding=none), "rep_1")
     assert isinstance(report.decoding, DecodingRecord) and report.decoding.selected == 1
     assert in_short(report.decoding) == (

@@ -309,7 +309,7 @@ def test_an_int8_choice_serves_the_very_file_that_was_measured(
 
 def test_a_report_brings_the_scale_at_which_jpegs_are_decoded(gateway: Gateway) -> None:
     model_id = ready_model(gateway)
-    report_id = report_on(gateway, model_id, decoding=DecodingRecord(own=1, selected=2))
+    report_id = report_on(gateway, model_id, decoding=DecodingRecord(own=1, serves=1, selected=2))
     ordered = put(gateway, model_id, report_id=report_id).json()
     assert ordered["jpeg_scale"] == 2 and ordered["serves"]["jpeg_scale"] is None
     run_next()
