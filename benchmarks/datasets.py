@@ -129,6 +129,13 @@ def upload(running: Platform, path: Path) -> dict[str, Any]:
     return accepted
 
 
+def ready(running: Platform, path: Path) -> str:
+    """Send the archive and wait for its check; the dataset's id."""
+    dataset_id = str(upload(running, path)["id"])
+    running.wait(f"/datasets/{dataset_id}", lambda body: body["status"] == "ready")
+    return dataset_id
+
+
 def figures(running: Platform, path: Path, count: int) -> list[Figure]:
     """Upload, wait, weigh."""
     scales = Scales(running)

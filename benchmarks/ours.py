@@ -12,7 +12,7 @@ import httpx
 import msgspec
 import psutil
 
-from benchmarks import models, subjects
+from benchmarks import datasets, models, subjects
 from benchmarks.peers.model import NULL_SHAPE
 from benchmarks.peers.servers import Absent, Door, Request
 from benchmarks.run import Platform
@@ -26,6 +26,10 @@ DECIDE: dict[str, Any] = {
     "max_seconds": 20,
 }
 """The benchmark whose decision is activated; one thread, because there are as many inference processes as cores."""
+WITH_IMAGES = {"precisions": ["fp32", "int8"], "jpeg_scales": [1, 2, 4]}
+"""What it also tries where labelled images come with the model, so that the accuracy on them can decide."""
+QUICK_DECIDE = DECIDE | {"batch_sizes": [4], "max_seconds": 5}
+DECIDED_WITHIN_S = 1800.0
 
 
 class Variant(NamedTuple):
@@ -36,11 +40,11 @@ class Variant(NamedTuple):
     """What is activated: nothing at all where it is empty; None for what a benchmark of the platform decides."""
 
 
-DEFAULT = Variant("ours", {})
+DEFAULT, DECIDED = Variant("ours", {}), Variant("ours, decided", None)
 VARIANTS = (
     DEFAULT,
     Variant("ours, OpenVINO", {"engine": "openvino", "precision": "fp32", "batch_size": 4}),
-    Variant("ours, decided", None),
+    DECIDED,
 )
 
 
@@ -49,11 +53,12 @@ class Ours:
 
     Args:
         folder: Its data.
+        decide: The benchmark that decides, without its model.
         settings: Besides the defaults.
     """
 
-    def __init__(self, folder: Path, **settings: str) -> None:
-        self._folder, self._settings = folder, settings
+    def __init__(self, folder: Path, decide: dict[str, Any] = DECIDE, /, **settings: str) -> None:
+        self._folder, self._decide, self._settings = folder, decide, settings
         self._platform: Platform | None = None
         self._ids: dict[tuple[str, str], str] = {}
         self.remarks: dict[tuple[str, str], str] = {}
@@ -82,10 +87,15 @@ class Ours:
         key = variant.name, subject.name
         if key not in self._ids:
             model_id = self._ids[key] = _upload(platform, subject, " ".join(key))
-            self.remarks[key] = _activate(platform, model_id, variant)
+            order = _decided(platform, model_id, subject, self._decide) if variant.order is None else variant.order
+            _activate(platform, model_id, order)
+        serves = platform.http.get(f"/models/{self._ids[key]}/deployment").raise_for_status().json()["serves"]
+        scale = serves["jpeg_scale"] or 1
+        smaller = f", JPEGs at 1/{scale}" if scale > 1 else ""
+        self.remarks[key] = f"{serves['engine']}, {serves['precision']}, batch {serves['batch_size']}{smaller}"
         if subject.contract is None:
             return _tensor_door(platform, self._ids[key])
-        return _image_door(platform, self._ids[key])
+        return _image_door(platform, self._ids[key])._replace(gated=serves["precision"] == "int8" or scale > 1)
 
     @contextlib.contextmanager
     def pictures(self, subject: Subject) -> Iterator[Door]:
@@ -109,22 +119,28 @@ def _upload(platform: Platform, subject: Subject, name: str) -> str:
     return platform.ready(platform.upload(subject.path, **fields))
 
 
-def _activate(platform: Platform, model_id: str, variant: Variant) -> str:
-    """Have it served so; returns how, in words."""
-    order = _decided(platform, model_id) if variant.order is None else variant.order
+def _activate(platform: Platform, model_id: str, order: dict[str, Any]) -> None:
+    """Have it served so; where nothing is ordered it stays as it came."""
     path = f"/models/{model_id}/deployment"
     if order:
         platform.http.put(path, json=order).raise_for_status()
         platform.wait(path, lambda body: body["status"] == "active")
-    serves: Any = platform.http.get(path).json()["serves"]
-    return f"{serves['engine']}, {serves['precision']}, batch {serves['batch_size']}"
 
 
-def _decided(platform: Platform, model_id: str) -> dict[str, Any]:
-    """What a benchmark of the platform itself chose."""
-    answer = platform.http.post("/benchmark", json=DECIDE | {"model_id": model_id})
-    answer.raise_for_status()
-    job = platform.wait(f"/benchmark/{answer.json()['id']}", lambda body: body["report_id"])
+def _decided(platform: Platform, model_id: str, subject: Subject, decide: dict[str, Any]) -> dict[str, Any]:
+    """What a benchmark of the platform itself chose; its reasons are printed."""
+    order = decide | {"model_id": model_id}
+    if subject.images is not None:
+        order |= WITH_IMAGES | {"dataset_id": datasets.ready(platform, subject.images)}
+    answer = platform.http.post("/benchmark", json=order).raise_for_status()
+    job = platform.wait(f"/benchmark/{answer.json()['id']}", lambda body: body["report_id"], DECIDED_WITHIN_S)
+    report = platform.http.get(f"/reports/{job['report_id']}").raise_for_status().json()
+    scales = [
+        f"JPEGs decoded at 1/{each['scale']}: {each['ms']['value']:.2f} ms an image; {each.get('why_not') or 'chosen'}"
+        for each in report.get("decoding", {}).get("scales", [])
+    ]
+    for reason in (*report["decision"]["reasons"], *scales):
+        print(f"    {subject.name}: {reason}", flush=True)
     return {"report_id": job["report_id"]}
 
 

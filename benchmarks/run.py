@@ -137,9 +137,11 @@ class Platform:
         answer.raise_for_status()
         return str(answer.json()["id"])
 
-    def wait(self, path: str, until: Callable[[dict[str, object]], object]) -> dict[str, object]:
+    def wait(
+        self, path: str, until: Callable[[dict[str, object]], object], within_s: float = READY_WITHIN_S
+    ) -> dict[str, object]:
         """Poll a resource until it is as wished."""
-        end = time.monotonic() + READY_WITHIN_S
+        end = time.monotonic() + within_s
         while time.monotonic() < end:
             answer = self.http.get(path)
             answer.raise_for_status()
@@ -149,7 +151,7 @@ class Platform:
             if until(body):
                 return body
             time.sleep(0.1)
-        raise SystemExit(f"{path} was not ready within {READY_WITHIN_S:g} s")
+        raise SystemExit(f"{path} was not ready within {within_s:g} s")
 
     def ready(self, model_id: str) -> str:
         """Wait until a model is ready; returns its id."""

@@ -50,6 +50,8 @@ class Door(NamedTuple):
     """What `Model.answer` gives."""
     processes: Callable[[], list[psutil.Process]]
     """All that the server consists of now."""
+    gated: bool = False
+    """Whether it computes in INT8 or from JPEGs decoded smaller, which an accuracy gate has allowed."""
 
 
 class Peer(NamedTuple):
