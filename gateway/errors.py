@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from litestar import Request, Response
@@ -100,8 +100,22 @@ def answer(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]
     if known is None:
         logger.error("unexpected failure", exc_info=error, extra={"request_id": request_id, "path": request.url.path})
         known = errors.AppError("Something unexpected failed on our side. Quote the request id when you report it.")
-    if is_open_inference(request.scope["path"]):
-        return _open_inference(known, error)
+    told = refusal(known, request.scope["path"], request_id)
+    return Answer(told.body, status_code=told.status, media_type=told.media_type, headers=_headers(known, error))
+
+
+class Told(NamedTuple):
+    """A failure in the words of the path it happened on."""
+
+    status: int
+    media_type: str
+    body: bytes
+
+
+def refusal(known: errors.AppError, path: str, request_id: str) -> Told:
+    """What a client is told of a stated failure."""
+    if is_open_inference(path):
+        return _open_inference(known)
     problem = Problem(
         type=f"urn:cv-platform:problem:{known.code}",
         title=known.title,
@@ -111,12 +125,7 @@ def answer(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]
         request_id=request_id,
         errors=None if known.errors is None else msgspec.convert(known.errors, list[FieldError]),
     )
-    return Answer(
-        msgspec.json.encode(problem),
-        status_code=known.status,
-        media_type=PROBLEM_JSON,
-        headers=_headers(known, error),
-    )
+    return Told(known.status, PROBLEM_JSON, msgspec.json.encode(problem))
 
 
 def is_open_inference(path: str) -> bool:
@@ -124,16 +133,12 @@ def is_open_inference(path: str) -> bool:
     return path == OPEN_INFERENCE or path.startswith(f"{OPEN_INFERENCE}/")
 
 
-def _open_inference(known: errors.AppError, cause: Exception) -> Response[bytes]:
+def _open_inference(known: errors.AppError) -> Told:
     """The protocol has one sentence, and 400 for what does not fit."""
     bad_request = known.status == HTTPStatus.UNPROCESSABLE_ENTITY
     message = NOT_HERE if known.message == NO_SUCH_PATH else known.message
-    return Answer(
-        msgspec.json.encode(Refusal(error=message)),
-        status_code=HTTPStatus.BAD_REQUEST if bad_request else known.status,
-        media_type="application/json",
-        headers=_headers(known, cause),
-    )
+    status = HTTPStatus.BAD_REQUEST if bad_request else known.status
+    return Told(status, "application/json", msgspec.json.encode(Refusal(error=message)))
 
 
 def _left_early(request: Request[Any, Any, Any], error: Exception) -> bool:
@@ -187,7 +192,12 @@ def _allowed(error: HTTPException) -> str:
 
 def _headers(error: errors.AppError, cause: Exception) -> dict[str, str]:
     given = (cause.headers or {}) if isinstance(cause, HTTPException) else {}
-    headers = {name: value for name, value in given.items() if name.lower() != "allow"}
+    return {name: value for name, value in given.items() if name.lower() != "allow"} | headers_of(error)
+
+
+def headers_of(error: errors.AppError) -> dict[str, str]:
+    """What goes with a stated failure besides its words."""
+    headers: dict[str, str] = {}
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     elif error.retryable and error.status in (429, 503):

@@ -17,6 +17,7 @@ from gateway.context import Context
 from gateway.errors import OPEN_INFERENCE
 from gateway.routes import open_inference, predict
 from gateway.routes.common import V1
+from shared.errors import AppError
 
 PREDICT = f"{V1}/inference/predict"
 MODELS = f"{OPEN_INFERENCE}/models/"
@@ -84,6 +85,11 @@ def _infer(path: str) -> Route | None:
 
 
 async def _refuse(scope: HTTPScope, receive: Receive, send: Send, error: Exception) -> None:
+    if isinstance(error, AppError):  # where too much waits there are as many of these as answers
+        told = errors.refusal(error, scope["path"], scope["state"]["request_id"])
+        headers = [(name.lower().encode(), value.encode()) for name, value in errors.headers_of(error).items()]
+        await predict.Reply(told.body + b"\n", told.media_type.encode(), headers, told.status).leave(send)
+        return
     request: Request[Any, Any, Any] = Request(scope, receive, send)
     response = errors.answer(request, error).to_asgi_response(app=None, request=request)
     await response(scope, receive, send)

@@ -5,6 +5,7 @@ A plain ASGI handler: Litestar's argument binding and response building would co
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
@@ -105,17 +106,18 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reply(NamedTuple):
-    """The answer to a prediction as it leaves, with status 200."""
+    """The answer to a prediction as it leaves."""
 
     body: bytes
     media_type: bytes = b"application/json"
     headers: Sequence[tuple[bytes, bytes]] = ()
     """Besides type and length."""
+    status: int = 200
 
     async def leave(self, send: Send) -> None:
         """Send it."""
         about = [(b"content-type", self.media_type), (b"content-length", b"%d" % len(self.body)), *self.headers]
-        await send({"type": "http.response.start", "status": 200, "headers": about})
+        await send({"type": "http.response.start", "status": self.status, "headers": about})
         await send({"type": "http.response.body", "body": self.body, "more_body": False})
 
 
@@ -148,7 +150,7 @@ async def counted(context: Context, scope: Scope, answering: Awaitable[T]) -> T:
 async def _answer(context: Context, http: HTTPScope, receive: Receive) -> bytes:
     started_s = time.perf_counter()
     check_broker(context)
-    options = _options(http)
+    options = _options(http["query_string"])
     if options.model_id:
         entry = await served(context, options.model_id)  # before the body is read
         http["state"]["model_id"] = entry.model_id
@@ -193,8 +195,8 @@ def check_broker(context: Context) -> None:
         raise errors.Unavailable("The broker is not running; try again in a moment.", retry_after_s=1)
 
 
-def _options(scope: HTTPScope) -> Options:
-    query = scope["query_string"]
+@functools.lru_cache(256)  # who asks often asks with the same words
+def _options(query: bytes) -> Options:
     if not query:
         return Options()
     return bodies.decode_texts(dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True)), Options)
