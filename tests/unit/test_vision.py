@@ -18,7 +18,7 @@ from PIL import Image
 
 from shared import errors
 from shared.specs import Preprocessing, Resize, TensorInfo
-from shared.vision.decode import MAX_PIXELS, decode
+from shared.vision.decode import MAX_PIXELS, _colors, decode
 from shared.vision.postprocess import check_finite, confidences, is_distribution, top_k
 from shared.vision.preprocess import check_contract, preprocess, resized, shape
 
@@ -185,6 +185,66 @@ class TestDecode:
         except (errors.BadImage, errors.TooLarge):
             return
         assert image.mode == "RGB"
+
+
+def turned(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+def with_pillow(data: bytes) -> Image.Image:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("shared.vision.decode._colors", lambda *_: None)
+        return decode(data)
+
+
+class TestOrdinaryJpegs:
+    """They do not go through Pillow, and nobody can tell."""
+
+    @settings(max_examples=150, deadline=None)
+    @given(
+        size=st.tuples(st.integers(1, 70), st.integers(1, 70)),
+        mode=st.sampled_from(["RGB", "L", "CMYK"]),
+        options=st.fixed_dictionaries(
+            {"quality": st.integers(1, 100), "subsampling": st.integers(0, 2)},
+            optional={
+                "progressive": st.booleans(),
+                "optimize": st.booleans(),
+                "keep_rgb": st.booleans(),
+                "restart_marker_blocks": st.integers(1, 4),
+                "exif": st.integers(1, 8).map(turned),
+            },
+        ),
+    )
+    def test_the_pixels_are_pillows(self, size: tuple[int, int], mode: str, options: dict[str, Any]) -> None:
+        if "keep_rgb" in options:
+            del options["subsampling"]  # Pillow takes one of the two
+        data = encoded(picture(*size, mode), "JPEG", **options)
+        assert np.array_equal(np.asarray(decode(data)), np.asarray(with_pillow(data)))
+
+    @settings(max_examples=150, deadline=None)
+    @given(
+        changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=6),
+        keep=st.floats(0.5, 1),
+        progressive=st.booleans(),
+    )
+    def test_damage_is_judged_by_pillow(self, changes: list[tuple[float, int]], keep: float, progressive: bool) -> None:
+        data = bytearray(encoded(picture(40, 30), "JPEG", progressive=progressive))
+        for where, value in changes:
+            data[int(where * len(data))] = value
+        found: list[Any] = []
+        for way in (decode, with_pillow):
+            try:
+                found.append(np.asarray(way(bytes(data[: int(keep * len(data)) + 1]))))
+            except (errors.BadImage, errors.TooLarge) as error:
+                found.append(error.message)
+        assert np.array_equal(*found)
+
+    def test_which_take_the_short_way(self) -> None:
+        files = [encoded(picture(), kind) for kind in ("JPEG", "PNG")]
+        short = [_colors(Image.open(io.BytesIO(data)), data) for data in files]
+        assert short[0] is not None and short[1] is None
 
 
 class TestResize:
