@@ -7,13 +7,17 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
+
 from benchmarks.peers.model import Array, Model
 from shared import config
 from shared.engines import engine_class
-from shared.specs import EngineName
+from shared.specs import EngineName, Preprocessing
+from shared.vision.decode import decode
+from shared.vision.preprocess import preprocess
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from multiprocessing.queues import Queue
     from multiprocessing.synchronize import Barrier
 
@@ -27,6 +31,7 @@ class Loop(NamedTuple):
     engine: EngineName
     batch: int
     name: str
+    decoder: type[Model]
 
 
 class Meeting(NamedTuple):
@@ -36,16 +41,31 @@ class Meeting(NamedTuple):
     found: Queue[Pace]
 
 
+class OursInside(Model):
+    """Images are prepared as the platform prepares them, which is the same tensor sooner."""
+
+    def __init__(self, path: Path, run: Callable[[Array], Array] | None = None) -> None:
+        super().__init__(path, run)
+        beside = path.with_suffix(".json")
+        self._as_ours = msgspec.json.decode(beside.read_bytes(), type=Preprocessing) if beside.exists() else None
+
+    def tensor(self, body: bytes) -> Array:
+        """The input for one body."""
+        if self._as_ours is None:
+            return super().tensor(body)
+        return preprocess(decode(body, self._as_ours.color), self._as_ours)
+
+
 LOOPS = (
-    Loop("onnxruntime", 1, "bare loop, ONNX Runtime, batch 1"),
-    Loop("onnxruntime", 4, "bare loop, ONNX Runtime, batch 4"),
-    Loop("openvino", 1, "bare loop, OpenVINO, batch 1"),
-    Loop("openvino", 4, "bare loop, OpenVINO, batch 4"),
+    Loop("onnxruntime", 1, "bare loop, ONNX Runtime, batch 1", Model),
+    Loop("onnxruntime", 4, "bare loop, ONNX Runtime, batch 4", OursInside),
+    Loop("openvino", 1, "bare loop, OpenVINO, batch 1", OursInside),
+    Loop("openvino", 4, "bare loop, OpenVINO, batch 4", OursInside),
 )
-"""The first is what a peer's share of the limit refers to."""
+"""The first is what a peer's share of the limit refers to: with Pillow, as peers decode."""
 
 
-def model(path: Path, engine: EngineName) -> Model:
+def model(path: Path, engine: EngineName, decoder: type[Model] = OursInside) -> Model:
     """The model on one of the platform's engines."""
     loaded = engine_class(engine)(path, threads=1)
     loaded.activate()
@@ -54,7 +74,7 @@ def model(path: Path, engine: EngineName) -> Model:
     def run(batch: Array) -> Array:
         return next(iter(loaded.infer({name: batch}).values()))
 
-    return Model(path, run)
+    return decoder(path, run)
 
 
 class Pace(NamedTuple):
@@ -84,7 +104,7 @@ def pace(loop: Loop, path: Path, bodies: Sequence[bytes], seconds: float) -> Pac
 
 
 def _answer(loop: Loop, path: Path, bodies: list[bytes], seconds: float, meeting: Meeting) -> None:
-    runs = model(path, loop.engine)
+    runs = model(path, loop.engine, loop.decoder)
     batches = [bodies[start : start + loop.batch] for start in range(0, len(bodies), loop.batch)]
     _go_on(runs, batches, WARM_UP_S)
     meeting.together.wait()
