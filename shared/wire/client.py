@@ -79,7 +79,7 @@ class BrokerClient:
         self._status_s = 0.0
         self._asks_unanswered = 0
         self._door = Door(time.monotonic)
-        self._unsent: list[tuple[str, Sequence[Part]]] = []
+        self._unsent: list[tuple[_Pending, Sequence[Part]]] = []
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -128,10 +128,11 @@ class BrokerClient:
             raise Conflict(f"A request with the id {request.request_id!r} is still being worked on. Use a new id.")
         answer: asyncio.Future[Answer] = self._loop.create_future()
         limit_s = (request.queue_ttl_ms + request.inference_ttl_ms) / 1000 + GRACE_S
-        self._pending[request.request_id] = _Pending(answer, self._loop.time() + limit_s, request.caller)
+        pending = _Pending(answer, self._loop.time() + limit_s, request.caller)
+        self._pending[request.request_id] = pending
         self._door.sent(request.caller)
         try:
-            self._send_soon(request.request_id, codec.encode(request, blobs))
+            self._send_soon(pending, codec.encode(request, blobs))
             return await answer
         except BadFrames as bad:
             raise TooLarge(f"The request cannot be sent: {bad}.") from bad
@@ -158,17 +159,19 @@ class BrokerClient:
         """Tell the idle workers of a lane that a job was queued."""
         self.publish(DOORBELL + lane)
 
-    def _send_soon(self, request_id: str, frames: Sequence[Part]) -> None:
+    def _send_soon(self, pending: _Pending, frames: Sequence[Part]) -> None:
         """Send with all others of this turn of the loop: one call wakes the thread of ZeroMQ, and not each."""
         if not self._unsent:
             self._loop.call_soon(self._send_unsent)
-        self._unsent.append((request_id, frames))
+        self._unsent.append((pending, frames))
 
     def _send_unsent(self) -> None:
         unsent, self._unsent = self._unsent, []
-        for request_id, frames in unsent:
+        for pending, frames in unsent:
+            if pending.answer.done():
+                continue  # cancelled in the same turn: what was to end it has gone ahead of it
             if self._socket.closed or not sockets.send(self._socket, frames):
-                self._settle(request_id, _no_broker())
+                pending.answer.set_exception(_no_broker())
         self._read_swallowed()
 
     def _send(self, message: Message) -> bool:

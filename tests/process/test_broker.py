@@ -218,6 +218,29 @@ def test_what_is_cancelled_ends_at_once_and_leaves_the_lane(farm, watchful):
     asyncio.run(scenario())
 
 
+def test_what_is_cancelled_in_the_turn_it_was_submitted_never_reaches_the_broker(farm, watchful):
+    farm.broker()
+    farm.inferencer(habit="holds")
+
+    async def scenario() -> None:
+        async with farm.client() as broker:
+            await until(lambda: workers(broker))
+            names = [f"r{number}" for number in range(10)]
+            asked = [asyncio.create_task(broker.submit(request(name))) for name in names]
+            await asyncio.sleep(0)  # each has been begun, and none has left
+            for name in names:
+                broker.cancel(name)
+            results = await asyncio.gather(*asked, return_exceptions=True)
+            assert {type(result) for result in results} == {Cancelled}
+            asked = [asyncio.create_task(broker.submit(request("later")))]
+            await until(lambda: in_flight(broker))
+            assert (broker.status()[0].depth, in_flight(broker)) == (0, 1), "nothing of what nobody waits for"
+            broker.cancel("later")
+            await asyncio.gather(*asked, return_exceptions=True)
+
+    asyncio.run(scenario())
+
+
 def test_who_takes_over_the_name_of_a_client_waits_for_nothing_of_it(farm, watchful):
     farm.broker()
     farm.inferencer(habit="holds")
