@@ -45,7 +45,8 @@ HEIF = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1", b"avif", b"avis")
 
 T = TypeVar("T")
 
-_counter = itertools.count()
+_counter = itertools.count(time.time_ns() // 1000)
+"""Begins higher than where an earlier gateway ended, whose requests a worker may still be at."""
 
 
 class Options(Spec, frozen=True, kw_only=True):
@@ -311,7 +312,7 @@ def _image(data: bytes, name: str = "The image") -> bytes:
 
 
 def wire_id(scope: Scope) -> str:
-    """What names the request on the wire: a client may reuse its request id."""
+    """What names the request on the wire: a client may reuse its request id, also after a restart."""
     return f"{scope['state']['request_id']}.{next(_counter)}"
 
 

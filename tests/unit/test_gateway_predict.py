@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
 import logging
 import random
@@ -200,6 +201,16 @@ def test_no_sql_on_the_way(gateway: Gateway, model_id: str, monkeypatch: pytest.
     monkeypatch.setattr("gateway.auth.Credentials._look_up", lambda *_: here.append("credential"))
     assert ask(gateway, f"?model_id={model_id}", content=PNG).status_code == 200
     assert here == []
+
+
+def test_a_gateway_started_later_names_no_request_as_the_one_before_it() -> None:
+    found = importlib.util.find_spec("gateway.routes.predict")
+    assert found is not None and found.loader is not None
+    successor = importlib.util.module_from_spec(found)
+    found.loader.exec_module(successor)
+    scope: Any = {"state": {"request_id": "same"}}
+    before = [predict.wire_id(scope) for _ in range(3)]
+    assert not {successor.wire_id(scope) for _ in range(3)} & set(before)
 
 
 def test_a_request_id_used_twice_is_two_requests_on_the_wire(gateway: Gateway, model_id: str) -> None:
