@@ -30,6 +30,7 @@ PAPER, CONTRAST, INK = 170, 0.5, 24
 Pixels = npt.NDArray[np.float32]
 
 
+@functools.cache
 def photograph(seed: int) -> bytes:
     """A JPEG of some 55 KB, drawn at every scale from the whole to a few pixels, as photographs are."""
     return _jpeg(_canvas(seed) + GREY)

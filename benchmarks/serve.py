@@ -166,8 +166,9 @@ def _rounds(
         for subject in given:
             console.print(f"  round {turn + 1}, {subject.name}", style="dim")
             for row in draw.sample(rows, len(rows)):
-                again = bool(turn) and quick and row.is_limit  # the limit does not change
-                if again or (row.name, subject.name) in absent or not _measured_with(row, subject, quick):
+                # Where time is short, twice is for what may lie close together.
+                once = quick and (row.is_limit or subject.name in DECIDED_AHEAD)
+                if (once and turn) or (row.name, subject.name) in absent or not _measured_with(row, subject, quick):
                     continue
                 try:
                     cell = row.run(subject, (QUICK_SECONDS if quick else SECONDS)[subject.name])

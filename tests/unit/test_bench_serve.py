@@ -102,12 +102,14 @@ def test_what_is_measured_with_what(variant: Contender, model: str, quick: bool,
     assert serve._measured_with(variant, Subject(model, Path(), [], []), quick) is measured
 
 
-@pytest.mark.parametrize(("quick", "loops", "servers"), [(True, 1, 2), (False, 3, 3)])
-def test_where_time_is_short_the_limit_is_looked_at_once(quick: bool, loops: int, servers: int) -> None:
+@pytest.mark.parametrize(
+    ("model", "quick", "loops", "servers"), [(SMALL, True, 1, 2), (TRAINED, True, 1, 1), (TRAINED, False, 3, 3)]
+)
+def test_where_time_is_short_some_is_measured_once(model: str, quick: bool, loops: int, servers: int) -> None:
     rows = [row._replace(run=lambda subject, seconds: Cell(1.0, 1.0)) for row in (LOOP, OURS, FASTAPI)]
     measured: serve.Measured = {}
-    serve._rounds(rows, [Subject(SMALL, Path(), [], [])], quick, measured, {})
-    assert [len(measured[row.name, SMALL]) for row in rows] == [loops, servers, servers]
+    serve._rounds(rows, [Subject(model, Path(), [], [])], quick, measured, {})
+    assert [len(measured[row.name, model]) for row in rows] == [loops, servers, servers]
 
 
 def answer(class_id: int, confidence: float) -> dict[str, Any]:
