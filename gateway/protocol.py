@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from http import HTTPStatus
 
+import httptools
 import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
@@ -96,6 +97,8 @@ class BoundedHttp(HttpToolsProtocol):
     _refused = False
     _upgraded = False
     """The connection is a WebSocket now, and `BoundedSocket` has it."""
+    _replaced = False
+    """Another parser has taken over a request, which the one before has yet to call complete."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         """Take the connection, unless too many are open."""
@@ -129,7 +132,8 @@ class BoundedHttp(HttpToolsProtocol):
         if self._refused:
             return
         self._unheard += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._parse(data)
         if self._upgraded:
             return
         if self._unheard > HEADER_BYTES:
@@ -155,8 +159,31 @@ class BoundedHttp(HttpToolsProtocol):
             and not {b"content-length", b"transfer-encoding"} & given.keys()
         )
 
-    def _unsupported_upgrade_warning(self) -> None:
-        """Nothing to warn of: strangers may ask for what they like."""
+    def _parse(self, data: bytes) -> None:
+        """As uvicorn does, but what follows a header that asks for another protocol in vain is no less of a request."""
+        while data and not self._refused:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserError:
+                self.send_400_response("")
+            except httptools.HttpParserUpgrade as upgrade:
+                if not self._should_upgrade():
+                    data = data[upgrade.args[0] :]
+                    continue
+                self.handle_websocket_upgrade()
+            return
+
+    def _begin_anew(self) -> None:
+        """Have the header parsed once more without the wish for another protocol: it is why a parser takes no body.
+
+        Some clients, Java's among them, ask for HTTP/2 with every first request.
+        """
+        line = b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+        fields = [b"%s: %s" % (name, value) for name, value in self.headers if name != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self.parser.feed_data(b"\r\n".join([line, *fields, b"", b""]))
+        self._replaced = True
 
     def on_message_begin(self) -> None:
         """A header begins."""
@@ -175,6 +202,9 @@ class BoundedHttp(HttpToolsProtocol):
             raise HeaderTooLarge
         if len(self.pipeline) >= PIPELINED:
             raise TooManyPipelined
+        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT" and not self._should_upgrade():
+            self._begin_anew()
+            return
         self._in_header, self._unheard = False, 0
         self._in_time()
         super().on_headers_complete()
@@ -189,6 +219,9 @@ class BoundedHttp(HttpToolsProtocol):
 
         Reading goes on, also after a body that was large: it is how one hears that the client left.
         """
+        if self._replaced:
+            self._replaced = False
+            return
         self.scope["state"][BODY_IS_HERE] = True
         super().on_message_complete()
         if self.flow.read_paused and not self.pipeline:

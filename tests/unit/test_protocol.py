@@ -112,6 +112,32 @@ def refused(answer: bytes, status: int, code: str) -> None:
     assert problem["request_id"].encode() in head and problem["detail"]
 
 
+IN_VAIN = (
+    b"Connection: keep-alive, Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAB\r\n",
+    b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: AAECAwQFBgcICQoLDA0ODw==\r\n",
+)
+
+
+@pytest.mark.parametrize("wish", IN_VAIN, ids=["HTTP/2", "WebSocket"])
+@pytest.mark.parametrize("pieces", [1, 2, 400], ids=["at once", "body later", "in drops"])
+def test_a_body_is_read_where_another_protocol_is_asked_for_in_vain(wish: bytes, pieces: int) -> None:
+    head = POST + wish + b"Content-Length: 5\r\n\r\n"
+    chunked = POST + wish + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n4\r\ndefg\r\n0\r\n\r\n"
+    last = POST + b"Connection: close\r\nContent-Length: 2\r\n\r\nab"
+    whole = head + b"hello" + GET + wish + b"\r\n" + chunked + last
+    size = {1: len(whole), 2: len(head), 400: -(-len(whole) // 400)}[pieces]
+    told = answers(*(whole[at : at + size] for at in range(0, len(whole), size)))
+    sizes = [each.partition(b"\r\n\r\n")[2] for each in told.split(b"HTTP/1.1 ")[1:]]
+    assert sizes == [b"5", b"0", b"7", b"2"]
+
+
+def test_a_wish_for_another_protocol_does_not_widen_the_bounds() -> None:
+    wish = POST + IN_VAIN[0]
+    refused(answers(wish + b"X: y\r\n" * HEADER_FIELDS + b"Content-Length: 1\r\n\r\na"), 431, "header_too_large")
+    refused(answers(wish + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"), 400, "bad_request")
+
+
 @pytest.mark.parametrize(
     "flood",
     [
