@@ -179,6 +179,8 @@ def _misfit(error: ValidationException, request: Request[Any, Any, Any]) -> erro
         key = str(item.get("key", ""))
         if key in types:
             name = getattr(definitions[key].kwarg_definition, "name", None) or key
+            if key == "data" and item.get("message") == repr(key):  # Litestar's words for a body of no bytes
+                return errors.InvalidInput("The body is empty; it must be a JSON object. /schema shows one.")
             message = wording.explained(types[key], str(item.get("message", "")))[1]
             found.append({"field": name, "message": wording.of_text(message)})
     return errors.InvalidInput(MISFIT, errors=found) if found else errors.InvalidInput(error.detail)

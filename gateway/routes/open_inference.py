@@ -38,6 +38,9 @@ PLATFORMS: dict[EngineName, str] = {
     "pytorch": "pytorch_safetensors",
 }
 HEAD_LENGTH = b"inference-header-content-length"
+STALE = "Is that of an earlier call? tritonclient writes into the dict of headers it is given: give each call its own."
+"""What a client's author may not know, where a length does not fit its body."""
+
 SHOWN = 100
 """Characters of a name that a refusal repeats."""
 
@@ -145,8 +148,7 @@ async def _answer(context: Context, scope: HTTPScope, receive: Receive, model: s
             body = b"".join([chunk async for chunk in share.metered(_body(scope, receive))])
         head, binary = _parted(body, predict.header(scope, HEAD_LENGTH))
         del body
-        asked = open_inference.decode(head)
-        open_inference.check(asked, len(binary))
+        asked = _asked(head, len(binary))
         request = _submit(context, scope, entry, asked)
         done, blobs = await predict.submitted(context, scope, request, [head, binary])
     total_ms = (time.perf_counter() - started_s) * 1000
@@ -184,9 +186,28 @@ def _parted(body: bytes, head_length: bytes) -> tuple[bytes, bytes]:
     if not 0 <= length <= len(body):
         raise errors.InvalidInput(
             "`Inference-Header-Content-Length` must be the length of the JSON at the start of the body, which has "
-            f"{len(body)} bytes."
+            f"{len(body)} bytes. {STALE}"
         )
     return body[:length], body[length:]
+
+
+def _asked(head: bytes, binary_bytes: int) -> InferRequest:
+    """The request that a head makes, which agrees with what follows it.
+
+    Raises:
+        errors.InvalidInput: The head is no such JSON, or the length it was told to have cuts it.
+        errors.BadTensor: It asks for what there is not.
+    """
+    try:
+        asked = open_inference.decode(head)
+    except errors.InvalidInput as error:
+        if not binary_bytes or head.rstrip().endswith(b"}"):  # it was not cut at a wrong place
+            raise
+        raise errors.InvalidInput(
+            f"{error.message} `Inference-Header-Content-Length` says that it has {len(head)} bytes. {STALE}"
+        ) from None
+    open_inference.check(asked, binary_bytes)
+    return asked
 
 
 def _submit(context: Context, scope: HTTPScope, entry: CatalogEntry, asked: InferRequest) -> Submit:

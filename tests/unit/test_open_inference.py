@@ -143,7 +143,9 @@ WRONG: dict[str, tuple[Any, bytes, str]] = {
 @pytest.mark.parametrize("case", WRONG)
 def test_heads_that_do_not_fit(gateway: Gateway, model_id: str, case: str) -> None:
     said, rest, sentence = WRONG[case]
-    assert sentence in refused(infer(gateway, said, rest))
+    told = refused(infer(gateway, said, rest))
+    assert sentence in told
+    assert "earlier call" not in told
     assert gateway.broker.submitted == []
 
 
@@ -151,11 +153,16 @@ def test_heads_that_do_not_fit(gateway: Gateway, model_id: str, case: str) -> No
 def test_lengths_that_lie(gateway: Gateway, model_id: str, length: str) -> None:
     told = {HEAD_LENGTH: length.encode()}
     answer = gateway.post("/v2/models/digits/infer", "viewer", content=json.dumps(head()), headers=told)
-    assert "must be the length of the JSON" in refused(answer)
+    sentence = refused(answer)
+    assert "must be the length of the JSON" in sentence
+    assert "give each call its own" in sentence
 
 
 def test_a_length_that_cuts_the_json(gateway: Gateway, model_id: str) -> None:
-    assert "cannot be read" in refused(infer(gateway, binary(), b"12345678", **{HEAD_LENGTH: "5"}))
+    sentence = refused(infer(gateway, binary(), b"12345678", **{HEAD_LENGTH: "5"}))
+    assert "cannot be read" in sentence
+    assert "says that it has 5 bytes" in sentence
+    assert "give each call its own" in sentence
 
 
 @pytest.mark.parametrize(("name", "pack"), [("gzip", gzip.compress), ("deflate", zlib.compress)])

@@ -135,6 +135,16 @@ def test_a_parameter_given_twice_is_refused_instead_of_one_of_them_winning(gatew
     assert messages(gateway.get("/audit?user=a&user=", "admin")) == {"user": "given 2 times; give it once"}
 
 
+@pytest.mark.parametrize("path", ["/benchmark", "/auth/login", "/auth/api-keys"])
+def test_a_call_without_its_body_says_so(gateway: Gateway, path: str) -> None:
+    refused = gateway.post(path, "engineer").json()
+    assert (refused["status"], refused["detail"]) == (
+        422,
+        "The body is empty; it must be a JSON object. /schema shows one.",
+    )
+    assert "errors" not in refused
+
+
 def test_headers_forms_and_options_say_the_same(gateway: Gateway) -> None:
     long_key = gateway.post("/benchmark", headers={"Idempotency-Key": "a" * 201}, json={"model_id": "m"})
     assert messages(long_key) == {"Idempotency-Key": "must be text of 1 to 200 characters"}
