@@ -80,14 +80,21 @@ def read(data: bytes) -> Golden:
         raise errors.Conflict(DAMAGED) from error
 
 
-def replay(runtime: Infers, golden: Golden) -> list[str]:
+def replay(runtime: Infers, golden: Golden, most_rows: int | None = None) -> list[str]:
     """Give the inputs again and compare the answers; a sentence for what is wrong, nothing when all is well.
+
+    Args:
+        runtime: Answers them.
+        golden: The samples.
+        most_rows: Only the first so many, of a model whose answers come apart by rows.
 
     Raises:
         errors.Conflict: An array is not what it says.
         errors.AppError: The engine fails on them.
     """
-    feeds, wanted = ({name: _array(value) for name, value in part.items()} for part in (golden.inputs, golden.outputs))
+    feeds, wanted = (
+        {name: _array(value)[:most_rows] for name, value in part.items()} for part in (golden.inputs, golden.outputs)
+    )
     answers = runtime.infer(feeds)
     if set(answers) != set(wanted):
         return [f"It answers with {', '.join(sorted(answers))} instead of {', '.join(sorted(wanted))}."]

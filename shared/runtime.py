@@ -146,7 +146,7 @@ class Runtime:
             errors.AppError: As `probe`.
         """
         if self.serving.golden is not None:
-            self._replay()
+            self._replay(self.batch_size if self.splits else None)
             return True
         feeds = self._zeros(1)
         if feeds is not None:
@@ -346,14 +346,14 @@ class Runtime:
             with self._choosing:
                 self._calls[place] -= 1
 
-    def _replay(self) -> None:
-        """Give the golden samples again."""
+    def _replay(self, most_rows: int | None = None) -> None:
+        """Give the golden samples again, or the first of them."""
         path = self.serving.golden
         if path is None:
             return
         if not path.is_file():
             raise errors.BadModel("Its golden samples are gone. Run the benchmark again.")
-        if wrong := golden.replay(self, golden.read(path.read_bytes())):
+        if wrong := golden.replay(self, golden.read(path.read_bytes()), most_rows):
             raise errors.BadOutput(" ".join(wrong))
 
     def _rehearse(self, session: Engine) -> bool:

@@ -431,12 +431,12 @@ def test_other_answers_than_those_of_the_golden_samples_stop_it(mean: Path, tmp_
 
 def test_a_spot_check_answers_the_golden_samples_again(mean: Path, tmp_path: Path) -> None:
     engine, samples = Counting(mean), tmp_path / "golden"
-    rows = {"image": rows_of(3)}
+    rows = {"image": rows_of(6)}
     answers = {"scores": rows["image"].mean(axis=(2, 3))}
     samples.write_bytes(golden.write("onnxruntime", "fp32", "synthetic", rows, answers))
     runtime = ready(serving(mean, golden=samples), engine=engine)
     assert runtime.spot_check()
-    assert engine.batches == [4, 3, 3], "the rehearsal, the replay, and this"
+    assert engine.batches == [4, 4, 2, 4], "the rehearsal, the replay, and this: no more than a batch"
     other = {"scores": answers["scores"] + np.float32(1)}
     samples.write_bytes(golden.write("onnxruntime", "fp32", "synthetic", rows, other))
     with pytest.raises(errors.BadOutput, match="differ by up to 1"):
