@@ -223,7 +223,10 @@ class Core:
         caller, per_s = request.submit.caller, self._pace.per_s(now_s)
         ahead = self.lane.ahead(caller)
         text = f"{len(self.lane)} requests with {self.lane.queued_bytes} bytes wait"
-        text += "" if per_s is None else f"; yours would wait {ahead / per_s:.1f} s"
+        if not self.lane.admits(request.size_bytes):
+            text += ", and there may be no more (INFERENCE_QUEUE, INFERENCE_QUEUE_MB)"
+        elif per_s is not None:
+            text += f"; yours would wait {ahead / per_s:.1f} s"
         failed = Failed(
             request_id=request.submit.request_id,
             code=QueueFull.code,

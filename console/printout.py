@@ -123,7 +123,8 @@ def _decoding(record: DecodingRecord, screen: Screen) -> None:
     for each in record.scales:
         if each.saved_ms is not None and each.saved_ms.value is not None:
             saved = estimate(each.saved_ms.value, each.saved_ms.low, each.saved_ms.high)
-            screen.paragraph(f"1/{each.scale} saves {saved} ms an image; {each.why_not or 'it keeps every limit'}.")
+            told = "saves" if (each.saved_ms.low or 0) > 0 else "saves no time for sure:"
+            screen.paragraph(f"1/{each.scale} {told} {saved} ms an image; {each.why_not or 'it keeps every limit'}.")
 
 
 def training(result: TrainingResult, screen: Screen) -> None:

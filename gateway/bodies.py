@@ -83,7 +83,9 @@ async def inflated(body: AsyncIterator[bytes], encoding: str, limit: int) -> Asy
             try:
                 piece = inflate.decompress(left, PIECE)
             except zlib.error as error:
-                raise errors.InvalidInput(f"The body is not {encoding}: {error}.") from None
+                raise errors.InvalidInput(
+                    f"The body is not {encoding}: {error}. Send what is not compressed without Content-Encoding."
+                ) from None
             left = inflate.unconsumed_tail
             total += len(piece)
             if total > limit:

@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 from inferencer.budget import Budget, Footprint
 from inferencer.heap import LEFT_MB, Heap
 from shared import errors, gpu
+from shared.artifacts import damaged
 from shared.clock import Monotonic
 from shared.engines import engine_class
 from shared.runtime import Runtime, Serving
@@ -187,7 +188,7 @@ class Sessions:
         except Exception as error:
             default = self._catalog.default(model_id) if serving.deployment_id else None
             if default is None:
-                raise
+                raise _of_storage(serving, error) from error
             held = self._activated(default, serving, revision, wanted)
             held.problem = _refused(serving, error)
         self._replace(model_id, held)
@@ -476,6 +477,17 @@ class Sessions:
         with self._lock:
             held.gone = self._released = True
             self._lock.notify_all()
+
+
+def _of_storage(serving: Serving, error: Exception) -> Exception:
+    """Why a model does not load: it was checked when it was uploaded, so it may be the disk and not the model."""
+    if not isinstance(error, errors.BadModel) or not damaged(serving.onnx):
+        return error
+    logger.error("the stored file of a model is damaged", extra={"model_id": serving.model_id, "said": error.message})
+    return errors.Conflict(
+        f"The stored file of model {serving.model_id} is damaged or gone. Restore a backup (`cvp restore`), or upload "
+        "the model again."
+    )
 
 
 def _refused(serving: Serving, error: Exception) -> str:

@@ -299,3 +299,8 @@ def sync_folder(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def damaged(path: Path) -> bool:
+    """Whether a file that lies where stored files do is gone, or not what it was; reads all of it."""
+    return _SHA256.fullmatch(path.name) is not None and not intact(path)

@@ -360,7 +360,7 @@ def test_an_engine_that_breaks_and_nobody_asks_is_found_and_mended(
             await until(lambda: "it cannot be loaded again: the process ends" in processes.log())
             _, (again,) = await predict(client, digits, images_of(0.5), form="tensors")
             assert again == body
-            assert health(client).failed_probes == 0
+            await until(lambda: health(client).probes > 0 and health(client).failed_probes == 0)
 
     asyncio.run(scenario())
     assert inferencer.poll() is None

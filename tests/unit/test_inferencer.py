@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import threading
@@ -342,6 +343,22 @@ class TestSessions:
         farm.skipped_s += FAILED_S
         farm.put("r3")
         assert isinstance(farm.get("r3"), Done)
+
+    @pytest.mark.parametrize("content", [None, b"half a model"])
+    def test_a_stored_file_that_is_damaged_is_not_blamed_on_the_client(
+        self, farm: Farm, tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes | None
+    ) -> None:
+        file = tmp_path / hashlib.sha256(b"a whole model").hexdigest()
+        if content is not None:
+            file.write_bytes(content)
+        farm.shelf.file = file
+        farm.shelf.put("m")
+        farm.make = lambda given: (_ for _ in ()).throw(errors.BadModel("It is not complete."))
+        farm.put("r")
+        failed = farm.get("r")
+        assert isinstance(failed, Failed) and failed.code == "conflict"
+        assert failed.message.startswith("The stored file of model m is damaged or gone. Restore a backup")
+        assert "damaged" in caplog.text
 
     def test_a_change_takes_over_and_the_old_is_let_go(self, farm: Farm) -> None:
         farm.put("r1")
