@@ -334,11 +334,12 @@ def test_from_the_images_to_what_is_deployed(tmp_path: Path, photographs: Datase
     found = measure.run(asked, ignore, Repeated(), gate.examine)
     tried = decoding.tried(asked, found, Files(asked), told.append, time=times(3, 2, 1))
     assert tried.reason is None and tried.candidate == chosen(found)
+    assert found.reference is not None
     whole, half, quarter = tried.scales
     assert whole.gate is None and half.gate is not None and quarter.gate is not None
     for each in (half.gate, quarter.gate):
         assert (each.checked, each.finite, each.problems) == (150, True, [])
-        assert each.accuracy is not None and each.accuracy.value == found.reference.value  # type: ignore[union-attr]
+        assert each.accuracy is not None and each.accuracy.value == found.reference.value
     assert {body["checking"] for body in told} == {"decoding of JPEGs", "the reference", "JPEGs at 1/2", "JPEGs at 1/4"}
     fractions = [body["fraction"] for body in told if "fraction" in body]
     assert fractions == sorted(fractions)
