@@ -13,8 +13,7 @@ from benchmarks.peers.model import Array, Model
 from shared import config
 from shared.engines import engine_class
 from shared.specs import EngineName, Preprocessing
-from shared.vision.decode import decode
-from shared.vision.preprocess import preprocess
+from shared.vision.preprocess import preprocess, read
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -53,7 +52,7 @@ class OursInside(Model):
         """The input for one body."""
         if self._as_ours is None:
             return super().tensor(body)
-        return preprocess(decode(body, self._as_ours.color), self._as_ours)
+        return preprocess(read(body, self._as_ours), self._as_ours)
 
 
 LOOPS = (

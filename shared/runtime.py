@@ -198,7 +198,7 @@ class Runtime:
         from shared.vision import video as videos  # OpenCV costs memory that a process without videos can do without
 
         contract = self._contract()
-        rows: list[preprocess.Pixels] = []
+        rows: list[Tensor] = []
         sizes, times = [], []
         for frame in videos.frames(io.BytesIO(video), videos.Wanted(frames_per_second), MOST_FRAMES + 1, expired):
             if len(rows) == MOST_FRAMES:

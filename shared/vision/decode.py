@@ -13,6 +13,7 @@ import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from shared import errors
+from shared.vision.scaling import Pixels, pixels_of
 
 MAX_PIXELS = 50_000_000
 MAX_WEBP_PIXELS = 16_000_000
@@ -29,6 +30,9 @@ MOST_PARTS = 65_536
 
 MOST_HEAD_BYTES = 16 * 2**20
 """Before the pixels of a JPEG: pictures within the picture at most. Pillow joins EXIF segments one by one."""
+
+SMALLEST_REDUCED = 16
+"""Sides below are told apart too badly by what they are at 1/2, 3/8 and so on to be asked for by size."""
 
 START_OF_SCAN = b"\xff\xda"
 NO_LENGTH = frozenset({0x00, 0x01, *range(0xD0, 0xDA)})
@@ -75,17 +79,18 @@ def decode(
         errors.TooLarge: More than `most_pixels`, or a side longer than `MAX_SIDE`.
     """
     image = _opened(data, most_pixels)
-    return _convert(_upright(_colors(image, data) or _loaded(image)), COLOR_MODES[color])
+    return _convert(_upright(_image(_colors(image, data), image) or _loaded(image)), COLOR_MODES[color])
 
 
 class Picture(NamedTuple):
     """An upright image, perhaps decoded at a part of its size."""
 
-    image: Image.Image
+    pixels: Pixels
+    """RGB or grey; BGR is turned when the tensor is made."""
     size: tuple[int, int]
     """Width and height of the upright original."""
     reduction: int = 1
-    """So many of the original's pixels, each way, are one of the image's; at its far edges it may be fewer."""
+    """So many of the original's pixels, each way, are one of these; at the far edges it may be fewer."""
 
 
 def decode_at(
@@ -103,11 +108,15 @@ def decode_at(
         errors.TooLarge: As `decode`.
     """
     image = _opened(data, most_pixels)
-    size, reached = _upright_size(image), 1
-    if image.format == "JPEG" and (n := reduction(size)) > 1:
-        reached = _draft(image, n)
-    pixels = (_colors(image, data) if reached == 1 else None) or _loaded(image)
-    return Picture(_convert(_upright(pixels), COLOR_MODES[color]), size, reached)
+    size = _upright_size(image)
+    n = reduction(size) if image.format == "JPEG" else 1
+    pixels = _colors(image, data, n)
+    if pixels is not None and COLOR_MODES[color] == "RGB" and _orientation(image) == 1:
+        return Picture(pixels, size, n)
+    if pixels is None and n > 1:
+        n = _draft(image, n)
+    upright = _upright(_image(pixels, image) or _loaded(image))
+    return Picture(pixels_of(_convert(upright, COLOR_MODES[color])), size, n)
 
 
 def decode_reduced(data: bytes, shorter: int) -> tuple[Image.Image, tuple[int, int]]:
@@ -151,22 +160,29 @@ def _opened(data: bytes | memoryview, most_pixels: int, *, bmp: bool = False) ->
     return image
 
 
-def _colors(image: Image.Image, data: bytes | memoryview) -> Image.Image | None:
-    """The pixels of an ordinary colour JPEG, the same as Pillow's in three quarters of its time.
+def _colors(image: Image.Image, data: bytes | memoryview, n: int = 1) -> Pixels | None:
+    """The pixels of an ordinary colour JPEG at 1/n of its size, the same as Pillow's in three quarters of its time.
 
     None for every other image, and for one where anything is wrong: what becomes of that, Pillow decides.
     """
-    if image.format != "JPEG" or image.mode != "RGB":
+    if image.format != "JPEG" or image.mode != "RGB" or (n > 1 and min(image.size) < SMALLEST_REDUCED):
         return None
+    height, width = (-(-side // n) for side in (image.height, image.width))
+    reduced = {} if n == 1 else {"min_height": height, "min_width": width, "min_factor": 1}
     try:
-        pixels = simplejpeg.decode_jpeg(data, buffer=np.empty((image.height, image.width, 3), np.uint8))
+        pixels: Pixels = simplejpeg.decode_jpeg(data, buffer=np.empty((height, width, 3), np.uint8), **reduced)
     except ValueError:
         return None
-    if pixels.shape != (image.height, image.width, 3):
+    return pixels if pixels.shape == (height, width, 3) else None
+
+
+def _image(pixels: Pixels | None, header: Image.Image) -> Image.Image | None:
+    """Pixels as an image that knows what its header says of which way is up."""
+    if pixels is None:
         return None
-    decoded = Image.fromarray(pixels)
-    decoded.info = image.info  # which way is up
-    return decoded
+    image = Image.fromarray(pixels)
+    image.info = header.info
+    return image
 
 
 def _loaded(image: Image.Image) -> Image.Image:

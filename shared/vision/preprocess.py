@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,15 +12,10 @@ from PIL import Image
 from shared import errors
 from shared.specs import Preprocessing, Resize, TensorInfo
 from shared.vision.boxes import Placement
-from shared.vision.decode import MAX_PIXELS, Picture, decode, decode_at
+from shared.vision.decode import MAX_PIXELS, Picture, decode_at
+from shared.vision.scaling import Box, Pixels, pixels_of, scaled
 
-Pixels = npt.NDArray[np.generic]
-
-_FILTERS = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-}
+Tensor = npt.NDArray[np.generic]
 
 
 def check_contract(contract: Preprocessing, inputs: Sequence[TensorInfo]) -> None:
@@ -76,8 +72,6 @@ def read(data: bytes | memoryview, contract: Preprocessing, most_pixels: int = M
         errors.BadImage: As `decode`.
         errors.TooLarge: As `decode`.
     """
-    if contract.reduction == 1:
-        return _whole(decode(data, contract.color, most_pixels))
     return decode_at(data, contract.color, lambda size: reduction(size, contract), most_pixels)
 
 
@@ -94,10 +88,10 @@ def reduction(size: tuple[int, int], contract: Preprocessing) -> int:
 
 
 def _whole(image: Image.Image) -> Picture:
-    return Picture(image, image.size)
+    return Picture(pixels_of(image), image.size)
 
 
-def preprocess(image: Image.Image | Picture, contract: Preprocessing, out: Pixels | None = None) -> Pixels:
+def preprocess(image: Image.Image | Picture, contract: Preprocessing, out: Tensor | None = None) -> Tensor:
     """An image in the mode that `decode` gives it for the contract's colour -> its tensor, `shape(contract)`.
 
     A picture that was decoded at a part of its size shows the same part of the original at the same place.
@@ -107,41 +101,34 @@ def preprocess(image: Image.Image | Picture, contract: Preprocessing, out: Pixel
     """
     tensor = np.empty(shape(contract), dtype=contract.dtype) if out is None else out
     planes = tensor if contract.layout == "NCHW" else tensor.transpose(2, 0, 1)
-    small = resized(image, contract.resize)
-    values = np.asarray(small).reshape(small.height, small.width, contract.channels)
-    means = np.broadcast_to(np.array(contract.mean, np.float32), contract.channels)
-    stds = np.broadcast_to(np.array(contract.std, np.float32), contract.channels)
-    for channel, plane in enumerate(planes):
-        source = contract.channels - 1 - channel if contract.color == "BGR" else channel
-        scaled = values[..., source] * np.float32(contract.scale)
-        scaled -= means[channel]
-        scaled /= stds[channel]
-        plane[...] = _rounded(scaled) if contract.dtype == "uint8" else scaled
+    values = resized(image, contract.resize).transpose(2, 0, 1)
+    if contract.color == "BGR":
+        values = values[::-1]
+    mean, std = (np.array(numbers, np.float32).reshape(-1, 1, 1) for numbers in (contract.mean, contract.std))
+    normal: Any = planes if contract.dtype == "float32" else np.empty(values.shape, np.float32)
+    np.multiply(values, np.float32(contract.scale), out=normal)
+    normal -= mean
+    normal /= std
+    if normal is not planes:
+        planes[...] = np.clip(np.rint(normal), 0, 255) if contract.dtype == "uint8" else normal
     return tensor
 
 
-def _rounded(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    return np.clip(np.rint(values), 0, 255)
-
-
-def resized(image: Image.Image | Picture, resize: Resize) -> Image.Image:
-    """The image at the contract's height and width."""
+def resized(image: Image.Image | Picture, resize: Resize) -> Pixels:
+    """The image's pixels at the contract's height and width."""
     picture, size = image if isinstance(image, Picture) else _whole(image), (resize.width, resize.height)
     if resize.mode == "letterbox":
         return _letterbox(picture, resize)
     if resize.mode == "shorter_side":
         return _scaled(picture, size, resize, _crop_box(picture.size, resize))
     if picture.reduction == 1 and picture.size == size:
-        return picture.image
-    return _scaled(picture, size, resize, (0.0, 0.0, *picture.size))
+        return picture.pixels
+    return _scaled(picture, size, resize, Box(0.0, 0.0, *picture.size))
 
 
-def _scaled(
-    picture: Picture, size: tuple[int, int], resize: Resize, box: tuple[float, float, float, float]
-) -> Image.Image:
+def _scaled(picture: Picture, size: tuple[int, int], resize: Resize, box: Box) -> Pixels:
     """What lies within `box`, in the original's pixels, at `size`."""
-    left, top, right, bottom = (edge / picture.reduction for edge in box)
-    return picture.image.resize(size, _FILTERS[resize.interpolation], box=(left, top, right, bottom))
+    return scaled(picture.pixels, size, resize.interpolation, Box(*(edge / picture.reduction for edge in box)))
 
 
 def placement(size: tuple[int, int], resize: Resize) -> Placement:
@@ -151,13 +138,13 @@ def placement(size: tuple[int, int], resize: Resize) -> Placement:
         inner_width, inner_height, left, top = _inner(size, resize)
         return Placement(inner_width / width, inner_height / height, left, top, width, height)
     left_edge, top_edge, right_edge, bottom_edge = (
-        _crop_box(size, resize) if resize.mode == "shorter_side" else (0.0, 0.0, *map(float, size))
+        _crop_box(size, resize) if resize.mode == "shorter_side" else Box(0.0, 0.0, *size)
     )
     scale_x, scale_y = resize.width / (right_edge - left_edge), resize.height / (bottom_edge - top_edge)
     return Placement(scale_x, scale_y, -left_edge * scale_x, -top_edge * scale_y, width, height)
 
 
-def _crop_box(size: tuple[int, int], resize: Resize) -> tuple[float, float, float, float]:
+def _crop_box(size: tuple[int, int], resize: Resize) -> Box:
     """The part of the source that scaling the shorter side and cutting out the centre would keep.
 
     Sizes and offsets are rounded as torchvision's Resize and CenterCrop do. Only the part is ever scaled, so an image
@@ -173,15 +160,15 @@ def _crop_box(size: tuple[int, int], resize: Resize) -> tuple[float, float, floa
         for start, keep, side, length in zip(starts, kept, size, scaled, strict=True)
     ]
     (left, right), (top, bottom) = edges
-    return left, top, right, bottom
+    return Box(left, top, right, bottom)
 
 
-def _letterbox(picture: Picture, resize: Resize) -> Image.Image:
+def _letterbox(picture: Picture, resize: Resize) -> Pixels:
     width, height, left, top = _inner(picture.size, resize)
-    inner = _scaled(picture, (width, height), resize, (0.0, 0.0, *picture.size))
-    image = picture.image
-    canvas = Image.new(image.mode, (resize.width, resize.height), (resize.pad,) * len(image.getbands()))
-    canvas.paste(inner, (left, top))
+    canvas = np.full((resize.height, resize.width, picture.pixels.shape[2]), resize.pad, np.uint8)
+    canvas[top : top + height, left : left + width] = _scaled(
+        picture, (width, height), resize, Box(0.0, 0.0, *picture.size)
+    )
     return canvas
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from shared import errors
 from shared.specs import DatasetIndex, Preprocessing, Sample
 from shared.vision.decode import Picture
-from shared.vision.preprocess import Pixels, preprocess, read, shape
+from shared.vision.preprocess import Tensor, preprocess, read, shape
 
 LARGEST_IMAGE = 64 * 1024 * 1024
 """Bytes of an image file; its check refused larger ones."""
@@ -94,7 +94,7 @@ class SampleImages:
         """
         return read(self.read(sample), contract if sample.time_s is None else contract.reduced(1))
 
-    def tensors(self, samples: list[Sample], contract: Preprocessing) -> Iterator[Pixels]:
+    def tensors(self, samples: list[Sample], contract: Preprocessing) -> Iterator[Tensor]:
         """Each sample as the model takes it, `[1, *shape]`: decoded and prepared as one that is sent for prediction.
 
         Raises:

@@ -177,7 +177,7 @@ def test_a_mark_in_the_picture_is_found_where_the_placement_says(mode):
     picture = Image.new("L", (200, 100))
     picture.paste(255, (80, 40, 120, 60))
     resize = Resize(width=64, height=48, mode=mode, pad=0)
-    rows, columns = np.nonzero(np.asarray(preprocess.resized(picture, resize)) > 127)
+    rows, columns = np.nonzero(preprocess.resized(picture, resize)[..., 0] > 127)
     place = preprocess.placement(picture.size, resize)
     seen = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
     wanted = [80 * place.scale_x + place.offset_x, 40 * place.scale_y + place.offset_y]

@@ -6,21 +6,24 @@ import io
 import struct
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from shared import errors
 from shared.specs import Preprocessing, Resize, TensorInfo
-from shared.vision.decode import MAX_PIXELS, _colors, decode
+from shared.vision import scaling
+from shared.vision.decode import MAX_PIXELS, Picture, _colors, decode, decode_at
 from shared.vision.postprocess import check_finite, confidences, is_distribution, top_k
 from shared.vision.preprocess import check_contract, preprocess, resized, shape
+from shared.vision.scaling import Pixels, pixels_of
 
 
 def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
@@ -193,10 +196,14 @@ def turned(orientation: int) -> Image.Exif:
     return exif
 
 
-def with_pillow(data: bytes) -> Image.Image:
+def pixels_at(data: bytes, n: int = 1, color: Literal["RGB", "L"] = "RGB") -> Pixels:
+    return decode_at(data, color, lambda _: n).pixels
+
+
+def with_pillow(data: bytes, n: int = 1, color: Literal["RGB", "L"] = "RGB") -> Pixels:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("shared.vision.decode._colors", lambda *_: None)
-        return decode(data)
+        return pixels_at(data, n, color)
 
 
 class TestOrdinaryJpegs:
@@ -216,12 +223,18 @@ class TestOrdinaryJpegs:
                 "exif": st.integers(1, 8).map(turned),
             },
         ),
+        n=st.sampled_from([1, 2, 4]),
+        color=st.sampled_from(["RGB", "L"]),
     )
-    def test_the_pixels_are_pillows(self, size: tuple[int, int], mode: str, options: dict[str, Any]) -> None:
+    def test_the_pixels_are_pillows(
+        self, size: tuple[int, int], mode: str, options: dict[str, Any], n: int, color: Literal["RGB", "L"]
+    ) -> None:
         if "keep_rgb" in options:
             del options["subsampling"]  # Pillow takes one of the two
         data = encoded(picture(*size, mode), "JPEG", **options)
-        assert np.array_equal(np.asarray(decode(data)), np.asarray(with_pillow(data)))
+        np.testing.assert_array_equal(pixels_at(data, n, color), with_pillow(data, n, color))
+        if n == 1 and color == "RGB":
+            np.testing.assert_array_equal(pixels_of(decode(data)), with_pillow(data))
 
     @settings(max_examples=150, deadline=None)
     @given(
@@ -234,9 +247,9 @@ class TestOrdinaryJpegs:
         for where, value in changes:
             data[int(where * len(data))] = value
         found: list[Any] = []
-        for way in (decode, with_pillow):
+        for way in (pixels_at, with_pillow):
             try:
-                found.append(np.asarray(way(bytes(data[: int(keep * len(data)) + 1]))))
+                found.append(way(bytes(data[: int(keep * len(data)) + 1])))
             except (errors.BadImage, errors.TooLarge) as error:
                 found.append(error.message)
         assert np.array_equal(*found)
@@ -259,13 +272,12 @@ class TestResize:
         self, size: tuple[int, int], goal: tuple[int, int], mode: str, color: str
     ) -> None:
         resize = Resize(height=goal[0], width=goal[1], mode=mode)
-        image = resized(Image.new(color, size, 77), resize)
-        assert image.size == (goal[1], goal[0])
-        assert image.mode == color
+        pixels = resized(Image.new(color, size, 77), resize)
+        assert pixels.shape == (*goal, len(color))
 
     def test_the_same_size_is_left_alone(self) -> None:
-        image = picture()
-        assert resized(image, Resize(height=8, width=12)) is image
+        given = Picture(pixels_of(picture()), (12, 8))
+        assert resized(given, Resize(height=8, width=12)) is given.pixels
 
     @settings(max_examples=40, deadline=None)
     @given(size=st.tuples(st.integers(20, 120), st.integers(20, 120)), scale_to=st.sampled_from([None, 32, 40]))
@@ -277,19 +289,62 @@ class TestResize:
         left, top = round((width - 32) / 2.0), round((height - 24) / 2.0)
         whole = image.resize((width, height), Image.Resampling.BILINEAR).crop((left, top, left + 32, top + 24))
         # Pillow rounds after each of its two passes, and the passes see other neighbours: one step each.
-        assert np.abs(np.asarray(got, np.int16) - np.asarray(whole, np.int16)).max() <= 2
+        assert np.abs(got.astype(np.int16) - np.asarray(whole, np.int16)).max() <= 2
 
     def test_a_needle_costs_no_memory(self) -> None:
         needle = Image.new("L", (1, 1_000_000), 9)
-        image = resized(needle, Resize(height=64, width=64, mode="shorter_side"))
-        assert np.unique(np.asarray(image)).tolist() == [9]
+        pixels = resized(needle, Resize(height=64, width=64, mode="shorter_side"))
+        assert np.unique(pixels).tolist() == [9]
 
     def test_letterbox_centres_and_pads(self) -> None:
-        image = resized(Image.new("RGB", (20, 10), "white"), Resize(height=10, width=10, mode="letterbox", pad=7))
-        pixels = np.asarray(image)
+        pixels = resized(Image.new("RGB", (20, 10), "white"), Resize(height=10, width=10, mode="letterbox", pad=7))
         assert (pixels[:2] == 7).all()
         assert (pixels[2:7] == 255).all()
         assert (pixels[7:] == 7).all()
+
+
+class TestScaling:
+    """Two ways to compute the same."""
+
+    @settings(max_examples=300, deadline=None)
+    @given(
+        size=st.tuples(st.integers(1, 300), st.integers(1, 300)),
+        goal=st.tuples(st.integers(1, 200), st.integers(1, 200)),
+        edges=st.tuples(*[st.floats(0, 1)] * 4),
+        channels=st.sampled_from([1, 3]),
+        interpolation=st.sampled_from(["bilinear", "bicubic", "nearest"]),
+        seed=st.integers(0, 2**32 - 1),
+    )
+    @example(size=(299, 7), goal=(1, 200), edges=(0, 0, 1, 1), channels=3, interpolation="bicubic", seed=0)
+    @example(size=(1, 1), goal=(200, 1), edges=(0, 0, 1, 1), channels=1, interpolation="bilinear", seed=0)
+    def test_no_sample_is_more_than_a_step_from_pillows(
+        self,
+        size: tuple[int, int],
+        goal: tuple[int, int],
+        edges: tuple[float, float, float, float],
+        channels: int,
+        interpolation: Any,
+        seed: int,
+    ) -> None:
+        (left, right), (top, bottom) = (
+            sorted(edge * length for edge in ends) for ends, length in zip((edges[::2], edges[1::2]), size, strict=True)
+        )
+        assume(right - left > 1e-3 and bottom - top > 1e-3)
+        box = scaling.Box(left, top, right, bottom)
+        pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], channels), np.uint8)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(scaling, "_VECTORED", False)
+            expected = scaling.scaled(pixels, goal, interpolation, box)
+        got = scaling.scaled(pixels, goal, interpolation, box)
+        assert got.shape == expected.shape == (goal[1], goal[0], channels)
+        assert np.abs(got.astype(np.int16) - expected.astype(np.int16)).max() <= (interpolation == "bilinear")
+
+    def test_threads_do_not_disturb_each_other(self) -> None:
+        pixels, box = pixels_of(picture(64, 48)), scaling.Box(0, 0, 64, 48)
+        expected = scaling.scaled(pixels, (20, 30), "bilinear", box)
+        with ThreadPoolExecutor(8) as threads:
+            for got in threads.map(lambda _: scaling.scaled(pixels, (20, 30), "bilinear", box), range(400)):
+                np.testing.assert_array_equal(got, expected)
 
 
 class TestPreprocess:
