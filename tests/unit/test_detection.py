@@ -352,11 +352,14 @@ def test_it_learns_and_what_it_leaves_can_be_served(weights: Path, data: Checked
     wanted = HyperParameters(batch_size=8, image_size=SIDE, dropout_rate=0.1, frozen_stages=1)
     with (tmp_path / "onnx").open("wb") as onnx, (tmp_path / "weights").open("wb") as kept:
         outputs = {"onnx": onnx.fileno(), "weights": kept.fileno()}
-        asked = order(weights, data, tmp_path / "run", labels=None, preprocessing=None, hyperparams=wanted)
+        asked = order(
+            weights, data, tmp_path / "run", labels=None, preprocessing=None, hyperparams=wanted, max_epochs=8
+        )
         told: list[Any] = []
         made = here(msgspec.structs.replace(asked, outputs=outputs), report=told.append)
     result = made.result
-    assert result.epochs[-1].val_loss < result.epochs[0].val_loss
+    first, last = result.epochs[0], result.epochs[-1]
+    assert last.loss < first.loss and last.val_loss < first.val_loss
     assert all(each.accuracy is None and each.val_map50 is not None for each in result.epochs)
     assert told[-1]["map50"] == result.epochs[-1].val_map50
     assert result.final_accuracy == max(each.val_accuracy for each in result.epochs)
