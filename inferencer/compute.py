@@ -71,18 +71,34 @@ class _Ran(NamedTuple):
 def answer(runtime: Runtime, requests: Sequence[Request], clock: Monotonic) -> Iterator[Answer]:
     """Decode, run together what fits together, present: one answer a request, in no particular order."""
     started_s = clock()
+    whole = _room(runtime, requests)
     ready: list[_Ready] = []
-    for request in requests:
+    for request, part in zip(requests, _shares(whole, requests), strict=True):
         try:
-            ready.append(_read(runtime, request, clock))
+            ready.append(_read(runtime, request, clock, part))
         except Exception as error:
             yield failed(request, error)
     decode_ms = (clock() - started_s) * 1000
     for group in _groups(ready):
-        for ran in _run(runtime, group, clock):
+        for ran in _run(runtime, group, clock, whole if len(group) == len(requests) else None):
             if trace.exporting():
                 _trace(runtime, ran, started_s, decode_ms, clock)
             yield _presented(runtime, ran, started_s, decode_ms)
+
+
+def _room(runtime: Runtime, requests: Sequence[Request]) -> Tensor | None:
+    """One input for the images of all requests, so that rows need not be joined; None where one has no images."""
+    if len(requests) == 1 or any(request.assign.form != "images" for request in requests):
+        return None
+    return runtime.room_for(sum(request.images for request in requests))
+
+
+def _shares(whole: Tensor | None, requests: Sequence[Request]) -> Iterator[Tensor | None]:
+    """Where each request's rows go."""
+    at = 0
+    for request in requests:
+        yield None if whole is None else whole[at : at + request.images]
+        at += request.images
 
 
 def _trace(runtime: Runtime, ran: _Ran, started_s: float, decode_ms: float, clock: Monotonic) -> None:
@@ -117,8 +133,8 @@ def failed(request: Request, error: Exception) -> Answer:
     return Answer(Failed(request_id=assign.request_id, code=error.code, message=error.message), [])
 
 
-def _read(runtime: Runtime, request: Request, clock: Monotonic) -> _Ready:
-    """The input tensors of one request.
+def _read(runtime: Runtime, request: Request, clock: Monotonic, into: Tensor | None) -> _Ready:
+    """The input tensors of one request; those of images in `into`, if that is given.
 
     Raises:
         errors.DeadlineExceeded: It waited too long.
@@ -133,7 +149,7 @@ def _read(runtime: Runtime, request: Request, clock: Monotonic) -> _Ready:
     try:
         match request.assign.form:
             case "images":
-                return _Ready(request, *runtime.decode(request.blobs, expired))
+                return _Ready(request, *runtime.decode(request.blobs, expired, into))
             case "video":
                 return _Ready(request, *runtime.sample(request.blobs[0], request.assign.frames_per_second, expired))
             case "tensors":
@@ -155,19 +171,23 @@ def _groups(ready: Sequence[_Ready]) -> list[list[_Ready]]:
     return list(groups.values())
 
 
-def _run(runtime: Runtime, group: Sequence[_Ready], clock: Monotonic) -> Iterator[_Ran]:
-    """One engine call for a group; if that fails, each of its requests by itself, so that only the guilty fail."""
+def _run(runtime: Runtime, group: Sequence[_Ready], clock: Monotonic, whole: Tensor | None) -> Iterator[_Ran]:
+    """One engine call for a group; if that fails, each of its requests by itself, so that only the guilty fail.
+
+    `whole` is the input of the group, where there is one that the inputs of its requests are parts of.
+    """
     begin_s = clock()
     deadline = max(one.request.deadline for one in group)
     counts = [rows(one.feeds) for one in group]
     try:
-        outputs = runtime.infer(_joined([one.feeds for one in group]), lambda: deadline.passed(clock()))
+        feeds = _joined([one.feeds for one in group]) if whole is None else dict.fromkeys(group[0].feeds, whole)
+        outputs = runtime.infer(feeds, lambda: deadline.passed(clock()))
     except Exception as error:
         if len(group) == 1:
             yield _Ran(group[0].request, error, counts[0], counts[0], begin_s, (clock() - begin_s) * 1000)
             return
         for one in group:
-            yield from _run(runtime, [one], clock)
+            yield from _run(runtime, [one], clock, None)
         return
     inference_ms = (clock() - begin_s) * 1000
     for one, count, part in zip(group, counts, _parted(outputs, counts), strict=True):

@@ -158,8 +158,20 @@ class Runtime:
         for session in self._sessions:
             session.deactivate()
 
-    def decode(self, images: Sequence[bytes | memoryview], expired: Callable[[], bool] = lambda: False) -> Decoded:
+    def room_for(self, images: int) -> Tensor | None:
+        """An input for so many images, not yet filled; None where the model takes none."""
+        contract = self.serving.preprocessing
+        return None if contract is None else np.empty((images, *preprocess.shape(contract)), contract.dtype)
+
+    def decode(
+        self,
+        images: Sequence[bytes | memoryview],
+        expired: Callable[[], bool] = lambda: False,
+        into: Tensor | None = None,
+    ) -> Decoded:
         """Image files -> the model's input, one row an image; no image is begun once `expired()` is true.
+
+        The rows are those of `into` where it is given.
 
         Raises:
             errors.BadImage: One cannot be decoded (of several the message says which), or the model takes no images.
@@ -169,7 +181,8 @@ class Runtime:
         if not images:
             raise errors.BadImage("The request holds no image; send at least one.")
         contract = self._contract()
-        batch = np.empty((len(images), *preprocess.shape(contract)), contract.dtype)
+        batch = self.room_for(len(images)) if into is None else into
+        assert batch is not None
         pixels_left, sizes = MAX_PIXELS, []
         for index, image in enumerate(images):
             if expired():
