@@ -31,11 +31,12 @@ class Peer:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """What sets Ray Serve up for throughput, with its files in a folder.
+    """What sets Ray up for throughput, with its files in a folder.
 
     HAProxy stays on its usual side ports (8404, 9101): one near the free port may be taken by Ray, which opens dozens.
     """
     return {
+        "RAY_worker_niceness": "0",  # 15 unless told: only this peer would give way to whatever else runs
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_ENABLE_HA_PROXY": "1",  # its proxy in Python takes a whole core for some 200 requests a second
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",  # a line a request, which nobody would read
