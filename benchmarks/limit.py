@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+from unittest import mock
 
 import msgspec
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from multiprocessing.synchronize import Barrier
 
 WARM_UP_S = 1.0
+AS_SERVED = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "MALLOC_ARENA_MAX": "1"}
+"""The memory that an inference process has (`deploy/supervisord.conf`)."""
 START_S = 120
 
 
@@ -91,8 +95,9 @@ def pace(loop: Loop, path: Path, bodies: Sequence[bytes], seconds: float) -> Pac
     together, found = spawn.Barrier(count, timeout=START_S), spawn.Queue()
     given = (loop, path, list(bodies), seconds, Meeting(together, found))
     processes = [spawn.Process(target=_answer, args=given, daemon=True) for _ in range(count)]
-    for process in processes:
-        process.start()
+    with mock.patch.dict(os.environ, AS_SERVED):
+        for process in processes:
+            process.start()
     try:
         paces: list[Pace] = [found.get(timeout=START_S + seconds) for _ in processes]
     finally:
