@@ -90,7 +90,10 @@ def _room(runtime: Runtime, requests: Sequence[Request]) -> Tensor | None:
     """One input for the images of all requests, so that rows need not be joined; None where one has no images."""
     if len(requests) == 1 or any(request.assign.form != "images" for request in requests):
         return None
-    return runtime.room_for(sum(request.images for request in requests))
+    try:
+        return runtime.room_for(sum(request.images for request in requests))
+    except MemoryError:  # for each alone there may be enough
+        return None
 
 
 def _shares(whole: Tensor | None, requests: Sequence[Request]) -> Iterator[Tensor | None]:

@@ -13,7 +13,7 @@ import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from shared import errors
-from shared.vision.scaling import Pixels, pixels_of
+from shared.vision.scaling import Pixels
 
 MAX_PIXELS = 50_000_000
 MAX_WEBP_PIXELS = 16_000_000
@@ -85,8 +85,8 @@ def decode(
 class Picture(NamedTuple):
     """An upright image, perhaps decoded at a part of its size."""
 
-    pixels: Pixels
-    """RGB or grey; BGR is turned when the tensor is made."""
+    image: Image.Image | Pixels
+    """In mode RGB or L, BGR is turned when the tensor is made; the colours of an ordinary JPEG are an array."""
     size: tuple[int, int]
     """Width and height of the upright original."""
     reduction: int = 1
@@ -107,16 +107,20 @@ def decode_at(
         errors.BadImage: As `decode`.
         errors.TooLarge: As `decode`.
     """
-    image = _opened(data, most_pixels)
-    size = _upright_size(image)
-    n = reduction(size) if image.format == "JPEG" else 1
-    pixels = _colors(image, data, n)
-    if pixels is not None and COLOR_MODES[color] == "RGB" and _orientation(image) == 1:
+    header, mode = _opened(data, most_pixels), COLOR_MODES[color]
+    if header.format != "JPEG":
+        image = _convert(_upright(_loaded(header)), mode)
+        return Picture(image, image.size)
+    size = _upright_size(header)
+    n = reduction(size)
+    pixels = _colors(header, data, n)
+    if pixels is not None and mode == "RGB" and _orientation(header) == 1:
         return Picture(pixels, size, n)
     if pixels is None and n > 1:
-        n = _draft(image, n)
-    upright = _upright(_image(pixels, image) or _loaded(image))
-    return Picture(pixels_of(_convert(upright, COLOR_MODES[color])), size, n)
+        n = _draft(header, n)
+    image = _image(pixels, header) or _loaded(header)
+    del pixels  # before it is turned, which takes as much again
+    return Picture(_convert(_upright(image), mode), size, n)
 
 
 def decode_reduced(data: bytes, shorter: int) -> tuple[Image.Image, tuple[int, int]]:
@@ -133,6 +137,8 @@ def decode_reduced(data: bytes, shorter: int) -> tuple[Image.Image, tuple[int, i
         errors.TooLarge: As `decode`.
     """
     image = _opened(data, MAX_PIXELS, bmp=True)
+    if image.format != "JPEG":
+        _loaded(image)  # of others, asking which way is up reads the pixels, and says nothing of damage
     size = _upright_size(image)
     scale = 2 * shorter / min(image.size)
     if image.format == "JPEG" and scale < 1:

@@ -88,7 +88,7 @@ def reduction(size: tuple[int, int], contract: Preprocessing) -> int:
 
 
 def _whole(image: Image.Image) -> Picture:
-    return Picture(pixels_of(image), image.size)
+    return Picture(image, image.size)
 
 
 def preprocess(image: Image.Image | Picture, contract: Preprocessing, out: Tensor | None = None) -> Tensor:
@@ -102,6 +102,7 @@ def preprocess(image: Image.Image | Picture, contract: Preprocessing, out: Tenso
     tensor = np.empty(shape(contract), dtype=contract.dtype) if out is None else out
     planes = tensor if contract.layout == "NCHW" else tensor.transpose(2, 0, 1)
     values = resized(image, contract.resize).transpose(2, 0, 1)
+    assert len(values) == contract.channels
     if contract.color == "BGR":
         values = values[::-1]
     mean, std = (np.array(numbers, np.float32).reshape(-1, 1, 1) for numbers in (contract.mean, contract.std))
@@ -122,13 +123,13 @@ def resized(image: Image.Image | Picture, resize: Resize) -> Pixels:
     if resize.mode == "shorter_side":
         return _scaled(picture, size, resize, _crop_box(picture.size, resize))
     if picture.reduction == 1 and picture.size == size:
-        return picture.pixels
+        return pixels_of(picture.image) if isinstance(picture.image, Image.Image) else picture.image
     return _scaled(picture, size, resize, Box(0.0, 0.0, *picture.size))
 
 
 def _scaled(picture: Picture, size: tuple[int, int], resize: Resize, box: Box) -> Pixels:
     """What lies within `box`, in the original's pixels, at `size`."""
-    return scaled(picture.pixels, size, resize.interpolation, Box(*(edge / picture.reduction for edge in box)))
+    return scaled(picture.image, size, resize.interpolation, Box(*(edge / picture.reduction for edge in box)))
 
 
 def placement(size: tuple[int, int], resize: Resize) -> Placement:
@@ -165,10 +166,9 @@ def _crop_box(size: tuple[int, int], resize: Resize) -> Box:
 
 def _letterbox(picture: Picture, resize: Resize) -> Pixels:
     width, height, left, top = _inner(picture.size, resize)
-    canvas = np.full((resize.height, resize.width, picture.pixels.shape[2]), resize.pad, np.uint8)
-    canvas[top : top + height, left : left + width] = _scaled(
-        picture, (width, height), resize, Box(0.0, 0.0, *picture.size)
-    )
+    inner = _scaled(picture, (width, height), resize, Box(0.0, 0.0, *picture.size))
+    canvas = np.full((resize.height, resize.width, inner.shape[2]), resize.pad, np.uint8)
+    canvas[top : top + height, left : left + width] = inner
     return canvas
 
 

@@ -13,6 +13,8 @@ from PIL import Image
 
 Pixels = npt.NDArray[np.uint8]
 """`[height, width, channels]`, one channel or three."""
+CHANNELS = 3
+"""Of colours."""
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 
@@ -32,22 +34,29 @@ _PILLOWS = {
     "bicubic": Image.Resampling.BICUBIC,
 }
 _VECTORED = importlib.util.find_spec("cykooz_resizer") is not None
+MOST_COPIED = 2**20
+"""Pixels of an image of Pillow's that are worth being copied for it."""
+MOST_VECTORED = 16 * 2**20
+"""Pixels: it makes two more copies of them, and where there is no memory for one, it ends the process."""
 _of_thread = threading.local()
 
 
-def scaled(pixels: Pixels, size: tuple[int, int], interpolation: Interpolation, box: Box) -> Pixels:
+def scaled(image: Image.Image | Pixels, size: tuple[int, int], interpolation: Interpolation, box: Box) -> Pixels:
     """What lies within `box` at `size` (width, height), antialiased where it shrinks: as Pillow's `resize`.
 
-    Bilinear is computed with the processor's vector instructions where these are known, in a quarter of the time. Its
-    weights are rounded otherwise: some samples, about one in nine, are one of 255 steps from Pillow's.
+    Bilinear colours are computed with the processor's vector instructions where these are known, in a quarter of the
+    time. Weights are rounded otherwise then: some samples, about one in nine, are one of 255 steps from Pillow's, and
+    very few are two.
     """
     if _VECTORED and interpolation == "bilinear":
-        return _vectored(pixels, size, box)
-    return pixels_of(
-        Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels).resize(
-            size, _PILLOWS[interpolation], box=box
-        )
-    )
+        if isinstance(image, Image.Image) and image.mode == "RGB" and image.width * image.height <= MOST_COPIED:
+            image = pixels_of(image)
+        if not isinstance(image, Image.Image):
+            seen, shifted = _seen(image, size, box)
+            if seen.size <= CHANNELS * MOST_VECTORED:
+                return _vectored(seen, size, shifted)
+    whole = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    return pixels_of(whole.resize(size, _PILLOWS[interpolation], box=box))
 
 
 def pixels_of(image: Image.Image) -> Pixels:
@@ -59,26 +68,26 @@ def _vectored(pixels: Pixels, size: tuple[int, int], box: Box) -> Pixels:
     """Bilinear. Of the library's bicubic, more than rounding differs from Pillow's."""
     from cykooz_resizer import CropBox, FilterType, ImageData, PixelType, ResizeAlg, ResizeOptions
 
-    seen, left, top = _seen(pixels, size, box)
-    height, width, channels = seen.shape
-    kind = PixelType.U8 if channels == 1 else PixelType.U8x3
-    crop = CropBox(left, top, min(box.right - box.left, width - left), min(box.bottom - box.top, height - top))
+    height, width, _ = pixels.shape
+    crop = CropBox(
+        box.left, box.top, min(box.right - box.left, width - box.left), min(box.bottom - box.top, height - box.top)
+    )
     options = ResizeOptions(ResizeAlg.convolution(FilterType.bilinear), use_alpha=False, crop_box=crop)
     # A copy, because bytes are what the library takes; Pillow's own images, which it takes too, it knows from inside.
-    source, goal = ImageData(width, height, kind, seen.tobytes()), ImageData(*size, kind)
+    source, goal = ImageData(width, height, PixelType.U8x3, pixels.tobytes()), ImageData(*size, PixelType.U8x3)
     _resizer().resize(source, goal, options)
-    return np.frombuffer(goal.get_buffer(), np.uint8).reshape(size[1], size[0], channels)
+    return np.frombuffer(goal.get_buffer(), np.uint8).reshape(size[1], size[0], CHANNELS)
 
 
-def _seen(pixels: Pixels, size: tuple[int, int], box: Box) -> tuple[Pixels, float, float]:
-    """The pixels that the filter looks at, and where the box begins in them."""
+def _seen(pixels: Pixels, size: tuple[int, int], box: Box) -> tuple[Pixels, Box]:
+    """The pixels that the filter looks at, and where the box is in them."""
     across, down = (
         1 + math.ceil(max(1.0, length / goal))  # to each side of its centre a pixel of the larger of the two images
         for length, goal in zip((box.right - box.left, box.bottom - box.top), size, strict=True)
     )
     left, top = max(0, int(box.left) - across), max(0, int(box.top) - down)
     seen = pixels[top : math.ceil(box.bottom) + down, left : math.ceil(box.right) + across]
-    return seen, box.left - left, box.top - top
+    return seen, Box(box.left - left, box.top - top, box.right - left, box.bottom - top)
 
 
 def _resizer() -> Any:

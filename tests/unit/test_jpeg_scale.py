@@ -80,14 +80,14 @@ class TestReduction:
         assert reduction(size, made) == reached
         found = read(jpeg(soft(*size)), made)
         assert (found.size, found.reduction) == (size, reached)
-        assert dimensions(found.pixels) == tuple(-(-side // reached) for side in size)
+        assert dimensions(found.image) == tuple(-(-side // reached) for side in size)
 
     def test_only_jpegs_are_decoded_so(self) -> None:
         for kind in ("PNG", "WEBP"):
             buffer = io.BytesIO()
             soft(640, 480).save(buffer, kind)
             found = read(buffer.getvalue(), contract(4))
-            assert (dimensions(found.pixels), found.reduction) == ((640, 480), 1)
+            assert (dimensions(found.image), found.reduction) == ((640, 480), 1)
 
     @pytest.mark.parametrize("orientation", range(1, 9))
     def test_held_otherwise(self, orientation: int) -> None:
@@ -95,8 +95,8 @@ class TestReduction:
         exif[ORIENTATION] = orientation
         data = jpeg(soft(640, 400), exif=exif)
         whole, part = (read(data, contract(scale, 64, 64)) for scale in (1, 4))
-        assert part.size == whole.size == dimensions(whole.pixels) == ((400, 640) if orientation > 4 else (640, 400))
-        assert dimensions(part.pixels) == (whole.size[0] // 4, whole.size[1] // 4)
+        assert part.size == whole.size == dimensions(whole.image) == ((400, 640) if orientation > 4 else (640, 400))
+        assert dimensions(part.image) == (whole.size[0] // 4, whole.size[1] // 4)
         alike(resized(part, Resize(width=64, height=64)), resized(whole, Resize(width=64, height=64)))
 
     @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}], ids=str)
@@ -118,8 +118,8 @@ class TestReduction:
                 read(broken, contract(4))
 
 
-def dimensions(pixels: Pixels) -> tuple[int, int]:
-    return pixels.shape[1], pixels.shape[0]
+def dimensions(image: Image.Image | Pixels) -> tuple[int, int]:
+    return image.size if isinstance(image, Image.Image) else (image.shape[1], image.shape[0])
 
 
 def alike(one: Pixels, other: Pixels) -> None:
