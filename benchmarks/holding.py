@@ -59,7 +59,9 @@ def _per_s(load: Load) -> float:
 
 
 def _right(subject: Subject, door: Door, reply: Reply) -> bool:
-    return reply.status == clients.OK and subject.right(reply.number, door.answer(reply.content), gated=door.gated)
+    return reply.status == clients.OK and subject.right(
+        reply.number, door.answer(reply.content), gated=door.gated, inside=door.inside
+    )
 
 
 # --- one client -------------------------------------------------------------------------------------------------------

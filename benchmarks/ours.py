@@ -164,7 +164,13 @@ def _image_door(platform: Platform, model_id: str, *, outputs: bool = False) -> 
             return {"outputs": next(iter(found["outputs"].values()))[0]}
         return {"predictions": found["predictions"][0]}
 
-    return Door(_address(platform), lambda body: Request(target, headers, body), answer, lambda: _processes(platform))
+    return Door(
+        _address(platform),
+        lambda body: Request(target, headers, body),
+        answer,
+        lambda: _processes(platform),
+        inside=True,
+    )
 
 
 def _tensor_door(platform: Platform, model_id: str) -> Door:

@@ -262,7 +262,9 @@ def _right(door: Door, subject: Subject) -> int:
         reply = httpx.post(
             door.address + request.target, content=request.body, headers=request.headers, timeout=TIMEOUT_S
         )
-        return reply.is_success and subject.right(number, door.answer(reply.content), gated=door.gated)
+        return reply.is_success and subject.right(
+            number, door.answer(reply.content), gated=door.gated, inside=door.inside
+        )
 
     with ThreadPoolExecutor(CHECKERS) as checkers:
         return sum(checkers.map(ask, range(CHECKED)))

@@ -50,6 +50,8 @@ class Door(NamedTuple):
     """What `Model.answer` gives."""
     processes: Callable[[], list[psutil.Process]]
     """All that the server consists of now."""
+    inside: bool = False
+    """Whether it prepares images as the platform does."""
     gated: bool = False
     """Whether it computes in INT8 or from JPEGs decoded smaller, which an accuracy gate has allowed."""
 

@@ -99,7 +99,7 @@ def test_the_null_model_is_held_against_two_peers() -> None:
     ],
 )
 def test_what_is_measured_with_what(variant: Contender, model: str, quick: bool, measured: bool) -> None:
-    assert serve._measured_with(variant, Subject(model, Path(), [], []), quick) is measured
+    assert serve._measured_with(variant, Subject(model, Path(), [], [], []), quick) is measured
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_what_is_measured_with_what(variant: Contender, model: str, quick: bool,
 def test_where_time_is_short_some_is_measured_once(model: str, quick: bool, loops: int, servers: int) -> None:
     rows = [row._replace(run=lambda subject, seconds: Cell(1.0, 1.0)) for row in (LOOP, OURS, FASTAPI)]
     measured: serve.Measured = {}
-    serve._rounds(rows, [Subject(model, Path(), [], [])], quick, measured, {})
+    serve._rounds(rows, [Subject(model, Path(), [], [], [])], quick, measured, {})
     assert [len(measured[row.name, model]) for row in rows] == [loops, servers, servers]
 
 
@@ -126,9 +126,22 @@ def answer(class_id: int, confidence: float) -> dict[str, Any]:
     ],
 )
 def test_a_right_reply(given: dict[str, Any], exact: bool, gated: bool) -> None:
-    subject = Subject(TRAINED, Path(), [b""], [answer(3, 0.96)])
+    subject = Subject(TRAINED, Path(), [b""], [answer(3, 0.96)], [answer(3, 0.66)])
     assert subject.right(0, given) is exact
     assert subject.right(0, given, gated=True) is gated
+
+
+@pytest.mark.parametrize(
+    ("given", "right"),
+    [
+        (answer(3, 0.65), True),
+        (answer(3, 0.95), False),  # as of Pillow's pixels, which it never saw
+        (answer(5, 0.66), False),
+    ],
+)
+def test_a_right_reply_of_ours(given: dict[str, Any], right: bool) -> None:
+    subject = Subject(SMALL, Path(), [b""], [answer(3, 0.96)], [answer(3, 0.66)])
+    assert subject.right(0, given, inside=True) is right
 
 
 def jpeg(colour: tuple[int, int, int]) -> bytes:
@@ -158,7 +171,7 @@ def test_a_trained_model_is_sent_held_out_images_of_which_it_is_certain(
 
 
 def test_a_model_that_has_learned_nothing_has_no_images(tmp_path: Path) -> None:
-    assert Subject(SMALL, tmp_path / f"{SMALL}.onnx", [], []).images is None
+    assert Subject(SMALL, tmp_path / f"{SMALL}.onnx", [], [], []).images is None
 
 
 def test_a_scan_is_dark_where_its_ink_is() -> None:
