@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +16,7 @@ import psutil
 
 from benchmarks import datasets, models, subjects
 from benchmarks.peers.model import NULL_SHAPE
-from benchmarks.peers.servers import Absent, Door, Request
+from benchmarks.peers.servers import Absent, Door, Request, processor_s
 from benchmarks.run import Platform
 from benchmarks.subjects import Subject
 
@@ -31,6 +33,8 @@ WITH_IMAGES = {"precisions": ["fp32", "int8"], "jpeg_scales": [1, 2]}
 images of 480 pixels would end up too small for 224: they are decoded at a half then."""
 QUICK_DECIDE = DECIDE | {"engines": ["openvino"], "batch_sizes": [4], "max_seconds": 3}
 DECIDED_WITHIN_S = 1800.0
+LOOK_S, AT_REST, REST_WITHIN_S = 1.0, 0.1, 120.0
+"""It is at rest when its processes together used less than a tenth of a core for a second."""
 
 
 class Variant(NamedTuple):
@@ -79,9 +83,11 @@ class Ours:
 
     @contextlib.contextmanager
     def running(self, subject: Subject, variant: Variant = DEFAULT) -> Iterator[Door]:
-        """Up, with the model ready."""
+        """Up, with the model ready, and at rest."""
         with self.up() as platform:
-            yield self.door(platform, subject, variant)
+            door = self.door(platform, subject, variant)
+            _rest(platform)
+            yield door
 
     def door(self, platform: Platform, subject: Subject, variant: Variant = DEFAULT) -> Door:
         """Where the model answers; it is uploaded and activated if it is not there yet."""
@@ -147,6 +153,17 @@ def _decided(platform: Platform, model_id: str, subject: Subject, decide: dict[s
 
 def _processes(platform: Platform) -> list[psutil.Process]:
     return [process for group in platform.processes().values() for process in group]
+
+
+def _rest(platform: Platform) -> None:
+    """Wait until it has loaded what else was activated in it before: its peers have one model each."""
+    end_s, used_s = time.monotonic() + REST_WITHIN_S, math.inf
+    while used_s > AT_REST * LOOK_S:
+        if time.monotonic() > end_s:
+            raise Absent(f"it is still busy {REST_WITHIN_S:g} s after its start")
+        before_s = processor_s(_processes(platform))
+        time.sleep(LOOK_S)
+        used_s = processor_s(_processes(platform)) - before_s
 
 
 def _address(platform: Platform) -> str:

@@ -8,7 +8,6 @@ missed makes the command fail, unless `docs/KNOWN_GAPS.md` has a heading with th
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
 import os
 import random
@@ -26,7 +25,6 @@ from typing import NamedTuple
 
 import httpx
 import msgspec
-import psutil
 from rich.console import Console
 from rich.table import Table
 
@@ -222,23 +220,13 @@ def _serving(running: Callable[[Subject], AbstractContextManager[Door]]) -> Call
         with running(subject) as door:
             _load(door, subject, WARM_UP_S)
             right = _right(door, subject)  # that they come back means that the warm-up has left the queue
-            before_s = _used_s(door)
+            before_s = servers.processor_s(door.processes())
             load = _load(door, subject, seconds)
-            cpu_ms = 1000 * (_used_s(door) - before_s) / max(1, load.requests)
+            cpu_ms = 1000 * (servers.processor_s(door.processes()) - before_s) / max(1, load.requests)
             right += _right(door, subject)
         return Cell(load.requests_per_s, cpu_ms, load.errors, right, 2 * CHECKED, load.cores, load.p99_ms)
 
     return run
-
-
-def _used_s(door: Door) -> float:
-    """Processor time of the server so far."""
-    used_s = 0.0
-    for process in door.processes():
-        with contextlib.suppress(psutil.NoSuchProcess):
-            times = process.cpu_times()
-            used_s += times.user + times.system
-    return used_s
 
 
 def _load(door: Door, subject: Subject, seconds: int) -> models.Load:

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -181,6 +181,16 @@ QUIET = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # else Ray looks for another address than 127.0.0.1 for a minute
     "OMP_NUM_THREADS": "1",
 }
+
+
+def processor_s(processes: Sequence[psutil.Process]) -> float:
+    """Processor time that they have used so far, those that are gone left out."""
+    used_s = 0.0
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            used_s += times.user + times.system
+    return used_s
 
 
 def _wait(process: subprocess.Popen[bytes], door: Door, body: bytes, log: Path) -> None:

@@ -108,7 +108,7 @@ def decode_at(
         errors.TooLarge: As `decode`.
     """
     header, mode = _opened(data, most_pixels), COLOR_MODES[color]
-    if header.format != "JPEG":
+    if header.format != "JPEG":  # loaded first: asking which way is up would read the pixels and hide their damage
         image = _convert(_upright(_loaded(header)), mode)
         return Picture(image, image.size)
     size = _upright_size(header)
@@ -138,7 +138,7 @@ def decode_reduced(data: bytes, shorter: int) -> tuple[Image.Image, tuple[int, i
     """
     image = _opened(data, MAX_PIXELS, bmp=True)
     if image.format != "JPEG":
-        _loaded(image)  # of others, asking which way is up reads the pixels, and says nothing of damage
+        _loaded(image)  # as in `decode_at`
     size = _upright_size(image)
     scale = 2 * shorter / min(image.size)
     if image.format == "JPEG" and scale < 1:
