@@ -292,6 +292,8 @@ def lru(ours: Ours, quick: bool) -> Found:
         f"of {len(load.replies)}, {LRU_SETTING}={limit_mb}; P50 {statistics.median(waits):.0f}, "
         f"P99 {waits[int(0.99 * len(waits))]:.0f}, longest {waits[-1]:.0f} ms"
     )
+    if not memory["unloads"]:
+        raise SystemExit(f"lru: all {LRU_MODELS} models fit into {limit_mb} MB, so none had to make room")
     hits = 1 - memory["cold_requests"] / len(load.replies)
     reload_ms = 1000 * memory["load_s"] / memory["loads"]
     failed = len(load.replies) - len(load.answered)

@@ -45,8 +45,8 @@ QUICK = ("FastAPI", "LitServe")
 TIMEOUT_S = 60
 """Of a request of the load: a server that has 6 answers a second for 100 clients needs 17."""
 CHECKED, CHECKERS = 16, 4
-COUNTS = 0.9
-"""A peer counts where it reaches so much of the share of the limit it is known to reach."""
+SET_UP_RIGHT = 0.9
+"""A peer that reaches less than so much of the share of the limit it is known for may be set up wrong."""
 AHEAD = {SMALL: 1.3, LARGE: 1.15}
 DECIDED_AHEAD = {TRAINED: 2.5}
 OF_LIMIT = {SMALL: 0.9, LARGE: 0.95}
@@ -109,17 +109,18 @@ def main() -> None:
         signal.signal(ending, _end)
     figures: list[Figure] = []
     last: list[str] = []
-    with tempfile.TemporaryDirectory(prefix="cvp-serve-") as folder:
-        ours = Ours(Path(folder), QUICK_DECIDE if given.quick else DECIDE)
-        try:
-            for name in given.sections or SECTIONS:
-                console.print(f"[bold]{name}[/]: {SECTIONS[name].__doc__}", soft_wrap=True)
+    try:
+        for name in given.sections or SECTIONS:
+            console.print(f"[bold]{name}[/]: {SECTIONS[name].__doc__}", soft_wrap=True)
+            # A platform of its own: the models that another section left would be in its memory, and in its figures.
+            with tempfile.TemporaryDirectory(prefix=f"cvp-serve-{name}-") as folder:
+                ours = Ours(Path(folder), QUICK_DECIDE if given.quick else DECIDE)
                 found, lines = SECTIONS[name](ours, given.quick)
-                figures += found
-                last += lines
-        finally:  # also what was found before something failed
-            met = show(figures)
-            print("\n".join(last))
+            figures += found
+            last += lines
+    finally:  # also what was found before something failed
+        met = show(figures)
+        print("\n".join(last))
     sys.exit(0 if met else 1)
 
 
@@ -291,24 +292,26 @@ class Judged:
         left = 1 - statistics.median(cell.generator_cores for cell in cells) / cores
         return statistics.median(cell.rate for cell in cells) / (self.limit * left)
 
-    def counts(self, row: Contender) -> str:
-        """Why a peer does not count; empty where it does."""
+    def doubts(self, row: Contender) -> str:
+        """What speaks against the figure of a peer; empty where nothing does."""
         assert row.peer is not None
         rate, known = self.rate(row), row.peer.share.get(self.model)
         if rate is None:
             return "not measured"
-        if failed := sum(cell.errors + cell.checked - cell.right for cell in self.cells(row)):
+        if failed := self._failed(row):
             return f"does not count: {failed} errors or wrong replies"
         plain = next(self.rate(other) for other in self.rows if other.name == limit.LOOPS[0].name)
-        if known is None or plain is None:
+        if known is None or plain is None or rate >= SET_UP_RIGHT * known * plain:
             return ""
-        reached = rate / plain
-        return "" if reached >= COUNTS * known else f"does not count: {reached:.2f} of the limit, known for {known:.2f}"
+        return f"set up wrong? {rate / plain:.2f} of the limit, known for {known:.2f}"
 
     def best(self) -> Contender | None:
-        """The fastest peer that counts."""
-        there = [row for row in self.rows if row.peer and not self.counts(row)]
+        """The fastest peer that answers right. One below its share counts: to leave it out could only flatter us."""
+        there = [row for row in self.rows if row.peer and self.cells(row) and not self._failed(row)]
         return max(there, key=lambda row: self.rate(row) or 0.0, default=None)
+
+    def _failed(self, row: Contender) -> int:
+        return sum(cell.errors + cell.checked - cell.right for cell in self.cells(row))
 
     def ahead(self, row: Contender, of: Contender | None = None) -> float | None:
         """How many times as fast as the best peer, or another: the median over the rounds."""
@@ -322,9 +325,9 @@ class Judged:
     def figures(self) -> list[Figure]:
         """What the issue of serving asks for."""
         found = self._of_null() if self.model == NULL else self._of_network()
-        served = [cell for row in self.rows if row.ours for cell in self.cells(row)]
-        wrong = sum(cell.errors + cell.checked - cell.right for cell in served)
-        checked = sum(cell.checked for cell in served)
+        served = [row for row in self.rows if row.ours]
+        wrong = sum(self._failed(row) for row in served)
+        checked = sum(cell.checked for row in served for cell in self.cells(row))
         note = f"of ours; {checked} replies were checked"
         return [*found, Figure(name=f"{self.model}, errors and wrong replies", value=wrong, unit="", goal=0, note=note)]
 
@@ -386,7 +389,7 @@ def _columns(judged: Judged, row: Contender, remark: str) -> list[str]:
     if row.is_limit:
         return [*figures, f"{statistics.median(rates) / judged.limit:.2f}", *[""] * 5]
     if row.peer:
-        remark = judged.counts(row)
+        remark = judged.doubts(row)
     return [
         *figures,
         _number(judged.share(row)),

@@ -77,6 +77,13 @@ def test_a_wrong_reply_of_what_was_decided_counts() -> None:
     assert found.best() is None  # and of a peer
 
 
+def test_the_fastest_peer_counts_also_below_the_share_it_is_known_for() -> None:
+    found = judged(SMALL, (LOOP, 1000.0), (OURS, 90.0), (FASTAPI, 60.0), (MOSEC, 45.0))
+    assert found.doubts(FASTAPI) == "set up wrong? 0.06 of the limit, known for 0.72"
+    assert found.best() == FASTAPI
+    assert found.ahead(OURS) == 1.5
+
+
 def test_the_null_model_is_held_against_two_peers() -> None:
     found = judged(NULL, (LOOP, 1000.0), (OURS, 60.0), (FASTAPI, 100.0), (LITSERVE, 20.0), (MOSEC, 120.0))
     assert [(name, figure.value) for name, figure in by_name(found).items()] == [
