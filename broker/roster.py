@@ -33,6 +33,9 @@ class Worker:
     used_s: float = 0.0
     leaving: bool = False
     models: list[LoadedModel] = field(default_factory=list)
+    """What it has in memory, as it said last."""
+    memory: Memory = field(default_factory=Memory)
+    """What that takes."""
     answered: int = 0
     failed_in_row: int = 0
     """Requests that it did not answer through its own fault since it last answered one."""
@@ -40,8 +43,6 @@ class Worker:
     """When it last did not."""
     success_s: float | None = None
     """When that was."""
-    """What it has in memory, as it said last."""
-    memory: Memory = field(default_factory=Memory)
     loaded: dict[str, LoadedModel] = field(default_factory=dict)
     """Each of them by its id."""
     holds: dict[str, Request] = field(default_factory=dict)
