@@ -19,6 +19,7 @@ def scene(seed: int, images: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
         truths.append(np.column_stack([boxes, classes]).astype(np.float32))
         kept = draw.random(count) < 0.8
         moved = boxes[kept] + draw.normal(0, 6, (int(kept.sum()), 4))
+        moved[:, 2:] = np.maximum(moved[:, 2:], moved[:, :2] + 1)  # decoding leaves none without an area
         wrong = np.where(draw.random(len(moved)) < 0.2, draw.integers(0, 3, len(moved)), classes[kept])
         stray = draw.uniform(0, 400, (int(draw.integers(0, 3)), 2))
         stray = np.concatenate([stray, stray + 50], axis=1)
