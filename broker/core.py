@@ -101,6 +101,8 @@ class Core:
         self._completed = 0
         self._failed = 0
         self._cold = 0
+        self._lines_turn = False
+        """Whether what waits in line comes before what was set aside."""
         self._cancelled = 0
 
     # --- what happens -----------------------------------------------------------------------------------------------
@@ -255,26 +257,36 @@ class Core:
         return room
 
     def _dispatch(self, now_s: float) -> None:
-        for model_id in self.lane.aside:
-            self._dispatch_from(now_s, model_id)
-        self._dispatch_from(now_s)
+        """Give away what waits until nobody takes any more.
 
-    def _dispatch_from(self, now_s: float, aside: str | None = None) -> None:
-        """Give away what waits in line, or what was set aside for a model, until nobody takes the next."""
-        while (request := self.lane.head(aside)) is not None:
-            if now_s >= request.deadline_s:
-                self._refuse(self.lane.pop(aside), _too_late(request))
-                continue
-            worker = self.roster.pick(request)
-            if worker is not None:
-                self._count_cold(request)
-                self._assign(now_s, worker, self.lane.pop(aside))
-            elif aside is None and self.roster.waits_for_model(request):
-                self._count_cold(request)
-                if not self.lane.set_aside():
-                    self._refuse(self.lane.pop(), _models_load())
-            else:
-                return
+        What was set aside and what waits in line take turns: neither waits until the other is through.
+        """
+        while len(self.lane) and any(self._dispatch_one(now_s, aside) for aside in self._sources()):
+            pass
+
+    def _sources(self) -> Sequence[str | None]:
+        """Where the next request may come from: models that some were set aside for, and the line, which is None."""
+        aside = self.lane.aside
+        return (None, *aside) if self._lines_turn else (*aside, None)
+
+    def _dispatch_one(self, now_s: float, aside: str | None) -> bool:
+        """Give away the head of the line, or of what was set aside for a model; false where nobody takes it."""
+        request = self.lane.head(aside)
+        if request is None:
+            return False
+        if now_s >= request.deadline_s:
+            self._refuse(self.lane.pop(aside), _too_late(request))
+        elif (worker := self.roster.pick(request)) is not None:
+            self._count_cold(request)
+            self._assign(now_s, worker, self.lane.pop(aside))
+            self._lines_turn = aside is not None
+        elif aside is None and self.roster.waits_for_model(request):
+            self._count_cold(request)
+            if not self.lane.set_aside():
+                self._refuse(self.lane.pop(), _models_load())
+        else:
+            return False
+        return True
 
     def _count_cold(self, request: Request) -> None:
         """Once each: its turn came, and its model was not in memory."""

@@ -10,7 +10,7 @@ import heapq
 import itertools
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
 
 from shared.wire.messages import Submit
@@ -74,6 +74,43 @@ class Flow:
         return request
 
 
+class Aside:
+    """What waits until a model is loaded. Its callers take turns."""
+
+    def __init__(self) -> None:
+        self._queues: dict[str, deque[Request]] = {}
+
+    def __iter__(self) -> Iterator[Request]:
+        for queue in self._queues.values():
+            yield from queue
+
+    def __bool__(self) -> bool:
+        return bool(self._queues)
+
+    @property
+    def head(self) -> Request:
+        """The next; there must be one."""
+        return next(iter(self._queues.values()))[0]
+
+    def append(self, request: Request) -> None:
+        """One more, behind those of its caller."""
+        self._queues.setdefault(request.submit.caller, deque()).append(request)
+
+    def pop(self) -> Request:
+        """Take the next out: its caller comes after the others."""
+        caller, queue = next(iter(self._queues.items()))
+        request = queue.popleft()
+        del self._queues[caller]
+        if queue:
+            self._queues[caller] = queue
+        return request
+
+    def keep(self, wanted: Callable[[Request], bool]) -> None:
+        """Take out all but these."""
+        kept = {caller: deque(filter(wanted, queue)) for caller, queue in self._queues.items()}
+        self._queues = {caller: queue for caller, queue in kept.items() if queue}
+
+
 class Lane:
     """A bounded queue, fair among callers and first in first out for each of them.
 
@@ -88,8 +125,8 @@ class Lane:
         self.images = 0
         self._count = 0
         self._returned: deque[Request] = deque()
-        self._aside: dict[str, deque[Request]] = {}
-        """By model."""
+        self._aside: dict[str, Aside] = {}
+        """By model, the one that had its turn last at the end."""
         self._flows: dict[str, Flow] = {}
         self._turns: list[tuple[float, int, str]] = []
         """A heap with one entry for each flow: its turn, who came first among equals, its caller."""
@@ -174,14 +211,14 @@ class Lane:
         size_bytes = sum(other.size_bytes for other in waiting) + request.size_bytes
         if self._share(len(waiting) + 1, size_bytes) > ASIDE and waiting:
             return False
-        self._aside.setdefault(request.submit.model_id, deque()).append(self.pop())
+        self._aside.setdefault(request.submit.model_id, Aside()).append(self.pop())
         self._entered(request)
         return True
 
     def head(self, aside: str | None = None) -> Request | None:
-        """The request whose turn it is, or the first of those set aside for a model."""
+        """The request whose turn it is, or the next of those set aside for a model."""
         if aside is not None:
-            return self._aside[aside][0] if aside in self._aside else None
+            return self._aside[aside].head if aside in self._aside else None
         return self._turn() if self._returned or self._turns else None
 
     def _turn(self) -> Request:
@@ -190,9 +227,10 @@ class Lane:
     def pop(self, aside: str | None = None) -> Request:
         """Take that one out."""
         if aside is not None:
-            request = self._aside[aside].popleft()
-            if not self._aside[aside]:
-                del self._aside[aside]
+            waiting = self._aside.pop(aside)
+            request = waiting.pop()
+            if waiting:
+                self._aside[aside] = waiting
             return self._left(request)
         if self._returned:
             return self._left(self._returned.popleft())
@@ -217,7 +255,7 @@ class Lane:
             if not flow.requests:
                 self._forget(request.submit.caller)
         elif aside is not None and request in aside:
-            aside.remove(request)
+            aside.keep(lambda other: other is not request)
             if not aside:
                 del self._aside[request.submit.model_id]
         elif request in self._returned:
@@ -233,8 +271,9 @@ class Lane:
             return []
         late = [request for request in self if now_s >= request.deadline_s]
         self._returned = deque(request for request in self._returned if now_s < request.deadline_s)
-        on_time = {name: [each for each in queue if now_s < each.deadline_s] for name, queue in self._aside.items()}
-        self._aside = {model_id: deque(queue) for model_id, queue in on_time.items() if queue}
+        for waiting in self._aside.values():
+            waiting.keep(lambda request: now_s < request.deadline_s)
+        self._aside = {model_id: waiting for model_id, waiting in self._aside.items() if waiting}
         for caller, flow in list(self._flows.items()):
             kept = Flow(flow.turn)
             for request in flow.requests:

@@ -754,6 +754,38 @@ def test_a_model_that_has_to_be_loaded_takes_one_credit_and_the_others_wait_with
     assert (status.cold, status.depth) == (5, 0)
 
 
+def test_once_a_model_is_loaded_what_waited_for_it_takes_turns_with_the_line():
+    broker = core()
+    broker.handle(0, A, ready(A, credit=2, models=("mdl",)))
+    for number in range(5):
+        broker.handle(0, CLIENT, submit(f"c{number}", caller="loud", model_id="cold"))
+    for number in range(3):
+        broker.handle(0, CLIENT, submit(f"r{number}", caller="quiet"))
+    broker.handle(1, A, beat("mdl", "cold"))
+    answered = ("c0", "r0", "c1", "r1", "c2")
+    given = [assigned(broker.handle(1, A, done(name)))[0][1] for name in answered]
+    assert given == ["c1", "r1", "c2", "r2", "c3"]
+
+
+@pytest.mark.parametrize("other", [{"caller": "quiet", "model_id": "cold"}, {"caller": "loud", "model_id": "colder"}])
+def test_of_those_who_waited_for_a_model_each_has_its_turn(other: dict[str, str]):
+    """Callers of one model, and models."""
+    broker = core()
+    broker.handle(0, A, ready(A, credit=3, models=()))
+    out = [
+        sent
+        for number in range(4)
+        for sent in broker.handle(0, CLIENT, submit(f"c{number}", caller="loud", model_id="cold"))
+    ]
+    out += [sent for number in range(2) for sent in broker.handle(0, CLIENT, submit(f"o{number}", **other))]
+    out += broker.handle(1, A, beat("cold", "colder"))
+    given = [name for _, name in assigned(out)]
+    for name in given:
+        given += [name for _, name in assigned(broker.handle(1, A, done(name)))]
+    assert sorted(given) == ["c0", "c1", "c2", "c3", "o0", "o1"]
+    assert given.index("o1") < given.index("c3")
+
+
 def test_who_has_to_load_a_model_is_told_which_others_wait():
     broker = serving(A, credit=1)
     for name in ("mdl", "other", "third", "mdl"):
