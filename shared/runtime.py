@@ -442,7 +442,7 @@ def _json(text: bytes | msgspec.Raw, kind: Any) -> Any:
         return msgspec.json.decode(text, type=kind)
     except msgspec.ValidationError:
         raise
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise errors.BadTensor(f"`inputs` is not JSON: {error}.") from error
 
 

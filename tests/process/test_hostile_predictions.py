@@ -162,6 +162,7 @@ JSON = {
     "a lone surrogate": b'{"inputs":[{"name":"\\ud800","shape":[1,1,8,8],"datatype":"FP32","data":[]}]}',
     "true for a size": b'{"inputs":[{"name":"image","shape":[true,1,8,8],"datatype":"FP32","data":[]}]}',
     "no UTF-8": b'{"inputs":[{"name":"\xff"}]}',
+    "no UTF-8 in a name": b'{"inputs":{"\xff":[1]}}',
     "nothing": b"",
     "null": b"null",
     "no inputs": b'{"inputs":[]}',

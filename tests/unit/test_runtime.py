@@ -290,6 +290,10 @@ class TestParseTensors:
             runtime.parse_tensors(body.encode())
         assert says in refused.value.message
 
+    def test_names_that_are_no_text_are_not_json(self, runtime: Runtime) -> None:
+        with pytest.raises(errors.BadTensor, match="not JSON"):
+            runtime.parse_tensors(b'{"\xff": [[1, 2]]}')
+
     @settings(max_examples=150, deadline=None)
     @given(
         st.recursive(
