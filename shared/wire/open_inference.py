@@ -117,8 +117,11 @@ class InferRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
     @property
     def rows(self) -> int:
-        """Length of its batch."""
-        return self.inputs[0].shape[0] if self.inputs[0].shape else 1
+        """Length of its batch; of BYTES as many as there are values, each an image file, whatever their axes."""
+        first = self.inputs[0]
+        if first.datatype == "BYTES":
+            return min(first.size, MAX_LENGTH)
+        return first.shape[0] if first.shape else 1
 
     @property
     def queue_ms(self) -> float | None:

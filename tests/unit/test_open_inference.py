@@ -448,6 +448,14 @@ def test_bytes_are_image_files(file: Path, shape: list[int]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("shape", "images"), [([], 1), ([5], 5), ([1, 64], 64), ([2, 3, 4], 24), ([2**31 - 1] * 9, 2**31 - 1)]
+)
+def test_each_image_file_counts_however_they_are_arranged(shape: list[int], images: int) -> None:
+    said = {"inputs": [raw("BYTES", shape, 8)]}
+    assert open_inference.decode(json.dumps(said).encode()).rows == images
+
+
+@pytest.mark.parametrize(
     "rest",
     [
         texts(b"a", b"b", b"c"),
