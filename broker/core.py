@@ -368,6 +368,7 @@ class Core:
             self._publish(WORKERS, {"worker_id": worker.name, "state": "ready"})
         worker.credit = max(0, ready.credit)
         worker.has_now(ready.models)
+        self._take_back(worker, set(ready.inflight))
         worker.strays = set(ready.inflight) - worker.holds.keys()
         worker.seen_s = now_s
 
@@ -376,7 +377,7 @@ class Core:
         if worker is None or worker.boot_id != heartbeat.boot_id:
             self._send(sender, WhoAreYou())
             return
-        worker.seen_s = now_s
+        self._seen(now_s, worker)
         worker.has_now(heartbeat.models)
         worker.memory = heartbeat.memory
 
@@ -391,8 +392,32 @@ class Core:
         if worker is None:
             self._send(sender, WhoAreYou())
         else:
-            worker.seen_s = now_s
+            self._seen(now_s, worker)
         return worker
+
+    def _seen(self, now_s: float, worker: Worker) -> None:
+        """It lives. Where it was silent it is asked what it has: its connection may be another now."""
+        was_silent, worker.seen_s = worker.probed_s > worker.seen_s, now_s
+        if was_silent:
+            self._ask(now_s, worker)
+
+    def _ask(self, now_s: float, worker: Worker) -> None:
+        worker.probed_s = now_s
+        self._send(worker.identity, WhoAreYou())
+
+    def _take_back(self, worker: Worker, inflight: set[str]) -> None:
+        """What a worker was given before it was asked what it has, and does not have, somebody else gets.
+
+        It, or its answer, was lost with a connection; nobody would ever give the credit back.
+        """
+        for request_id, request in reversed(list(worker.holds.items())):
+            if request_id in inflight or request.assigned_s is None or request.assigned_s >= worker.probed_s:
+                continue
+            del worker.holds[request_id]
+            if request.answered:
+                del self._requests[request_id]
+            else:
+                self.lane.put_back(request)
 
     def _let_go(self, worker: Worker) -> None:
         if worker.leaving and not worker.busy:
@@ -401,15 +426,14 @@ class Core:
 
     def _look_after(self, now_s: float, worker: Worker) -> None:
         worker.forgive(now_s)
-        for request in worker.unanswered:
-            if now_s >= request.deadline_s:
-                worker.did(now_s, well=False)
-                self._give_up(request, _too_late(request))
+        late = [request for request in worker.unanswered if now_s >= request.deadline_s]
+        for request in late:
+            worker.did(now_s, well=False)
+            self._give_up(request, _too_late(request))
         if now_s - worker.seen_s > DEAD_AFTER_S:
             self._lose(worker)
-        elif now_s - max(worker.seen_s, worker.probed_s) > PROBE_AFTER_S:
-            worker.probed_s = now_s
-            self._send(worker.identity, WhoAreYou())
+        elif late or now_s - max(worker.seen_s, worker.probed_s) > PROBE_AFTER_S:
+            self._ask(now_s, worker)
 
     def _lose(self, worker: Worker) -> None:
         self.roster.remove(worker)

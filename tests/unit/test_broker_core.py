@@ -610,6 +610,30 @@ def test_a_silent_worker_is_probed_then_given_up_and_its_work_done_elsewhere():
     assert answers(broker.handle(DEAD_AFTER_S + 0.3, B, done("r"))) == {"r": "done"}
 
 
+def test_what_was_lost_on_its_way_to_a_silent_worker_is_given_away_again():
+    """Its connection was made anew while it could not read: what was on its way is gone, and the probe with it."""
+    broker = serving(A)
+    broker.handle(0, CLIENT, submit("r"))
+    broker.tick(PROBE_AFTER_S + 0.1)
+    assert Outgoing(A, WhoAreYou()) in broker.handle(8, A, beat("mdl"))
+    out = broker.handle(8, A, ready(A))
+    assert assigned(out) == [(A, "r")]
+    assert not any(message.alone for _, message, _ in out if isinstance(message, Assign)), "it never got there"
+    assert answers(broker.handle(9, A, done("r"))) == {"r": "done"}
+
+
+def test_an_answer_that_was_lost_on_its_way_gives_its_credit_back():
+    """The worker was heard all the time; that it has the request no more comes out when it is late."""
+    broker = serving(A)
+    broker.handle(0, CLIENT, submit("r"))
+    for second in range(1, 31):
+        keep_alive(broker, second, A)
+    out = broker.tick(30.1)
+    assert answers(out) == {"r": "deadline_exceeded"} and Outgoing(A, WhoAreYou()) in out
+    broker.handle(30.2, A, ready(A))
+    assert assigned(broker.handle(31, CLIENT, submit("next"))) == [(A, "next")]
+
+
 def test_a_worker_that_restarted_gets_its_lost_work_again():
     broker = serving(A)
     broker.handle(0, CLIENT, submit("r"))
