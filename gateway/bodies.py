@@ -34,6 +34,10 @@ PIECE = 2**20
 MISFITS = 20
 """Wrong fields that a refusal lists; it must not be many times the size of the request."""
 
+DISSECTED = 10_000
+"""Most colons in JSON that is taken apart to list all that is wrong; of more the first thing is told. Millions of
+fields take a gigabyte, and seconds in which nobody is answered."""
+
 SHOWN = 100
 """Characters of a field's name that a refusal repeats."""
 
@@ -185,6 +189,8 @@ def _of_text(found: list[dict[str, str]], fields: Mapping[str, Any]) -> list[dic
 
 
 def _refusal(body: bytes, type_: type[T], first: msgspec.ValidationError) -> errors.InvalidInput:
+    if body.count(b":") > DISSECTED:
+        return errors.InvalidInput(MISFIT, errors=[misfit("", type_, first)])
     try:
         given = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
     except msgspec.ValidationError:

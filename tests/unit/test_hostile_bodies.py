@@ -36,6 +36,14 @@ def test_a_refusal_lists_so_many_fields_and_no_more(refusal: list[dict[str, str]
     assert [item["field"] for item in refusal[bodies.MISFITS + 1 :]] == ["name"]
 
 
+def test_of_a_huge_body_the_first_thing_wrong_is_told_and_nothing_else_looked_at() -> None:
+    """Taking millions of fields apart would hold everybody up."""
+    wrong = msgspec.json.encode({"x" + str(number): 1 for number in range(bodies.DISSECTED + 1)})
+    with pytest.raises(errors.InvalidInput) as refused:
+        bodies.decode(wrong, NewKey)
+    assert [item["field"] for item in refused.value.errors or []] == ["x0"]
+
+
 def test_a_client_that_leaves_within_a_body_is_no_failure(
     db_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
