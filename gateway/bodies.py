@@ -108,16 +108,19 @@ def too_large(limit: int) -> errors.TooLarge:
 
 
 class Budget:
-    """The bytes of the bodies under way in this process, bounded; nobody holds more than `SHARE` times what is left."""
+    """The bytes of the bodies and answers under way in this process, bounded.
+
+    Nobody holds more than `SHARE` times what is left.
+    """
 
     def __init__(self, limit: int) -> None:
         self._left = limit
         self._held: Counter[str] = Counter()
 
     @contextmanager
-    def share(self, caller: str) -> Iterator[_Share]:
-        """One request's part; returned at the end of the block."""
-        share = _Share(self, caller)
+    def share(self, caller: str) -> Iterator[Share]:
+        """One request's part, and its answer's; returned at the end of the block."""
+        share = Share(self, caller)
         try:
             yield share
         finally:
@@ -138,14 +141,25 @@ class Budget:
         self._held[caller] += size
 
 
-class _Share:
+class Share:
+    """What one request holds of a budget."""
+
     def __init__(self, budget: Budget, caller: str) -> None:
         self._budget, self._caller, self.taken = budget, caller, 0
 
+    def take(self, size: int) -> None:
+        """Hold `size` bytes more.
+
+        Raises:
+            errors.QueueFull: As `Budget.take`.
+        """
+        self._budget.take(self._caller, size)
+        self.taken += size
+
     async def metered(self, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """A body whose bytes are held as they arrive."""
         async for chunk in body:
-            self._budget.take(self._caller, len(chunk))
-            self.taken += len(chunk)
+            self.take(len(chunk))
             yield chunk
 
 

@@ -99,7 +99,8 @@ class Context:
         self.datasets = ArtifactStore(settings.datasets)
         self.reports = ArtifactStore(settings.reports)
         self.budget = Budget(2 * settings.inference_queue_mb * 2**20)
-        """Bytes of predictions: those that wait in the inference lane, and as many that arrive or are worked on."""
+        """Bytes of predictions: those that wait in the inference lane, and as many that arrive, are worked on, or wait
+        for a client to read its answer."""
         self.draining = asyncio.Event()
         """Set when the process is about to stop: not ready any more, streams end."""
         self.broken = asyncio.Event()

@@ -1,11 +1,12 @@
 """The short way of predictions: from the connection to what answers them, without routing and binding.
 
 These cost as much as everything else that is done here for a prediction. The long way leads to the same functions and
-is still taken by what pages of other origins send, by paths that are written otherwise, and by other methods.
+is still taken by what pages of other origins send, and by other methods.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, cast
 
@@ -30,7 +31,7 @@ class Route(NamedTuple):
     template: str
     parameters: dict[str, str]
     answer: Callable[..., Awaitable[predict.Reply]]
-    """Takes the parts of the gateway, the request and its parameters."""
+    """Takes the parts of the gateway, the request, what it holds of the bytes under way, and its parameters."""
 
 
 class Shortcut:
@@ -52,19 +53,21 @@ class Shortcut:
             return
         http = cast(HTTPScope, scope)
         http["path_template"], http["path_params"] = route.template, dict(route.parameters)
-        try:
-            await self._context.gate.check(http)
-            reply = await route.answer(self._context, http, receive, **route.parameters)
-        except Exception as error:
-            await _refuse(http, receive, send, error)
-        else:
-            await reply.leave(send)
+        with contextlib.ExitStack() as held:
+            try:
+                await self._context.gate.check(http)
+                share = held.enter_context(self._context.budget.share(http["state"]["identity"].caller))
+                reply = await route.answer(self._context, http, receive, share, **route.parameters)
+            except Exception as error:
+                await _refuse(http, receive, send, error)
+            else:
+                await reply.leave(send)
 
     def _route(self, scope: Scope) -> Route | None:
         """What a request is for; None if it takes the long way."""
         if scope.get("method") != "POST" or self._is_of_a_page(scope):
             return None
-        path = scope["path"]
+        path = _plain(scope["path"])
         if path == PREDICT:
             return Route(PREDICT, {}, predict.answered)
         return _infer(path) if path.startswith(MODELS) and path.endswith(INFER) else None
@@ -72,6 +75,11 @@ class Shortcut:
     def _is_of_a_page(self, scope: Scope) -> bool:
         """Whether a page of another origin may be told about the answer, which the long way does."""
         return bool(self._context.settings.origins) and predict.header(scope, b"origin") != b""
+
+
+def _plain(path: str) -> str:
+    """A path without the slashes too many that routing passes over as well."""
+    return "/" + "/".join(filter(None, path.split("/"))) if path.endswith("/") or "//" in path else path
 
 
 def _infer(path: str) -> Route | None:

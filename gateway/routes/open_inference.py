@@ -16,6 +16,7 @@ from litestar.types import HTTPScope, Receive
 from msgspec import UNSET
 
 from gateway import bodies, schemas
+from gateway.bodies import Share
 from gateway.context import Context
 from gateway.docs import InferOperation
 from gateway.errors import OPEN_INFERENCE, Refusal
@@ -125,32 +126,34 @@ async def infer(
     model that takes images. The body may be compressed (gzip, deflate). Shared memory, sequences, classification and
     priorities are refused; `timeout` (microseconds) bounds the wait for a turn.
     """
-    reply = await answered(context, request.scope, request.receive, model, version)
+    with context.budget.share(request.scope["state"]["identity"].caller) as share:
+        reply = await answered(context, request.scope, request.receive, share, model=model, version=version)
     headers = {name.decode(): value.decode() for name, value in reply.headers}
     return Response(reply.body, media_type=reply.media_type.decode(), headers=headers)
 
 
 async def answered(
-    context: Context, scope: HTTPScope, receive: Receive, model: str, version: str = VERSION
+    context: Context, scope: HTTPScope, receive: Receive, share: Share, *, model: str, version: str = VERSION
 ) -> predict.Reply:
-    """The answer to one inference request, counted."""
-    return await predict.counted(context, scope, _answer(context, scope, receive, model, version))
+    """The answer to one inference request, counted; `share` is held until it has left."""
+    return await predict.counted(context, scope, _answer(context, scope, receive, share, model=model, version=version))
 
 
-async def _answer(context: Context, scope: HTTPScope, receive: Receive, model: str, version: str) -> predict.Reply:
+async def _answer(
+    context: Context, scope: HTTPScope, receive: Receive, share: Share, *, model: str, version: str
+) -> predict.Reply:
     started_s = time.perf_counter()
     predict.check_broker(context)
     entry = await _model(context, model, version)  # before the body is read
     scope["state"]["model_id"] = entry.model_id
-    caller = scope["state"]["identity"].caller
-    with context.budget.share(caller) as share:
-        with context.broker.entering(caller):
-            body = b"".join([chunk async for chunk in share.metered(_body(scope, receive))])
-        head, binary = _parted(body, predict.header(scope, HEAD_LENGTH))
-        del body
-        asked = _asked(head, len(binary))
-        request = _submit(context, scope, entry, asked)
-        done, blobs = await predict.submitted(context, scope, request, [head, binary])
+    with context.broker.entering(scope["state"]["identity"].caller):
+        body = b"".join([chunk async for chunk in share.metered(_body(scope, receive))])
+    head, binary = _parted(body, predict.header(scope, HEAD_LENGTH))
+    del body
+    asked = _asked(head, len(binary))
+    request = _submit(context, scope, entry, asked)
+    done, blobs = await predict.submitted(context, scope, request, [head, binary])
+    predict.hold(share, blobs)
     total_ms = (time.perf_counter() - started_s) * 1000
     context.tally.predicted(entry.model_id, done, total_ms)
     answer = schemas.OpenAnswer(

@@ -20,6 +20,7 @@ from litestar.types import HTTPScope, Receive, Scope, Send
 from msgspec import UNSET, Meta, UnsetType
 
 from gateway import bodies, forms
+from gateway.bodies import Share
 from gateway.context import Context
 from gateway.errors import ClientGone
 from gateway.protocol import PRESENCE, Presence
@@ -33,6 +34,8 @@ from shared.wire.messages import Done, Form, Submit
 
 BODY_BYTES = 64 * 2**20
 MAX_IMAGES = 64
+UNREAD_BYTES = 64 * 1024
+"""Of an answer, which may be left to a connection without waiting for its client."""
 
 TopK = Annotated[int, Meta(ge=1, le=1000)]
 FrameRate = Annotated[float, Meta(ge=0.1, le=60)]
@@ -116,10 +119,14 @@ class Reply(NamedTuple):
     status: int = 200
 
     async def leave(self, send: Send) -> None:
-        """Send it."""
+        """Send it; returns once nearly all of it has been taken."""
         about = [(b"content-type", self.media_type), (b"content-length", b"%d" % len(self.body)), *self.headers]
         await send({"type": "http.response.start", "status": self.status, "headers": about})
-        await send({"type": "http.response.body", "body": self.body, "more_body": False})
+        if len(self.body) > UNREAD_BYTES:
+            await send({"type": "http.response.body", "body": self.body, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})  # waits for the client
+        else:
+            await send({"type": "http.response.body", "body": self.body, "more_body": False})
 
 
 @asgi("/predict", copy_scope=False)
@@ -127,13 +134,14 @@ async def predict(scope: Scope, receive: Receive, send: Send) -> None:
     """Predict; documented in `gateway.docs`."""
     http: HTTPScope = scope  # type: ignore[assignment]  # this path is not routed for WebSockets
     context: Context = http["litestar_app"].state["context"]
-    reply = await answered(context, http, receive)
-    await reply.leave(send)
+    with context.budget.share(http["state"]["identity"].caller) as share:
+        reply = await answered(context, http, receive, share)
+        await reply.leave(send)
 
 
-async def answered(context: Context, scope: HTTPScope, receive: Receive) -> Reply:
-    """The answer to one prediction by this call, counted."""
-    return Reply(await counted(context, scope, _answer(context, scope, receive)))
+async def answered(context: Context, scope: HTTPScope, receive: Receive, share: Share) -> Reply:
+    """The answer to one prediction by this call, counted; `share` is held until it has left."""
+    return Reply(await counted(context, scope, _answer(context, scope, receive, share)))
 
 
 async def counted(context: Context, scope: Scope, answering: Awaitable[T]) -> T:
@@ -148,23 +156,33 @@ async def counted(context: Context, scope: Scope, answering: Awaitable[T]) -> T:
         raise
 
 
-async def _answer(context: Context, http: HTTPScope, receive: Receive) -> bytes:
+async def _answer(context: Context, http: HTTPScope, receive: Receive, share: Share) -> bytes:
     started_s = time.perf_counter()
     check_broker(context)
     options = _options(http["query_string"])
     if options.model_id:
         entry = await served(context, options.model_id)  # before the body is read
         http["state"]["model_id"] = entry.model_id
-    caller = http["state"]["identity"].caller
-    with context.budget.share(caller) as share:
-        with context.broker.entering(caller):
-            ask = await _read(http, share.metered(bodies.chunks(receive, BODY_BYTES)), options)
-            entry = await served(context, ask.options.model_id)
-            http["state"]["model_id"] = entry.model_id
-        done, blobs = await submitted(context, http, _submit(context, http, ask), ask.blobs)
+    with context.broker.entering(http["state"]["identity"].caller):
+        ask = await _read(http, share.metered(bodies.chunks(receive, BODY_BYTES)), options)
+        entry = await served(context, ask.options.model_id)
+        http["state"]["model_id"] = entry.model_id
+    done, blobs = await submitted(context, http, _submit(context, http, ask), ask.blobs)
+    hold(share, blobs)
     total_ms = (time.perf_counter() - started_s) * 1000
     context.tally.predicted(entry.model_id, done, total_ms)
     return _prediction(http["state"]["request_id"], entry.model_id, done, blobs, total_ms) + b"\n"
+
+
+def hold(share: Share, answer: Sequence[bytes]) -> None:
+    """Count an answer that a connection does not take at once.
+
+    Raises:
+        errors.QueueFull: Too much is under way already.
+    """
+    size = sum(map(len, answer))
+    if size > UNREAD_BYTES:
+        share.take(size)
 
 
 async def submitted(context: Context, scope: Scope, request: Submit, blobs: Sequence[bytes]) -> Answer:

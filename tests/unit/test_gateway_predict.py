@@ -369,6 +369,54 @@ def test_one_caller_leaves_bytes_for_others(gateway: Gateway, model_id: str, mon
                 budget.take("quiet", 4)
 
 
+class Unread(Conversation):
+    """A client that reads nothing of its answer for a while."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.reads = asyncio.Event()
+
+    async def send(self, message: dict[str, Any]) -> None:
+        if self.body:
+            await self.reads.wait()
+        await super().send(message)
+
+
+@pytest.mark.parametrize(
+    "path", ["/api/v1/inference/predict", "/v2/models/{model}/infer", "/v2//models/{model}/versions/1/infer/"]
+)
+def test_an_answer_counts_with_the_bytes_under_way_until_it_is_read(gateway: Gateway, model_id: str, path: str) -> None:
+    broker, size = FakeBroker(), predict.UNREAD_BYTES
+    broker.results, broker.binary = {"predictions": ["x" * size]}, bytes(size)
+    context = context_at(gateway.folder, broker)
+    talk = Unread("POST", path.format(model=model_id), gateway.keys["viewer"])
+    talk.scope["query_string"] = f"model_id={model_id}".encode()
+    body = b'{"inputs": [{"name": "image", "shape": [1], "datatype": "FP32", "data": [1]}]}'
+    talk.say(body if "/v2" in path else PNG, more=False)
+    whole = context.budget._left
+
+    async def nobody_reads() -> None:
+        while not talk.body:
+            await asyncio.sleep(0)
+        assert context.budget._left < whole - size
+        talk.reads.set()
+
+    converse(context, talk, nobody_reads)
+    assert talk.status == 200 and len(talk.body) > size
+    assert context.budget._left == whole
+
+
+def test_answers_that_nobody_reads_are_bounded(
+    gateway: Gateway, model_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway.context, "budget", Budget(4 * predict.UNREAD_BYTES))
+    gateway.broker.results = {"predictions": ["x" * 4 * predict.UNREAD_BYTES]}
+    response = ask(gateway, f"?model_id={model_id}", content=PNG)
+    problem(response, 429, "queue_full")
+    gateway.broker.results = {"predictions": ["x" * 2 * predict.UNREAD_BYTES]}
+    assert ask(gateway, f"?model_id={model_id}", content=PNG).status_code == 200
+
+
 def test_a_crowd_is_refused_before_the_body_is_read(gateway: Gateway) -> None:
     broker = FakeBroker()
     broker.crowded = True
