@@ -9,7 +9,7 @@ from http import HTTPStatus
 
 import httptools
 import msgspec
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from gateway.errors import PROBLEM_JSON, Problem
@@ -97,6 +97,8 @@ class BoundedHttp(HttpToolsProtocol):
     _refused = False
     _upgraded = False
     """The connection is a WebSocket now, and `BoundedSocket` has it."""
+    _answering: RequestResponseCycle | None = None
+    """The request that is being answered or was last; `cycle` is the one that came last, and may wait behind it."""
     _replaced = False
     """Another parser has taken over a request, which the one before has yet to call complete."""
 
@@ -115,6 +117,9 @@ class BoundedHttp(HttpToolsProtocol):
         self._in_time()
         self._taken()
         super().connection_lost(exc)
+        if self._answering is not None and not self._answering.response_complete:
+            self._answering.disconnected = True
+            self._answering.message_event.set()
         self._presence.end()
 
     def pause_writing(self) -> None:
@@ -208,6 +213,14 @@ class BoundedHttp(HttpToolsProtocol):
         self._in_header, self._unheard = False, 0
         self._in_time()
         super().on_headers_complete()
+        if not self.pipeline:
+            self._answering = self.cycle
+
+    def on_response_complete(self) -> None:
+        """An answer has left; the next in line gets its own."""
+        if self.pipeline:
+            self._answering = self.pipeline[-1][0]
+        super().on_response_complete()
 
     def on_body(self, body: bytes) -> None:
         """A part of a body; what follows the last one, the trailer, is bounded like a header."""

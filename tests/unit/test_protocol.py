@@ -57,12 +57,13 @@ class Echo:
 def converse(
     talk: Callable[[Echo, Callable[[], Awaitable[Any]]], Awaitable[Any]],
     protocol_class: type[BoundedHttp] = BoundedHttp,
+    make_app: type[Echo] = Echo,
     **options: Any,
 ) -> Any:
     """Run `talk` with the application and a way to open connections to it."""
 
     async def main() -> Any:
-        app = Echo()
+        app = make_app()
         config = uvicorn.Config(app, http=BoundedHttp, ws="none", lifespan="off", log_config=None, **options)
         config.load()
         state = ServerState()
@@ -299,6 +300,30 @@ def test_requests_in_line_on_one_connection_are_bounded() -> None:
 
 LARGE = bytes(16 * 2**20)
 """More than the network's buffers hold."""
+
+
+class Stream(Echo):
+    """Sends until its client leaves."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        leaving = asyncio.create_task(receive())
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while not leaving.done():
+            await send({"type": "http.response.body", "body": b"still here", "more_body": True})
+            await asyncio.sleep(0.01)
+        self.left.set()
+
+
+def test_a_stream_hears_its_client_leaving_though_another_request_waits_behind_it() -> None:
+    async def talk(app: Echo, connect: Any) -> None:
+        reader, writer = await connect()
+        writer.write(GET + b"\r\n" + GET + b"\r\n")
+        await reader.read(1)
+        writer.close()
+        await app.left.wait()
+
+    converse(talk, make_app=Stream)
 
 
 def test_a_client_that_does_not_take_its_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
