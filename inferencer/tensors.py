@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from shared import errors
+from shared import errors, wording
 from shared.engines import Feeds, Tensor
 from shared.runtime import MAX_NUMBERS, Runtime, numbers
 from shared.specs import TensorInfo
@@ -39,7 +39,7 @@ def read(
     given = {tensor.name: tensor for tensor in request.inputs}
     if given.keys() != infos.keys():
         takes = ", ".join(f"{info.name!r} {_told(info)}" for info in infos.values())
-        raise errors.BadTensor(f"The model takes {takes}; given {', '.join(map(repr, given))}.")
+        raise errors.BadTensor(f"The model takes {takes}; given {wording.quoted(given)}.")
     if sum(tensor.size for tensor in request.inputs if tensor.binary_bytes is None) > MAX_NUMBERS:
         raise errors.TooLarge(
             f"At most {MAX_NUMBERS:,} numbers fit in the JSON of a request; send them as binary data."

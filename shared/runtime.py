@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from shared import errors, golden, metadata
+from shared import errors, golden, metadata, wording
 from shared.engines import Engine, Feeds, Tensor, check_feeds, describe, engine_class
 from shared.specs import Detection, EngineName, Precision, Preprocessing, Scores, Task, TensorInfo
 from shared.vision import boxes, postprocess, preprocess
@@ -243,7 +243,7 @@ class Runtime:
         named = text.lstrip()[:1] == b"{"
         given = _json(text, dict[str, msgspec.Raw]) if named else {infos[0].name: msgspec.Raw(text)}
         if set(given) != {info.name for info in infos}:
-            raise errors.BadTensor(f"The model takes {self._takes()}; given {', '.join(map(repr, given))}.")
+            raise errors.BadTensor(f"The model takes {self._takes()}; given {wording.quoted(given)}.")
         feeds = {info.name: numbers(info, given[info.name], len(info.shape)) for info in infos}
         self.check(feeds)
         return feeds

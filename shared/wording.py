@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from msgspec import inspect
@@ -16,6 +17,9 @@ _THEIRS = re.compile(r"Expected |Invalid |Object |Array |Integer |Number |Out of
 """How what msgspec itself says begins; anything else was said by a type of ours, in words."""
 
 _GOT = re.compile(r"got `(?P<kind>\w+)`$")
+SHOWN, MOST_SHOWN = 100, 10
+"""Characters of a name that a refusal repeats, and names."""
+
 _KINDS = {
     "str": "text",
     "int": "a whole number",
@@ -60,6 +64,12 @@ def unknown(noun: str, known: Iterable[str]) -> str:
     """The message about a name that nobody knows, with those that are known."""
     names = ", ".join(known)
     return f"unknown {noun}; known are {names}" if names else f"unknown {noun}; this call takes none"
+
+
+def quoted(names: Collection[str]) -> str:
+    """Names that came with a request, for its refusal: the first few of many, and of long ones the beginning."""
+    shown = [repr(name[:SHOWN]) for name in itertools.islice(names, MOST_SHOWN)]
+    return ", ".join(shown) + (f" and {len(names) - MOST_SHOWN} more" if len(names) > MOST_SHOWN else "")
 
 
 def described(wanted: inspect.Type) -> str:

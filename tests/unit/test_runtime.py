@@ -290,6 +290,12 @@ class TestParseTensors:
             runtime.parse_tensors(body.encode())
         assert says in refused.value.message
 
+    def test_a_refusal_repeats_few_names_and_little_of_them(self, runtime: Runtime) -> None:
+        many = {"n" * 10_000 + str(number): [1] for number in range(1000)}
+        with pytest.raises(errors.BadTensor, match=r"given 'nnn.* and 990 more") as refused:
+            runtime.parse_tensors(json.dumps(many).encode())
+        assert len(refused.value.message) < 2000
+
     def test_names_that_are_no_text_are_not_json(self, runtime: Runtime) -> None:
         with pytest.raises(errors.BadTensor, match="not JSON"):
             runtime.parse_tensors(b'{"\xff": [[1, 2]]}')
