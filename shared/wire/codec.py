@@ -10,7 +10,8 @@ from zmq import Frame
 
 from shared.wire.messages import PROTOCOL, Event, Message, ToBroker, ToClient, ToWorker
 
-MAX_HEADER_BYTES = 1 << 20
+MAX_HEADER_BYTES = 16 << 20
+"""The largest is a `Status`, which names each model in each inference process: some 260 bytes."""
 MAX_BLOBS = 256
 MAX_BLOB_BYTES = 256 << 20
 
@@ -31,7 +32,7 @@ def encode(message: Message, blobs: Sequence[Part] = ()) -> list[Part]:
     """The frames of a message, without the identity or topic that a socket may need in front.
 
     Raises:
-        BadFrames: The header is over 1 MiB or holds what MessagePack cannot, or the blobs are too many or too large.
+        BadFrames: The header is too large or holds what MessagePack cannot, or the blobs are too many or too large.
     """
     try:
         header = _encoder.encode(message)

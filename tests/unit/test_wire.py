@@ -7,6 +7,7 @@ from types import UnionType
 from typing import get_args
 
 import msgpack
+import msgspec
 import pytest
 import zmq
 from hypothesis import given
@@ -118,7 +119,10 @@ BAD = {
     "bytes after the end": [PROTOCOL, msgpack.packb({"t": "AskStatus"}) + b"\x00"],
     "nesting without end": [PROTOCOL, b"\x83\xa1t\xa7Publish\xa5topic\xa1a\xa4body\x81\xa1x" + b"\x91" * 100_000],
     "a list of billions": [PROTOCOL, b"\x83\xa1t\xa7Publish\xa5topic\xa1a\xa4body\x81\xa1x\xdd\xff\xff\xff\xff"],
-    "a header over 1 MiB": [PROTOCOL, msgpack.packb({"t": "Publish", "topic": "a", "body": {"x": "y" * (1 << 20)}})],
+    "a header over the limit": [
+        PROTOCOL,
+        msgpack.packb({"t": "Publish", "topic": "a", "body": {"x": "y" * codec.MAX_HEADER_BYTES}}),
+    ],
     "too many blobs": [PROTOCOL, msgpack.packb({"t": "AskStatus"}), *[b""] * (codec.MAX_BLOBS + 1)],
 }
 
@@ -148,7 +152,7 @@ def test_no_bytes_raise_anything_else(frames, flips):
 @pytest.mark.parametrize(
     ("message", "blobs"),
     [
-        (Publish(topic="a", body={"x": "y" * (1 << 20)}), []),
+        (Publish(topic="a", body={"x": "y" * codec.MAX_HEADER_BYTES}), []),
         (Publish(topic="a", body={"x": object()}), []),
         (Publish(topic="a", body={"x": 2**64}), []),
         (AskStatus(), [b""] * (codec.MAX_BLOBS + 1)),
@@ -158,6 +162,14 @@ def test_no_bytes_raise_anything_else(frames, flips):
 def test_what_cannot_be_sent_is_the_same_error(message, blobs):
     with pytest.raises(BadFrames):
         codec.encode(message, blobs)
+
+
+def test_the_status_of_a_large_machine_can_be_sent():
+    """A gateway that hears none takes the broker for gone."""
+    models = [msgspec.structs.replace(MODEL, model_id=f"mdl_{number:022x}") for number in range(200)]
+    workers = [msgspec.structs.replace(WORKER, models=models)] * 128
+    status = next(message for message in EVERY_FIELD if isinstance(message, messages.Status))
+    codec.encode(msgspec.structs.replace(status, workers=workers))
 
 
 def test_received_frames_pass_through_without_a_copy():
