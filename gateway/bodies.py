@@ -38,9 +38,6 @@ DISSECTED = 10_000
 """Most colons in JSON that is taken apart to list all that is wrong; of more the first thing is told. Millions of
 fields take a gigabyte, and seconds in which nobody is answered."""
 
-SHOWN = 100
-"""Characters of a field's name that a refusal repeats."""
-
 SHARE = 3
 """So one caller alone may hold three quarters of the bytes under way, and two may hold three sevenths each."""
 
@@ -221,7 +218,7 @@ def _misfits(given: Mapping[str, Any], type_: type[Any], check: Callable[[Any, A
             found.append({"field": "body", "message": f"and {len(given) - place} more, not looked at"})
             break
         if name not in known:
-            found.append({"field": name[:SHOWN], "message": wording.unknown("field", known)})
+            found.append({"field": name[: wording.SHOWN], "message": wording.unknown("field", known)})
             continue
         try:
             check(value, known[name].type)
@@ -234,7 +231,7 @@ def _misfits(given: Mapping[str, Any], type_: type[Any], check: Callable[[Any, A
 def misfit(name: str, type_: Any, error: msgspec.ValidationError) -> dict[str, str]:
     """What is wrong with a field, or with something inside it."""
     path, message = wording.explained(type_, str(error))
-    return {"field": (name + path).lstrip(".")[:SHOWN] or "body", "message": message}
+    return {"field": (name + path).lstrip(".")[: wording.SHOWN] or "body", "message": message}
 
 
 class StrictJson(AbstractDTO[Any]):

@@ -6,7 +6,6 @@ is still taken by what pages of other origins send, and by other methods.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, cast
 
@@ -53,10 +52,13 @@ class Shortcut:
             return
         http = cast(HTTPScope, scope)
         http["path_template"], http["path_params"] = route.template, dict(route.parameters)
-        with contextlib.ExitStack() as held:
+        try:
+            await self._context.gate.check(http)
+        except Exception as error:
+            await _refuse(http, receive, send, error)
+            return
+        with self._context.budget.share(http["state"]["identity"].caller) as share:
             try:
-                await self._context.gate.check(http)
-                share = held.enter_context(self._context.budget.share(http["state"]["identity"].caller))
                 reply = await route.answer(self._context, http, receive, share, **route.parameters)
             except Exception as error:
                 await _refuse(http, receive, send, error)

@@ -22,7 +22,7 @@ from gateway.docs import InferOperation
 from gateway.errors import OPEN_INFERENCE, Refusal
 from gateway.routes import predict, system
 from gateway.routes.common import Http, Injected
-from shared import errors
+from shared import errors, wording
 from shared.db.registry import CatalogEntry
 from shared.specs import EngineName, TensorInfo
 from shared.wire import open_inference
@@ -41,9 +41,6 @@ PLATFORMS: dict[EngineName, str] = {
 HEAD_LENGTH = b"inference-header-content-length"
 STALE = "Is that of an earlier call? tritonclient writes into the dict of headers it is given: give each call its own."
 """What a client's author may not know, where a length does not fit its body."""
-
-SHOWN = 100
-"""Characters of a name that a refusal repeats."""
 
 MEANINGS = {
     400: "What is wrong with the request, or with its tensors for this model.",
@@ -236,7 +233,7 @@ async def _model(context: Context, name: str, version: str) -> CatalogEntry:
         errors.Unavailable: It is not served yet.
     """
     if version != VERSION:
-        raise errors.NotFound(f"Models have the one version {VERSION} here, and no {version[:SHOWN]!r}.")
+        raise errors.NotFound(f"Models have the one version {VERSION} here, and no {version[: wording.SHOWN]!r}.")
     if name in context.caches.models:
         return context.caches.models[name]
     if name not in context.caches.named:
@@ -246,7 +243,7 @@ async def _model(context: Context, name: str, version: str) -> CatalogEntry:
         return await predict.served(context, name)
     if len(alike) > 1:
         ids = ", ".join(entry.model_id for entry in alike[:5])
-        raise errors.Conflict(f"{len(alike)} models are called {name[:SHOWN]!r}; use an id instead: {ids}.")
+        raise errors.Conflict(f"{len(alike)} models are called {name[: wording.SHOWN]!r}; use an id instead: {ids}.")
     return alike[0]
 
 

@@ -122,11 +122,10 @@ class Reply(NamedTuple):
         """Send it; returns once nearly all of it has been taken."""
         about = [(b"content-type", self.media_type), (b"content-length", b"%d" % len(self.body)), *self.headers]
         await send({"type": "http.response.start", "status": self.status, "headers": about})
-        if len(self.body) > UNREAD_BYTES:
-            await send({"type": "http.response.body", "body": self.body, "more_body": True})
+        large = len(self.body) > UNREAD_BYTES
+        await send({"type": "http.response.body", "body": self.body, "more_body": large})
+        if large:
             await send({"type": "http.response.body", "body": b"", "more_body": False})  # waits for the client
-        else:
-            await send({"type": "http.response.body", "body": self.body, "more_body": False})
 
 
 @asgi("/predict", copy_scope=False)

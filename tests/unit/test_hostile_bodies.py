@@ -17,7 +17,7 @@ from gateway import bodies, exchange
 from gateway.errors import BodyTooSlow
 from gateway.routes.auth import LOGIN_BYTES
 from gateway.schemas import ModelForm, NewKey, NewUser
-from shared import errors
+from shared import errors, wording
 from shared.db import connection
 from tests.unit.gateway_kit import Conversation, context_at, converse, new_key
 
@@ -31,7 +31,7 @@ def refusal() -> Iterator[list[dict[str, str]]]:
 
 
 def test_a_refusal_lists_so_many_fields_and_no_more(refusal: list[dict[str, str]]) -> None:
-    assert [item["field"] for item in refusal[: bodies.MISFITS]] == ["x" * bodies.SHOWN] * bodies.MISFITS
+    assert [item["field"] for item in refusal[: bodies.MISFITS]] == ["x" * wording.SHOWN] * bodies.MISFITS
     assert refusal[bodies.MISFITS] == {"field": "body", "message": "and 980 more, not looked at"}
     assert [item["field"] for item in refusal[bodies.MISFITS + 1 :]] == ["name"]
 
